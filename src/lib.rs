@@ -1,0 +1,6 @@
+//! A WebSocket server for Linux on io_uring.
+
+#![deny(unsafe_code)]
+
+#[doc(hidden)]
+pub mod kernels;
