@@ -2,5 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod proto;
+
 #[doc(hidden)]
 pub mod kernels;

@@ -1,0 +1,754 @@
+//! One side of an open connection: frames in, events out, and what is to be sent.
+//!
+//! Knows: RFC 6455 from the first frame to the last, for either role. Refuses to know: the opening
+//! handshake, sockets, clocks, and what the application wants.
+//!
+//! It consumes everything that it is given. What it keeps between two calls is at most an
+//! incomplete header (13 bytes), and a pooled buffer while a message or a control frame is
+//! incomplete. A message that lies in one piece is unmasked there and lent out.
+//!
+//! Pings are answered and close frames are echoed here, so that no service can forget them. The
+//! first violation wins: [`fail_connection`](Endpoint) is the only way to fail.
+
+use std::mem;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::{
+    CloseCode, MessageKind, MessagePool, Opcode, Payload, ProtocolError, Role, SendError, Sink,
+    frame::{CONTROL_BYTES_MAX, FrameHeader, HEADER_BYTES_MAX},
+    message::{MessageBuffer, Outgoing, OutgoingPayload},
+};
+use crate::kernels::{
+    mask::{self, MaskingKey},
+    utf8::{self, Validator},
+};
+
+/// The longest reason of a close frame: 125 bytes less the status code.
+pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
+
+/// A payload of at least this many bytes is adopted by the sink instead of copied, when it is
+/// shared. Below it, the copy costs less than another piece in the send.
+const ADOPT_BYTES_MIN: usize = 4096;
+
+/// What a peer may ask of us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest message, in bytes. Judged from the frame header, before the payload arrives.
+    pub message_bytes_max: u64,
+    /// The most fragments in one message.
+    pub message_fragments_max: u32,
+    /// The most empty fragments in one message. They carry nothing, so that a well-meaning sender
+    /// has little use for them.
+    pub message_empty_fragments_max: u32,
+}
+
+/// Masking keys that a peer cannot predict (RFC 6455 section 10.3).
+#[derive(Clone, Debug)]
+pub struct MaskingKeys(ChaCha8Rng);
+
+impl MaskingKeys {
+    /// Keys from 32 bytes of entropy.
+    pub fn new(seed: [u8; 32]) -> Self {
+        Self(ChaCha8Rng::from_seed(seed))
+    }
+
+    /// A fresh key.
+    #[inline]
+    pub fn next_key(&mut self) -> MaskingKey {
+        MaskingKey::new(self.0.next_u32().to_ne_bytes())
+    }
+
+    /// Fresh bytes for the nonce of an opening handshake (section 4.1).
+    pub fn nonce(&mut self) -> [u8; 16] {
+        let mut nonce = [0; 16];
+        self.0.fill_bytes(&mut nonce);
+        nonce
+    }
+}
+
+/// What an endpoint borrows from its owner for one call.
+#[derive(Debug)]
+pub struct Context<'a, S> {
+    /// The limits.
+    pub limits: &'a Limits,
+    /// Where message buffers come from.
+    pub pool: &'a mut MessagePool,
+    /// Where masking keys come from; only a client uses them.
+    pub keys: &'a mut MaskingKeys,
+    /// Where bytes for the peer go.
+    pub sink: S,
+}
+
+/// Something that happened on the connection.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The peer's close frame. An answer was written if we had not sent ours.
+    Close(CloseFrame<'a>),
+    /// The peer broke the protocol. A close frame was written if we had not sent ours.
+    Failed(ProtocolError),
+    /// A whole message. Its payload goes back to the pool.
+    Message {
+        /// Text or binary.
+        kind: MessageKind,
+        /// The bytes; UTF-8 if it is text.
+        payload: Payload<'a>,
+    },
+    /// A ping; its pong was written.
+    Ping(Payload<'a>),
+    /// A pong.
+    Pong(Payload<'a>),
+}
+
+/// A close frame's payload.
+#[derive(Debug)]
+pub struct CloseFrame<'a> {
+    /// The status code, if there is one.
+    pub code: Option<CloseCode>,
+    /// The whole payload; the reason follows the code.
+    pub payload: Payload<'a>,
+}
+
+impl CloseFrame<'_> {
+    /// The reason, often empty.
+    pub fn reason(&self) -> &str {
+        self.payload
+            .get(2..)
+            .and_then(|reason| utf8::validate(reason).ok())
+            .unwrap_or("")
+    }
+}
+
+/// One side of an open connection.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Payload bytes of the frame in progress that have not come yet.
+    remaining: u64,
+    /// The data message in progress, if it does not lie in one piece.
+    message: Option<Box<MessageBuffer>>,
+    /// The control frame in progress, if it does not lie in one piece.
+    control: Option<Box<MessageBuffer>>,
+    /// Carried between the pieces of a text message.
+    validator: Validator,
+    /// The key for the next payload byte.
+    key: MaskingKey,
+    fragments: u32,
+    empty_fragments: u32,
+    /// The start of a header whose end has not come yet.
+    spill: [u8; HEADER_BYTES_MAX - 1],
+    spilled: u8,
+    role: Role,
+    /// The frame in progress: its opcode, and whether it is the last of its message.
+    frame: Option<(Opcode, bool)>,
+    /// The message in progress.
+    kind: Option<MessageKind>,
+    close_sent: bool,
+    /// A close frame or a violation came: whatever follows is not looked at.
+    input_ended: bool,
+}
+
+impl Endpoint {
+    /// An endpoint right after the opening handshake.
+    pub const fn new(role: Role) -> Self {
+        Self {
+            remaining: 0,
+            message: None,
+            control: None,
+            validator: Validator::new(),
+            key: MaskingKey::new([0; 4]),
+            fragments: 0,
+            empty_fragments: 0,
+            spill: [0; HEADER_BYTES_MAX - 1],
+            spilled: 0,
+            role,
+            frame: None,
+            kind: None,
+            close_sent: false,
+            input_ended: false,
+        }
+    }
+
+    /// Which side this is.
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether our close frame was written: nothing can be sent any more.
+    pub const fn is_close_sent(&self) -> bool {
+        self.close_sent
+    }
+
+    /// Whether the peer's close frame came, or a violation: nothing is received any more.
+    pub const fn is_input_ended(&self) -> bool {
+        self.input_ended
+    }
+
+    /// Takes what was received and returns the next event, until the input is used up.
+    ///
+    /// Call it until it returns `None`; the input is empty then. Once
+    /// [`is_input_ended`](Self::is_input_ended), input is thrown away.
+    #[inline]
+    pub fn receive<'a, S: Sink>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        context: &mut Context<'_, S>,
+    ) -> Option<Event<'a>> {
+        if let Some(event) = self.receive_whole(input, context) {
+            return Some(event);
+        }
+        self.receive_any(input, context)
+    }
+
+    /// The frame that matters most: a whole, final data frame between messages, with a short or a
+    /// 16 bit length, all of it here. Anything else is left for [`receive_any`](Self::receive_any).
+    #[inline]
+    fn receive_whole<'a, S: Sink>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        context: &mut Context<'_, S>,
+    ) -> Option<Event<'a>> {
+        let between = self.frame.is_none() && self.kind.is_none() && self.spilled == 0;
+        if !between || self.close_sent || self.input_ended {
+            return None;
+        }
+        let &[first, second, third, fourth, ..] = &**input else {
+            return None;
+        };
+        let kind = match first {
+            0x81 => MessageKind::Text,
+            0x82 => MessageKind::Binary,
+            _ => return None,
+        };
+        let masked = self.role == Role::Server;
+        if (second & 0x80 != 0) != masked {
+            return None;
+        }
+        let (len, mut at) = match second & 0x7f {
+            126 => (usize::from(u16::from_be_bytes([third, fourth])), 4),
+            127 => return None,
+            short => (usize::from(short), 2),
+        };
+        if at == 4 && len < 126 || len as u64 > context.limits.message_bytes_max {
+            return None;
+        }
+        let mut key = MaskingKey::new([0; 4]);
+        if masked {
+            let bytes = input.get(at..at + 4)?;
+            key = MaskingKey::new([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            at += 4;
+        }
+        if input.len() - at < len {
+            return None;
+        }
+        let (_, rest) = mem::take(input).split_at_mut(at);
+        let (payload, rest) = rest.split_at_mut(len);
+        *input = rest;
+        match kind {
+            MessageKind::Binary => {
+                if masked {
+                    mask::apply(payload, key);
+                }
+            }
+            MessageKind::Text => {
+                let mut validator = Validator::new();
+                let checked = if masked {
+                    utf8::unmask_and_validate(payload, key, &mut validator)
+                } else {
+                    validator.push(payload)
+                };
+                if checked.and_then(|()| validator.finish()).is_err() {
+                    return Some(self.fail_connection(ProtocolError::TextNotUtf8, context));
+                }
+            }
+        }
+        Some(Event::Message {
+            kind,
+            payload: Payload::Borrowed(payload),
+        })
+    }
+
+    #[inline(never)]
+    fn receive_any<'a, S: Sink>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        context: &mut Context<'_, S>,
+    ) -> Option<Event<'a>> {
+        loop {
+            if self.input_ended {
+                *input = &mut [];
+                return None;
+            }
+            let (opcode, fin) = match self.frame {
+                Some(frame) => frame,
+                None => match self.receive_header(input, context) {
+                    Ok(true) => continue,
+                    Ok(false) => return None,
+                    Err(error) => return Some(self.fail_connection(error, context)),
+                },
+            };
+            if self.remaining > 0 && input.is_empty() {
+                return None;
+            }
+            let len = usize::try_from(self.remaining).map_or(input.len(), |n| n.min(input.len()));
+            let (piece, rest) = mem::take(input).split_at_mut(len);
+            *input = rest;
+            self.remaining -= len as u64;
+            let complete = self.remaining == 0;
+            if complete {
+                self.frame = None;
+            }
+            let event = if opcode.is_control() {
+                self.control_piece(opcode, piece, complete, context)
+            } else {
+                self.data_piece(piece, complete, complete && fin, context)
+            };
+            match event {
+                Ok(None) => {}
+                Ok(Some(event)) => return Some(event),
+                Err(error) => return Some(self.fail_connection(error, context)),
+            }
+        }
+    }
+
+    /// Reads a header, from the spill and the input together if it is split. Returns whether there
+    /// is a whole one.
+    fn receive_header<S>(
+        &mut self,
+        input: &mut &mut [u8],
+        context: &mut Context<'_, S>,
+    ) -> Result<bool, ProtocolError> {
+        if input.is_empty() {
+            return Ok(false);
+        }
+        let (header, used) = if self.spilled == 0 {
+            match FrameHeader::decode(input, self.role)? {
+                Some(found) => found,
+                None => {
+                    // A whole header is 14 bytes at most, so what is incomplete fits.
+                    self.spill[..input.len()].copy_from_slice(input);
+                    self.spilled = input.len() as u8;
+                    *input = &mut [];
+                    return Ok(false);
+                }
+            }
+        } else {
+            let before = usize::from(self.spilled);
+            let mut bytes = [0; HEADER_BYTES_MAX];
+            let more = input.len().min(HEADER_BYTES_MAX - before);
+            bytes[..before].copy_from_slice(&self.spill[..before]);
+            bytes[before..before + more].copy_from_slice(&input[..more]);
+            match FrameHeader::decode(&bytes[..before + more], self.role)? {
+                // The spill alone was no header, so this one ends in the input.
+                Some((header, len)) => (header, len - before),
+                None => {
+                    self.spill[before..before + more].copy_from_slice(&input[..more]);
+                    self.spilled += more as u8;
+                    *input = &mut [];
+                    return Ok(false);
+                }
+            }
+        };
+        self.spilled = 0;
+        *input = &mut mem::take(input)[used..];
+        self.begin_frame(&header, context.limits)?;
+        Ok(true)
+    }
+
+    /// Checks a header against what came before it (section 5.4) and against the limits.
+    fn begin_frame(&mut self, header: &FrameHeader, limits: &Limits) -> Result<(), ProtocolError> {
+        let kind = match (header.opcode, self.kind) {
+            (Opcode::Continuation, None) => {
+                return Err(ProtocolError::ContinuationWithoutMessage);
+            }
+            (Opcode::Text | Opcode::Binary, Some(_)) => {
+                return Err(ProtocolError::MessageInterleaved);
+            }
+            (Opcode::Text, None) => Some(MessageKind::Text),
+            (Opcode::Binary, None) => Some(MessageKind::Binary),
+            (_, kind) => kind,
+        };
+        if !header.opcode.is_control() {
+            if self.kind.is_none() {
+                self.fragments = 0;
+                self.empty_fragments = 0;
+                self.validator = Validator::new();
+            }
+            let before = self
+                .message
+                .as_ref()
+                .map_or(0, |message| message.written().len() as u64);
+            if header.payload_len > limits.message_bytes_max.saturating_sub(before) {
+                return Err(ProtocolError::MessageTooBig);
+            }
+            self.fragments += 1;
+            if self.fragments > limits.message_fragments_max {
+                return Err(ProtocolError::FragmentFlood);
+            }
+            if header.payload_len == 0 && !header.fin {
+                self.empty_fragments += 1;
+                if self.empty_fragments > limits.message_empty_fragments_max {
+                    return Err(ProtocolError::EmptyFragmentFlood);
+                }
+            }
+        }
+        self.kind = kind;
+        self.frame = Some((header.opcode, header.fin));
+        self.remaining = header.payload_len;
+        self.key = header.key.unwrap_or(MaskingKey::new([0; 4]));
+        Ok(())
+    }
+
+    /// A piece of a data frame. `last`: it completes the message.
+    fn data_piece<'a, S>(
+        &mut self,
+        piece: &'a mut [u8],
+        complete: bool,
+        last: bool,
+        context: &mut Context<'_, S>,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        // `begin_frame` let no data frame through without a message.
+        let kind = self.kind.unwrap_or(MessageKind::Binary);
+        let masked = self.role == Role::Server;
+        if last && self.message.is_none() {
+            match (kind, masked) {
+                (MessageKind::Binary, true) => mask::apply(piece, self.key),
+                (MessageKind::Binary, false) => {}
+                (MessageKind::Text, true) => {
+                    utf8::unmask_and_validate(piece, self.key, &mut self.validator)
+                        .map_err(|_| ProtocolError::TextNotUtf8)?;
+                }
+                (MessageKind::Text, false) => {
+                    self.validator
+                        .push(piece)
+                        .map_err(|_| ProtocolError::TextNotUtf8)?;
+                }
+            }
+            return self.message_complete(kind, Payload::Borrowed(piece), context.pool);
+        }
+        if !piece.is_empty() {
+            let message = self.message.get_or_insert_with(|| context.pool.take());
+            let announced = usize::try_from(self.remaining).unwrap_or(usize::MAX);
+            let room = message.extend(piece.len(), announced.saturating_add(piece.len()));
+            match kind {
+                MessageKind::Binary => mask::copy(room, piece, self.key),
+                MessageKind::Text => {
+                    utf8::copy_unmask_and_validate(room, piece, self.key, &mut self.validator)
+                        .map_err(|_| ProtocolError::TextNotUtf8)?;
+                }
+            }
+            if !complete {
+                self.key = self.key.rotated(piece.len());
+            }
+        }
+        if !last {
+            return Ok(None);
+        }
+        let payload = match self.message.take() {
+            Some(message) => Payload::Owned(message),
+            None => Payload::Borrowed(piece),
+        };
+        self.message_complete(kind, payload, context.pool)
+    }
+
+    fn message_complete<'a>(
+        &mut self,
+        kind: MessageKind,
+        payload: Payload<'a>,
+        pool: &mut MessagePool,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        self.kind = None;
+        let is_text = kind == MessageKind::Text;
+        if is_text && self.validator.finish().is_err() {
+            pool.reclaim(payload);
+            return Err(ProtocolError::TextNotUtf8);
+        }
+        if self.close_sent {
+            pool.reclaim(payload);
+            return Ok(None);
+        }
+        Ok(Some(Event::Message { kind, payload }))
+    }
+
+    fn forget_message(&mut self, pool: &mut MessagePool) {
+        if let Some(message) = self.message.take() {
+            pool.give_back(message);
+        }
+    }
+
+    /// A piece of a control frame.
+    fn control_piece<'a, S: Sink>(
+        &mut self,
+        opcode: Opcode,
+        piece: &'a mut [u8],
+        complete: bool,
+        context: &mut Context<'_, S>,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        let payload = if complete && self.control.is_none() {
+            mask::apply(piece, self.key);
+            Payload::Borrowed(piece)
+        } else {
+            let control = self.control.get_or_insert_with(|| context.pool.take());
+            let room = control.extend(piece.len(), CONTROL_BYTES_MAX);
+            mask::copy(room, piece, self.key);
+            self.key = self.key.rotated(piece.len());
+            match self.control.take() {
+                Some(control) if complete => Payload::Owned(control),
+                control => {
+                    self.control = control;
+                    return Ok(None);
+                }
+            }
+        };
+        match opcode {
+            Opcode::Ping => {
+                if !self.close_sent {
+                    write_frame(context, self.role, Opcode::Pong, true, &payload);
+                }
+                Ok(Some(Event::Ping(payload)))
+            }
+            Opcode::Pong => Ok(Some(Event::Pong(payload))),
+            _ => match check_close(&payload) {
+                Ok(code) => {
+                    self.input_ended = true;
+                    self.release(context.pool);
+                    if !self.close_sent {
+                        // Section 5.5.1: the answer typically echoes the status code.
+                        self.close_sent = true;
+                        let end = payload.len().min(2);
+                        write_frame(context, self.role, Opcode::Close, true, &payload[..end]);
+                    }
+                    Ok(Some(Event::Close(CloseFrame { code, payload })))
+                }
+                Err(error) => {
+                    context.pool.reclaim(payload);
+                    Err(error)
+                }
+            },
+        }
+    }
+
+    /// Fails the connection (section 7.1.7): says why, if nothing was said yet, and is deaf from
+    /// here on.
+    #[cold]
+    fn fail_connection<'a, S: Sink>(
+        &mut self,
+        error: ProtocolError,
+        context: &mut Context<'_, S>,
+    ) -> Event<'a> {
+        self.input_ended = true;
+        self.release(context.pool);
+        let _ = self.close(error.close_code(), error.reason(), context);
+        Event::Failed(error)
+    }
+
+    /// Gives pooled buffers back. Called when the connection is over, however it ended.
+    pub fn release(&mut self, pool: &mut MessagePool) {
+        self.forget_message(pool);
+        if let Some(control) = self.control.take() {
+            pool.give_back(control);
+        }
+    }
+
+    /// Writes a message.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`] once our close frame was written.
+    #[inline]
+    pub fn send<S: Sink>(
+        &mut self,
+        outgoing: Outgoing<'_>,
+        context: &mut Context<'_, S>,
+    ) -> Result<(), SendError> {
+        if self.close_sent {
+            return Err(SendError::Closed);
+        }
+        let opcode = outgoing.kind.opcode();
+        match outgoing.payload {
+            OutgoingPayload::Borrowed(payload) => {
+                write_frame(context, self.role, opcode, true, payload);
+            }
+            OutgoingPayload::Shared(payload)
+                if self.role == Role::Server && payload.len() >= ADOPT_BYTES_MIN =>
+            {
+                let payload_len = payload.len() as u64;
+                let header = FrameHeader {
+                    fin: true,
+                    opcode,
+                    payload_len,
+                    key: None,
+                };
+                let space = context.sink.space(HEADER_BYTES_MAX);
+                let len = header.encode(space);
+                context.sink.commit(len);
+                context.sink.adopt(payload);
+            }
+            OutgoingPayload::Shared(payload) => {
+                write_frame(context, self.role, opcode, true, &payload);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a message as several frames with at most `fragment_bytes` bytes of payload each
+    /// (section 5.4), at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`] once our close frame was written.
+    ///
+    /// # Panics
+    ///
+    /// When `fragment_bytes` is 0.
+    pub fn send_fragmented<S: Sink>(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        fragment_bytes: usize,
+        context: &mut Context<'_, S>,
+    ) -> Result<(), SendError> {
+        assert!(
+            fragment_bytes > 0,
+            "a fragment of no bytes never comes to the end of a message"
+        );
+        if self.close_sent {
+            return Err(SendError::Closed);
+        }
+        let payload = outgoing.payload();
+        let mut opcode = outgoing.kind.opcode();
+        let mut rest = payload;
+        loop {
+            let (fragment, later) = rest.split_at(fragment_bytes.min(rest.len()));
+            rest = later;
+            write_frame(context, self.role, opcode, rest.is_empty(), fragment);
+            opcode = Opcode::Continuation;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes a ping or pong.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::ControlTooLong`] for more than 125 bytes, [`SendError::Closed`].
+    pub fn send_control<S: Sink>(
+        &mut self,
+        control: Control,
+        payload: &[u8],
+        context: &mut Context<'_, S>,
+    ) -> Result<(), SendError> {
+        if payload.len() > CONTROL_BYTES_MAX {
+            return Err(SendError::ControlTooLong);
+        }
+        if self.close_sent {
+            return Err(SendError::Closed);
+        }
+        let opcode = match control {
+            Control::Ping => Opcode::Ping,
+            Control::Pong => Opcode::Pong,
+        };
+        write_frame(context, self.role, opcode, true, payload);
+        Ok(())
+    }
+
+    /// Starts the closing handshake (section 7.1.2): writes a close frame, after which nothing else
+    /// can be sent. Messages that arrive until the peer's answer are not handed out.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::ControlTooLong`] for a reason of more than 123 bytes, [`SendError::Closed`]
+    /// when a close frame was written before.
+    pub fn close<S: Sink>(
+        &mut self,
+        code: CloseCode,
+        reason: &str,
+        context: &mut Context<'_, S>,
+    ) -> Result<(), SendError> {
+        if reason.len() > CLOSE_REASON_BYTES_MAX {
+            return Err(SendError::ControlTooLong);
+        }
+        if self.close_sent {
+            return Err(SendError::Closed);
+        }
+        let mut payload = [0; CONTROL_BYTES_MAX];
+        let len = 2 + reason.len();
+        payload[..2].copy_from_slice(&code.number().to_be_bytes());
+        payload[2..len].copy_from_slice(reason.as_bytes());
+        self.close_sent = true;
+        write_frame(context, self.role, Opcode::Close, true, &payload[..len]);
+        Ok(())
+    }
+}
+
+/// The control frames that an application may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Asks for a pong.
+    Ping,
+    /// Unasked, a sign of life (section 5.5.3).
+    Pong,
+}
+
+/// The status code of a close frame's payload (section 5.5.1).
+fn check_close(payload: &[u8]) -> Result<Option<CloseCode>, ProtocolError> {
+    let (number, reason) = match payload {
+        [] => return Ok(None),
+        [_] => return Err(ProtocolError::CloseBodyTooShort),
+        [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
+    };
+    let code = CloseCode::new(number).ok_or(ProtocolError::CloseCodeNotAllowed(number))?;
+    utf8::validate(reason).map_err(|_| ProtocolError::CloseReasonNotUtf8)?;
+    Ok(Some(code))
+}
+
+/// Writes one frame, masked if a client sends it.
+#[inline]
+fn write_frame<S: Sink>(
+    context: &mut Context<'_, S>,
+    role: Role,
+    opcode: Opcode,
+    fin: bool,
+    payload: &[u8],
+) {
+    let key = match role {
+        Role::Client => Some(context.keys.next_key()),
+        Role::Server => None,
+    };
+    let header = FrameHeader {
+        fin,
+        opcode,
+        payload_len: payload.len() as u64,
+        key,
+    };
+    let header_len = header.encoded_len();
+    let total = header_len + payload.len();
+    // A copy with key zero: for the short payloads that matter it is cheaper than a call of memcpy.
+    let key = key.unwrap_or(MaskingKey::new([0; 4]));
+    let space = context.sink.space(total);
+    header.encode(space);
+    let room = &mut space[header_len..];
+    if let Some(room) = room.get_mut(..payload.len()) {
+        mask::copy(room, payload, key);
+        context.sink.commit(total);
+        return;
+    }
+    // It does not fit into one space.
+    let first = room.len();
+    mask::copy(room, &payload[..first], key);
+    context.sink.commit(header_len + first);
+    write_rest(&mut context.sink, &payload[first..], key.rotated(first));
+}
+
+#[cold]
+fn write_rest<S: Sink>(sink: &mut S, mut payload: &[u8], mut key: MaskingKey) {
+    while !payload.is_empty() {
+        let room = sink.space(payload.len());
+        let len = room.len();
+        mask::copy(room, &payload[..len], key);
+        sink.commit(len);
+        key = key.rotated(len);
+        payload = &payload[len..];
+    }
+}
