@@ -6,3 +6,5 @@ pub mod proto;
 
 #[doc(hidden)]
 pub mod kernels;
+#[doc(hidden)]
+pub mod ring;

@@ -1,0 +1,276 @@
+//! The memory that the kernel receives into, and the leases on it.
+//!
+//! Knows: which bytes of which buffer are leased, and when a buffer may go back to the kernel.
+//! Refuses to know: the kernel's control block for it (`uring`), and what the bytes mean.
+//!
+//! ```text
+//!   one buffer    |<- lease ->|<- lease ->|<---- the kernel writes here next ---->|
+//!                 0           used        used                        buffer_bytes
+//! ```
+//!
+//! A buffer is consumed whole by one completion, or piece by piece where the kernel can do that
+//! (incremental buffers, Linux 6.12). Either way it is *retired* once the kernel has said that it
+//! will write no more there, and goes back when it is retired and its last lease has been
+//! released. Nobody but the kernel ever writes beyond `used`, and nobody but the lease holder below
+//! it: so a lease may hand out `&mut [u8]`.
+
+use std::{
+    ops::{Deref, DerefMut},
+    ptr::NonNull,
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use super::Errno;
+
+/// Received bytes, readable and writable in place until they are released.
+///
+/// A lease that is dropped instead of released costs the pool its buffer for good, and keeps the
+/// pool's memory mapped after the pool itself is gone: never unsafe, but a leak that
+/// [`RecvPool::leases`] counts.
+#[derive(Debug)]
+pub struct RecvLease {
+    bytes: NonNull<u8>,
+    len: u32,
+    buffer: u16,
+    pool: u16,
+}
+
+impl Deref for RecvLease {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `RecvPool::lease` made `bytes` and `len` a range of mapped memory that no other
+        // lease and no kernel write overlaps until this lease is released by value; the pool leaks
+        // the mapping rather than unmap it while a lease lives.
+        unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), self.len as usize) }
+    }
+}
+
+impl DerefMut for RecvLease {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` makes this the only reference to the range.
+        unsafe { std::slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len as usize) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct BufferState {
+    /// Bytes leased since the buffer was last given to the kernel.
+    used: u32,
+    /// Leases not yet released.
+    leases: u32,
+    /// The kernel has said that it is done with this buffer.
+    retired: bool,
+}
+
+/// Buffers of one size, mapped once.
+#[derive(Debug)]
+pub struct RecvPool {
+    memory: NonNull<u8>,
+    buffer_bytes: u32,
+    states: Vec<BufferState>,
+    leases: usize,
+    retired: usize,
+    id: u16,
+}
+
+/// Tells pools apart, so that a lease cannot be released into another pool.
+static NEXT_POOL: AtomicU16 = AtomicU16::new(0);
+
+impl RecvPool {
+    /// Maps `buffers` buffers of `buffer_bytes` bytes each.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no memory for the mapping.
+    ///
+    /// # Panics
+    ///
+    /// When either number is 0.
+    pub fn new(buffers: u16, buffer_bytes: u32) -> Result<Self, Errno> {
+        assert!(
+            buffers > 0 && buffer_bytes > 0,
+            "a receive pool needs buffers with bytes in them"
+        );
+        let len = usize::from(buffers) * buffer_bytes as usize;
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
+        // existing memory.
+        let memory = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }?;
+        let memory = NonNull::new(memory.cast()).ok_or(Errno::new(libc::ENOMEM))?;
+        Ok(Self {
+            memory,
+            buffer_bytes,
+            states: vec![BufferState::default(); usize::from(buffers)],
+            leases: 0,
+            retired: 0,
+            id: NEXT_POOL.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// How many buffers there are.
+    pub fn buffers(&self) -> u16 {
+        self.states.len() as u16
+    }
+
+    /// Bytes in each buffer.
+    pub fn buffer_bytes(&self) -> u32 {
+        self.buffer_bytes
+    }
+
+    /// Leases not yet released.
+    pub fn leases(&self) -> usize {
+        self.leases
+    }
+
+    /// Buffers that the kernel may still fill.
+    pub fn free(&self) -> usize {
+        self.states.len() - self.retired
+    }
+
+    /// Where buffer `buffer` starts.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such buffer.
+    pub fn address(&self, buffer: u16) -> NonNull<u8> {
+        assert!(
+            buffer < self.buffers(),
+            "no buffer {buffer} in the receive pool"
+        );
+        let offset = usize::from(buffer) * self.buffer_bytes as usize;
+        // SAFETY: the buffer exists (asserted), so the offset lies inside the mapping.
+        unsafe { self.memory.add(offset) }
+    }
+
+    /// Bytes of `buffer` leased since the kernel last had all of it: where its next bytes lie.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such buffer.
+    pub fn used(&self, buffer: u16) -> u32 {
+        self.states[usize::from(buffer)].used
+    }
+
+    /// Leases the next `len` bytes of `buffer`, which the kernel has just filled. `retire` says
+    /// that the kernel is done with the buffer.
+    ///
+    /// # Panics
+    ///
+    /// When the buffer does not exist, is retired already, or has no `len` bytes left: the kernel
+    /// broke its word, and no memory may be handed out on it.
+    #[inline]
+    pub fn lease(&mut self, buffer: u16, len: u32, retire: bool) -> RecvLease {
+        let start = self.address(buffer);
+        let state = &mut self.states[usize::from(buffer)];
+        let used = state.used;
+        assert!(
+            !state.retired && len <= self.buffer_bytes - used,
+            "the kernel filled {len} bytes of receive buffer {buffer}, of which {used} are in use"
+        );
+        state.used += len;
+        state.leases += 1;
+        state.retired = retire;
+        self.leases += 1;
+        self.retired += usize::from(retire);
+        // SAFETY: `used + len` is at most the size of the buffer (asserted), so the address lies
+        // inside the mapping.
+        let bytes = unsafe { start.add(used as usize) };
+        RecvLease {
+            bytes,
+            len,
+            buffer,
+            pool: self.id,
+        }
+    }
+
+    /// Ends a lease. Returns the buffer when it may go back to the kernel, empty.
+    ///
+    /// # Panics
+    ///
+    /// When the lease is of another pool.
+    #[inline]
+    pub fn release(&mut self, lease: RecvLease) -> Option<u16> {
+        assert_eq!(
+            lease.pool, self.id,
+            "a lease was released into a pool that it is not from"
+        );
+        let state = &mut self.states[usize::from(lease.buffer)];
+        state.leases -= 1;
+        self.leases -= 1;
+        if state.leases > 0 || !state.retired {
+            return None;
+        }
+        *state = BufferState::default();
+        self.retired -= 1;
+        Some(lease.buffer)
+    }
+}
+
+impl Drop for RecvPool {
+    fn drop(&mut self) {
+        if self.leases > 0 {
+            // Somebody may still read through a lease: the mapping stays.
+            return;
+        }
+        let len = self.states.len() * self.buffer_bytes as usize;
+        // SAFETY: the mapping is ours and this long, no lease is left, and the owner of the pool
+        // drops it only once the kernel no longer knows its buffers.
+        let unmapped = unsafe { munmap(self.memory.as_ptr().cast(), len) };
+        debug_assert!(unmapped.is_ok(), "unmapping our own mapping cannot fail");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_goes_back_when_retired_and_released_in_any_order() {
+        let mut pool = RecvPool::new(2, 100).unwrap();
+        let first = pool.lease(1, 40, false);
+        let mut second = pool.lease(1, 60, true);
+        second.fill(7);
+        assert_eq!((pool.leases(), pool.free()), (2, 1));
+        assert!(first.iter().all(|&byte| byte == 0));
+        assert_eq!(pool.release(second), None);
+        assert_eq!(pool.release(first), Some(1));
+        assert_eq!((pool.leases(), pool.free(), pool.used(1)), (0, 2, 0));
+    }
+
+    #[test]
+    fn a_buffer_that_is_not_retired_stays_with_the_kernel() {
+        let mut pool = RecvPool::new(1, 100).unwrap();
+        let lease = pool.lease(0, 10, false);
+        assert_eq!(pool.release(lease), None);
+        assert_eq!(pool.used(0), 10);
+    }
+
+    #[test]
+    #[should_panic(expected = "of which 60 are in use")]
+    fn more_than_a_buffer_holds_is_never_leased() {
+        let mut pool = RecvPool::new(1, 100).unwrap();
+        let lease = pool.lease(0, 60, false);
+        pool.release(lease);
+        let _ = pool.lease(0, 41, true);
+    }
+
+    #[test]
+    fn memory_outlives_a_pool_that_has_leases_out() {
+        let mut pool = RecvPool::new(1, 4096).unwrap();
+        let mut lease = pool.lease(0, 4096, true);
+        drop(pool);
+        lease.fill(1);
+        assert_eq!(lease.iter().map(|&byte| u32::from(byte)).sum::<u32>(), 4096);
+    }
+}

@@ -1,0 +1,382 @@
+//! Bytes on their way out, and the chunks they are written into.
+//!
+//! Knows: the order of the bytes, who owns them, how many the kernel took. Refuses to know: what
+//! they mean and when they should go.
+//!
+//! ```text
+//!   SendQueue   [ chunk ......... ][ shared Bytes ...... ][ chunk ..... | space ]
+//!                ^ sent up to here                                      ^ written up to here
+//! ```
+//!
+//! A queue is filled by its owner, moved into the ring for as long as the kernel may read it, and
+//! comes back with the count of bytes taken. Because it moves, nothing can change or free its bytes
+//! meanwhile. Small payloads are copied into chunks; large or shared ones are adopted as
+//! [`Bytes`] and never copied.
+
+use std::{collections::VecDeque, fmt};
+
+use bytes::Bytes;
+
+/// At least this many bytes of [`SendQueue::space`] lie together, so that a frame header and a
+/// small payload can be written without looking for a seam.
+pub const CONTIGUOUS_BYTES: usize = 256;
+
+/// The kernel takes at most this many pieces in one send (`IOV_MAX` is 1024); a longer queue takes
+/// several sends.
+pub const PIECES_MAX: usize = 64;
+
+/// Bytes in the order in which they are to be sent.
+#[derive(Default)]
+pub struct SendQueue {
+    pieces: VecDeque<Piece>,
+    /// Bytes of the first piece that were sent already.
+    sent: usize,
+    /// Bytes not sent yet, over all pieces.
+    len: usize,
+    /// Where the kernel finds the pieces during a vectored send. They live here so that they stay
+    /// put for as long as the boxed queue does, and are not allocated anew each time.
+    iovecs: Vec<libc::iovec>,
+    header: Option<libc::msghdr>,
+}
+
+enum Piece {
+    Chunk { bytes: Box<[u8]>, len: usize },
+    Shared(Bytes),
+}
+
+impl Piece {
+    fn written(&self) -> &[u8] {
+        match self {
+            Self::Chunk { bytes, len } => &bytes[..*len],
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl SendQueue {
+    /// Bytes not sent yet.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether everything was sent.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Room for the next bytes: at least `min(wanted, CONTIGUOUS_BYTES)` and at most `wanted` bytes
+    /// lie together. What was written there counts once [`commit`](Self::commit) says so.
+    #[inline]
+    pub fn space(&mut self, arena: &mut SendArena, wanted: usize) -> &mut [u8] {
+        let least = wanted.min(CONTIGUOUS_BYTES);
+        let fits = match self.pieces.back() {
+            Some(Piece::Chunk { bytes, len }) => bytes.len() - len >= least,
+            _ => false,
+        };
+        if !fits {
+            self.pieces.push_back(Piece::Chunk {
+                bytes: arena.chunk(),
+                len: 0,
+            });
+        }
+        match self.pieces.back_mut() {
+            Some(Piece::Chunk { bytes, len }) => {
+                let end = bytes.len().min(*len + wanted);
+                &mut bytes[*len..end]
+            }
+            _ => &mut [],
+        }
+    }
+
+    /// Counts `bytes` more bytes of the last [`space`](Self::space) as written.
+    ///
+    /// # Panics
+    ///
+    /// When the space was smaller.
+    #[inline]
+    pub fn commit(&mut self, bytes: usize) {
+        match self.pieces.back_mut() {
+            Some(Piece::Chunk { bytes: chunk, len }) if chunk.len() - *len >= bytes => {
+                *len += bytes;
+                self.len += bytes;
+            }
+            _ => assert_eq!(
+                bytes, 0,
+                "more bytes were committed than there was space for"
+            ),
+        }
+    }
+
+    /// Copies `bytes` to the end.
+    pub fn write(&mut self, arena: &mut SendArena, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let space = self.space(arena, bytes.len());
+            let count = space.len();
+            let (now, later) = bytes.split_at(count);
+            space.copy_from_slice(now);
+            self.commit(count);
+            bytes = later;
+        }
+    }
+
+    /// Puts `bytes` at the end without copying them.
+    pub fn adopt(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.len += bytes.len();
+            self.pieces.push_back(Piece::Shared(bytes));
+        }
+    }
+
+    /// Takes `bytes` off the front: the kernel has them. Chunks go back to the arena.
+    ///
+    /// # Panics
+    ///
+    /// When the queue holds fewer.
+    pub fn advance(&mut self, arena: &mut SendArena, bytes: usize) {
+        assert!(
+            bytes <= self.len,
+            "{bytes} bytes sent of a queue of {}",
+            self.len
+        );
+        self.len -= bytes;
+        self.sent += bytes;
+        while let Some(first) = self.pieces.front() {
+            let written = first.written().len();
+            if self.sent < written {
+                break;
+            }
+            self.sent -= written;
+            if let Some(Piece::Chunk { bytes, .. }) = self.pieces.pop_front() {
+                arena.take_back(bytes);
+            }
+        }
+    }
+
+    /// Moves everything that `later` holds to the end of this queue.
+    ///
+    /// # Panics
+    ///
+    /// When part of `later` was sent already.
+    pub fn append(&mut self, later: &mut SendQueue) {
+        assert_eq!(
+            later.sent, 0,
+            "a queue that is partly sent cannot follow another one"
+        );
+        self.len += later.len;
+        self.pieces.append(&mut later.pieces);
+        later.len = 0;
+    }
+
+    /// The bytes not sent yet, piece by piece, none of them empty.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let mut sent = self.sent;
+        self.pieces.iter().filter_map(move |piece| {
+            let bytes = &piece.written()[std::mem::take(&mut sent)..];
+            (!bytes.is_empty()).then_some(bytes)
+        })
+    }
+
+    /// The bytes not sent yet, when they lie in one piece.
+    #[inline]
+    pub(super) fn only_piece(&self) -> Option<&[u8]> {
+        match (self.pieces.len(), self.pieces.front()) {
+            (1, Some(only)) => Some(&only.written()[self.sent..]),
+            _ => None,
+        }
+    }
+
+    /// A message header over at most `pieces_max` pieces. It and what it points to stay where they
+    /// are until the queue changes.
+    pub(super) fn vectored(&mut self, pieces_max: usize) -> *const libc::msghdr {
+        let mut iovecs = std::mem::take(&mut self.iovecs);
+        iovecs.clear();
+        iovecs.extend(self.pieces().take(pieces_max).map(|piece| libc::iovec {
+            // The kernel only reads from it: a message header has no const form.
+            iov_base: piece.as_ptr().cast_mut().cast(),
+            iov_len: piece.len(),
+        }));
+        self.iovecs = iovecs;
+        self.header.insert(libc::msghdr {
+            msg_name: std::ptr::null_mut(),
+            msg_namelen: 0,
+            msg_iov: self.iovecs.as_mut_ptr(),
+            msg_iovlen: self.iovecs.len(),
+            msg_control: std::ptr::null_mut(),
+            msg_controllen: 0,
+            msg_flags: 0,
+        })
+    }
+
+    /// Drops everything, chunks going back to the arena.
+    fn clear(&mut self, arena: &mut SendArena) {
+        for piece in self.pieces.drain(..) {
+            if let Piece::Chunk { bytes, .. } = piece {
+                arena.take_back(bytes);
+            }
+        }
+        self.sent = 0;
+        self.len = 0;
+    }
+}
+
+impl fmt::Debug for SendQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendQueue")
+            .field("pieces", &self.pieces.len())
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Chunks and queues not in use, last used first so that the next writer finds them in cache.
+#[derive(Debug)]
+pub struct SendArena {
+    chunk_bytes: usize,
+    kept_max: usize,
+    chunks: Vec<Box<[u8]>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "the queues move in and out of the ring as boxes"
+    )]
+    queues: Vec<Box<SendQueue>>,
+    chunks_out: usize,
+    queues_out: usize,
+}
+
+impl SendArena {
+    /// An arena of chunks of `chunk_bytes` bytes that keeps at most `kept_bytes_max` bytes of
+    /// unused ones.
+    ///
+    /// # Panics
+    ///
+    /// When a chunk would be smaller than [`CONTIGUOUS_BYTES`].
+    pub fn new(chunk_bytes: usize, kept_bytes_max: usize) -> Self {
+        assert!(
+            chunk_bytes >= CONTIGUOUS_BYTES,
+            "a send chunk has at least {CONTIGUOUS_BYTES} B"
+        );
+        Self {
+            chunk_bytes,
+            kept_max: kept_bytes_max / chunk_bytes,
+            chunks: Vec::new(),
+            queues: Vec::new(),
+            chunks_out: 0,
+            queues_out: 0,
+        }
+    }
+
+    /// An empty queue.
+    #[inline]
+    pub fn queue(&mut self) -> Box<SendQueue> {
+        self.queues_out += 1;
+        self.queues.pop().unwrap_or_default()
+    }
+
+    /// Takes a queue back, whatever it still holds.
+    #[inline]
+    pub fn retire(&mut self, mut queue: Box<SendQueue>) {
+        queue.clear(self);
+        self.queues_out -= 1;
+        // A queue that once held a long row of pieces would keep room for them.
+        if self.queues.len() < self.kept_max && queue.pieces.capacity() <= PIECES_MAX {
+            self.queues.push(queue);
+        }
+    }
+
+    /// Chunks that are part of a queue.
+    pub fn chunks_out(&self) -> usize {
+        self.chunks_out
+    }
+
+    /// Queues that were not retired.
+    pub fn queues_out(&self) -> usize {
+        self.queues_out
+    }
+
+    #[inline]
+    fn chunk(&mut self) -> Box<[u8]> {
+        self.chunks_out += 1;
+        self.chunks
+            .pop()
+            .unwrap_or_else(|| vec![0; self.chunk_bytes].into_boxed_slice())
+    }
+
+    #[inline]
+    fn take_back(&mut self, chunk: Box<[u8]>) {
+        self.chunks_out -= 1;
+        if self.chunks.len() < self.kept_max {
+            self.chunks.push(chunk);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(queue: &SendQueue) -> Vec<u8> {
+        queue.pieces().flatten().copied().collect()
+    }
+
+    #[test]
+    fn bytes_leave_in_the_order_in_which_they_came_however_they_are_taken() {
+        for step in [1, 2, 3, 255, 256, 257, 1000, 4096] {
+            let mut arena = SendArena::new(256, 1 << 20);
+            let mut queue = arena.queue();
+            let text: Vec<u8> = (0..4000u32).map(|i| (i % 251) as u8).collect();
+            queue.write(&mut arena, &text[..700]);
+            queue.adopt(Bytes::copy_from_slice(&text[700..2000]));
+            queue.adopt(Bytes::new());
+            queue.write(&mut arena, &text[2000..2001]);
+            let mut later = arena.queue();
+            later.write(&mut arena, &text[2001..]);
+            queue.append(&mut later);
+            arena.retire(later);
+            let mut taken = 0;
+            while !queue.is_empty() {
+                assert_eq!(contents(&queue), text[taken..]);
+                let count = step.min(queue.len());
+                queue.advance(&mut arena, count);
+                taken += count;
+            }
+            assert_eq!((taken, arena.chunks_out()), (text.len(), 0));
+            arena.retire(queue);
+            assert_eq!(arena.queues_out(), 0);
+        }
+    }
+
+    #[test]
+    fn small_space_is_never_cut_by_a_seam() {
+        let mut arena = SendArena::new(1000, 1 << 20);
+        let mut queue = arena.queue();
+        for round in 0..500 {
+            let wanted = 1 + (round * 7) % CONTIGUOUS_BYTES;
+            assert_eq!(queue.space(&mut arena, wanted).len(), wanted);
+            queue.commit(wanted);
+        }
+        let wanted = queue.space(&mut arena, 5000).len();
+        assert!((CONTIGUOUS_BYTES..=1000).contains(&wanted));
+        arena.retire(queue);
+        assert_eq!(arena.chunks_out(), 0);
+    }
+
+    #[test]
+    fn no_more_chunks_are_kept_than_allowed() {
+        let mut arena = SendArena::new(256, 1024);
+        let mut queue = arena.queue();
+        queue.write(&mut arena, &[1; 10_000]);
+        arena.retire(queue);
+        assert_eq!(arena.chunks.len(), 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "more bytes were committed")]
+    fn bytes_that_were_not_written_are_not_committed() {
+        let mut arena = SendArena::new(256, 0);
+        let mut queue = arena.queue();
+        let _ = queue.space(&mut arena, 256);
+        queue.commit(257);
+    }
+}

@@ -1,0 +1,366 @@
+//! Addresses and sockets, before anything is in flight on them.
+//!
+//! Knows: how an address is written, how a listener is bound so that several shards can share it,
+//! which socket options matter. Refuses to know: who accepts, who connects.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::FileTypeExt,
+    },
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use rustix::{
+    io::Errno as Sys,
+    net::{
+        AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname,
+        listen, socket_with, sockopt,
+    },
+};
+
+use super::Errno;
+
+/// Where to listen or connect: `127.0.0.1:9001`, `[::1]:9001` or `unix:/run/ringwire.sock`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// IPv4 or IPv6 and a port. Port 0 lets the kernel choose when listening.
+    Inet(SocketAddr),
+    /// The path of a Unix domain socket.
+    Unix(PathBuf),
+}
+
+/// An address that could not be understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressError {
+    text: String,
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "'{}' is not an address: write IP:PORT (127.0.0.1:9001), [IPV6]:PORT ([::1]:9001) \
+             or unix:/path of at most 107 bytes",
+            self.text
+        )
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:")
+            && !path.is_empty()
+            && SocketAddrUnix::new(path).is_ok()
+        {
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        text.parse().map(Self::Inet).map_err(|_| AddressError {
+            text: text.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Inet(address)
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PeerAddress {
+    /// An IP address and port.
+    Inet(SocketAddr),
+    /// A process on this machine, by a Unix domain socket.
+    Unix,
+    /// The connection was gone before anyone asked.
+    Unknown,
+}
+
+impl PeerAddress {
+    /// The IP address, when there is one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Inet(address) => Some(address.ip()),
+            Self::Unix | Self::Unknown => None,
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+pub(super) fn to_any(address: &Address) -> Result<SocketAddrAny, Errno> {
+    Ok(match address {
+        Address::Inet(address) => (*address).into(),
+        Address::Unix(path) => SocketAddrUnix::new(path)?.into(),
+    })
+}
+
+/// A stream socket for `address`, with what every connection of ours wants set.
+///
+/// # Errors
+///
+/// What `socket(2)` or `setsockopt(2)` said.
+pub(super) fn stream(address: &Address) -> Result<OwnedFd, Errno> {
+    let family = match address {
+        Address::Inet(SocketAddr::V4(_)) => AddressFamily::INET,
+        Address::Inet(SocketAddr::V6(_)) => AddressFamily::INET6,
+        Address::Unix(_) => AddressFamily::UNIX,
+    };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if family != AddressFamily::UNIX {
+        // We batch by turn ourselves; Nagle's delay on top would only add latency. Accepted
+        // sockets inherit it from their listener, so that it costs no call per connection.
+        sockopt::set_tcp_nodelay(&socket, true)?;
+    }
+    Ok(socket)
+}
+
+/// As [`stream`], bound to `from`. Its port is chosen when it connects, so that ports are counted
+/// for each pair of addresses and not for the whole machine (`IP_BIND_ADDRESS_NO_PORT`, `ip(7)`).
+///
+/// # Errors
+///
+/// As `stream`, and what `bind(2)` said.
+pub(super) fn stream_from(address: &Address, from: SocketAddr) -> Result<OwnedFd, Errno> {
+    let socket = stream(address)?;
+    if matches!(address, Address::Inet(_)) {
+        if from.port() == 0 {
+            choose_port_late(&socket)?;
+        }
+        bind(&socket, &from)?;
+    }
+    Ok(socket)
+}
+
+/// Sets `IP_BIND_ADDRESS_NO_PORT`, which has no safe wrapper.
+fn choose_port_late(socket: &OwnedFd) -> Result<(), Errno> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open, and the option's value is an integer of the length given,
+    // which the call only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error().into())
+    }
+}
+
+/// A listener, and where it listens after the kernel's choice of port.
+#[derive(Debug)]
+pub struct Listener {
+    sockets: Vec<OwnedFd>,
+    address: Address,
+    _path: Option<BoundPath>,
+}
+
+/// A Unix socket's path, removed when its listener is gone.
+#[derive(Debug)]
+struct BoundPath(PathBuf);
+
+impl Drop for BoundPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Binds `address` for `shards` shards: one socket each with `SO_REUSEPORT`, so that the kernel
+    /// spreads connections over them, or one socket shared by all for a Unix path.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said. An address that another process listens on is refused even though
+    /// `SO_REUSEPORT` alone would let two servers of one user share it unnoticed. A Unix path
+    /// where nobody listens any more is taken over; anything else at that path is left alone.
+    pub fn bind(address: &Address, shards: usize, backlog: u32) -> Result<Self, Errno> {
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        match address {
+            Address::Unix(path) => Self::bind_unix(path, shards, backlog),
+            Address::Inet(inet) => Self::bind_inet(*inet, shards, backlog),
+        }
+    }
+
+    fn bind_inet(inet: SocketAddr, shards: usize, backlog: i32) -> Result<Self, Errno> {
+        // Without SO_REUSEPORT this fails while anybody listens there.
+        let probe = stream(&Address::Inet(inet))?;
+        sockopt::set_socket_reuseaddr(&probe, true)?;
+        bind(&probe, &inet)?;
+        drop(probe);
+        let mut chosen = inet;
+        let mut sockets = Vec::with_capacity(shards);
+        for _ in 0..shards {
+            let socket = stream(&Address::Inet(inet))?;
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+            sockopt::set_socket_reuseport(&socket, true)?;
+            if inet.is_ipv6() {
+                // [::] and 0.0.0.0 are two addresses: each is served when it is asked for.
+                sockopt::set_ipv6_v6only(&socket, true)?;
+            }
+            bind(&socket, &chosen)?;
+            chosen = SocketAddr::try_from(getsockname(&socket)?)?;
+            sockets.push(socket);
+        }
+        for socket in &sockets {
+            listen(socket, backlog)?;
+        }
+        Ok(Self {
+            sockets,
+            address: Address::Inet(chosen),
+            _path: None,
+        })
+    }
+
+    fn bind_unix(path: &Path, shards: usize, backlog: i32) -> Result<Self, Errno> {
+        let name = SocketAddrUnix::new(path)?;
+        let address = Address::Unix(path.to_owned());
+        let socket = stream(&address)?;
+        match bind(&socket, &name) {
+            Err(Sys::ADDRINUSE) if is_abandoned(path) => {
+                std::fs::remove_file(path)?;
+                bind(&socket, &name)?;
+            }
+            other => other?,
+        }
+        let bound = BoundPath(path.to_owned());
+        listen(&socket, backlog)?;
+        let mut sockets = Vec::with_capacity(shards);
+        for _ in 1..shards {
+            sockets.push(rustix::io::fcntl_dupfd_cloexec(&socket, 0)?);
+        }
+        sockets.push(socket);
+        Ok(Self {
+            sockets,
+            address,
+            _path: Some(bound),
+        })
+    }
+
+    /// Where it listens, with the port that the kernel chose.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Takes one shard's socket.
+    pub fn take_socket(&mut self) -> Option<OwnedFd> {
+        self.sockets.pop()
+    }
+}
+
+/// Whether `path` is a socket on which nobody listens.
+fn is_abandoned(path: &Path) -> bool {
+    let is_socket =
+        std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    is_socket
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+/// Who is at the other end of `socket`.
+pub(super) fn peer_address(socket: &impl AsFd) -> PeerAddress {
+    match rustix::net::getpeername(socket) {
+        Ok(Some(any)) => match SocketAddr::try_from(any) {
+            Ok(address) => PeerAddress::Inet(address),
+            Err(_) => PeerAddress::Unix,
+        },
+        Ok(None) => PeerAddress::Unix,
+        Err(_) => PeerAddress::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_read_as_they_are_written() {
+        for text in ["127.0.0.1:9001", "[::1]:9001", "unix:/run/ringwire.sock"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "localhost",
+            "127.0.0.1",
+            ":9001",
+            "unix:",
+            "[::1]",
+            "1.2.3.4:99999",
+        ] {
+            let error = text.parse::<Address>().unwrap_err();
+            assert!(error.to_string().contains("IP:PORT"), "{error}");
+        }
+        let long = format!("unix:/{}", "x".repeat(200));
+        assert!(long.parse::<Address>().is_err());
+    }
+
+    #[test]
+    fn shards_share_one_port_and_others_may_not() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let mut listener = Listener::bind(&address, 3, 16).unwrap();
+        let bound = listener.address().clone();
+        let error = Listener::bind(&bound, 1, 16).unwrap_err();
+        assert_eq!(error.number(), libc::EADDRINUSE);
+        let mut count = 0;
+        while let Some(socket) = listener.take_socket() {
+            count += 1;
+            let name = SocketAddr::try_from(getsockname(&socket).unwrap()).unwrap();
+            assert_eq!(Address::Inet(name), bound);
+        }
+        assert_eq!(count, 3);
+        Listener::bind(&bound, 1, 16).unwrap();
+    }
+
+    #[test]
+    fn an_abandoned_unix_path_is_taken_over_and_a_file_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringwire.sock");
+        let address = Address::Unix(path.clone());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind(&address, 2, 16).unwrap();
+        assert_eq!(
+            Listener::bind(&address, 1, 16).unwrap_err().number(),
+            libc::EADDRINUSE
+        );
+        drop(listener);
+        assert!(!path.exists());
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(
+            Listener::bind(&address, 1, 16).unwrap_err().number(),
+            libc::EADDRINUSE
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+}

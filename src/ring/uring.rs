@@ -1,0 +1,713 @@
+//! `io_uring(7)`: the ring that the product runs on.
+//!
+//! Knows: set-up flags, submission and completion queues, the provided-buffer ring, what the kernel
+//! may still touch. Refuses to know: everything that [`Ring`] does not name.
+//!
+//! Ownership, and the event that ends it:
+//!
+//! | memory | the kernel may touch it until |
+//! |---|---|
+//! | a receive buffer | the completion that retires it, and again once it is republished |
+//! | a send queue | the completion of its send; it sits in `sends` meanwhile |
+//! | an address to connect to | the submission (`IORING_FEAT_SUBMIT_STABLE`, required) |
+//! | the tick's time | the submission, likewise |
+//! | the wake counter | the completion of the wake |
+//!
+//! Dropping the ring cancels everything, waits until nothing is in flight, and only then frees.
+//! What does not come to an end within a bound is leaked: memory that the kernel may write to is
+//! never freed on hope.
+
+use std::{
+    collections::VecDeque,
+    mem::{ManuallyDrop, forget},
+    net::SocketAddr,
+    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use io_uring::{
+    IoUring, cqueue, opcode, squeue,
+    types::{BufRingEntry, CancelBuilder, Fd, SubmitArgs, TimeoutFlags, Timespec},
+};
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    mm::{MapFlags, ProtFlags, mmap_anonymous, munmap},
+    net::SocketAddrAny,
+};
+
+use super::{
+    Address, Completion, Errno, Operation, Outcome, PeerAddress, RecvLease, Ring, SendQueue,
+    Shutdown, Time, Token, Wait, Waker, recv_pool::RecvPool, send::PIECES_MAX, socket,
+};
+
+/// The one buffer group of a ring.
+const BUFFER_GROUP: u16 = 0;
+
+/// `user_data` of a send is this, and the index of its queue: the queue has to be found again.
+const SEND_BITS: u64 = (Operation::Send as u64) << Token::TAG_BITS;
+
+/// `user_data` of the cancellation that a drop submits.
+const DROP_BITS: u64 = 0;
+
+/// A kernel that cannot finish cancelled operations within this keeps their memory.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+
+const GETEVENTS: u32 = 1;
+const REGISTER_INCREMENTAL: u16 = 2;
+
+/// How a ring is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UringOptions {
+    /// Entries of the submission queue. A turn that queues more submits in between.
+    pub submission_entries: u32,
+    /// Entries of the completion queue; more completions than that wait in the kernel.
+    pub completion_entries: u32,
+    /// Receive buffers, a power of two of at most 32,768.
+    pub recv_buffers: u16,
+    /// Bytes in each receive buffer.
+    pub recv_buffer_bytes: u32,
+    /// Let the kernel fill a buffer piece by piece where it can (Linux 6.12), instead of using up a
+    /// whole one for each receive.
+    pub recv_incremental: bool,
+}
+
+impl Default for UringOptions {
+    fn default() -> Self {
+        Self {
+            submission_entries: 512,
+            completion_entries: 4096,
+            recv_buffers: 16,
+            recv_buffer_bytes: 64 * 1024,
+            recv_incremental: true,
+        }
+    }
+}
+
+/// The provided-buffer ring: which buffers the kernel may fill, in order.
+#[derive(Debug)]
+struct BufferRing {
+    entries: NonNull<BufRingEntry>,
+    count: u16,
+    tail: u16,
+}
+
+impl BufferRing {
+    fn new(count: u16) -> Result<Self, Errno> {
+        assert!(
+            count.is_power_of_two(),
+            "the number of receive buffers is a power of two"
+        );
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
+        // existing memory. It is aligned to a page, which the kernel asks for.
+        let memory = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                Self::bytes(count),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }?;
+        let entries = NonNull::new(memory.cast()).ok_or(Errno::new(libc::ENOMEM))?;
+        Ok(Self {
+            entries,
+            count,
+            tail: 0,
+        })
+    }
+
+    fn bytes(count: u16) -> usize {
+        usize::from(count) * size_of::<BufRingEntry>()
+    }
+
+    /// Puts a buffer at the tail. The kernel sees it after [`commit`](Self::commit).
+    fn add(&mut self, buffer: u16, address: NonNull<u8>, len: u32) {
+        let index = usize::from(self.tail & (self.count - 1));
+        // SAFETY: `index` is below `count`, and the mapping holds `count` entries.
+        let entry = unsafe { self.entries.add(index) };
+        // SAFETY: the kernel reads only entries before the published tail, and this one is not: at
+        // most `count` buffers exist, and this one is not with the kernel. All bit patterns of an
+        // entry are valid. The write leaves out the two bytes in which entry 0 holds the tail.
+        let entry = unsafe { &mut *entry.as_ptr() };
+        entry.set_addr(address.as_ptr() as u64);
+        entry.set_len(len);
+        entry.set_bid(buffer);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    fn commit(&mut self) {
+        // SAFETY: `entries` is the base address of the mapped, zeroed entries.
+        let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
+        // SAFETY: the kernel reads the tail as an atomic 16 bit number; the address is aligned to
+        // two bytes and mapped for as long as `self` lives.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
+        // Release: whoever reads the tail sees the entries before it.
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+impl Drop for BufferRing {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and this long; `Uring` drops it only when the kernel has
+        // forgotten it.
+        let unmapped = unsafe { munmap(self.entries.as_ptr().cast(), Self::bytes(self.count)) };
+        debug_assert!(unmapped.is_ok(), "unmapping our own mapping cannot fail");
+    }
+}
+
+/// A send in flight: the queue that the kernel reads, and the caller's name for it.
+#[derive(Debug)]
+enum SendSlot {
+    Free { next: u32 },
+    InFlight { tag: u64, queue: Box<SendQueue> },
+}
+
+const NO_SLOT: u32 = u32::MAX;
+
+/// The kernel's ring. It belongs to the thread that made it.
+pub struct Uring {
+    // Dropped by hand, and in this order, once nothing is in flight.
+    ring: ManuallyDrop<IoUring>,
+    buffer_ring: ManuallyDrop<BufferRing>,
+    pool: ManuallyDrop<RecvPool>,
+    sends: ManuallyDrop<Vec<SendSlot>>,
+    wake_count: ManuallyDrop<Box<[u8; 8]>>,
+    free_send: u32,
+    incremental: bool,
+    recv_ready_at: usize,
+    in_flight: usize,
+    /// Addresses whose connect is queued but not submitted. Boxed, so that they stay put.
+    #[expect(
+        clippy::vec_box,
+        reason = "the kernel reads them where they are while the Vec grows"
+    )]
+    connecting: Vec<Box<SocketAddrAny>>,
+    tick_at: Box<Timespec>,
+    tick_in_flight: bool,
+    wake_in_flight: bool,
+    waker: Waker,
+    /// Completions copied out of the queue, not looked at yet.
+    reaped: VecDeque<cqueue::Entry>,
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring")
+            .field("in_flight", &self.in_flight)
+            .field("pool", &*self.pool)
+            .field("incremental", &self.incremental)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Uring {
+    /// Sets up a ring for the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said; `ring::probe` tells what to do about it.
+    ///
+    /// # Panics
+    ///
+    /// When the number of receive buffers is not a power of two, or a size is 0.
+    pub fn new(options: &UringOptions) -> Result<Self, Errno> {
+        let ring = set_up(options)?;
+        if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_ext_arg() {
+            return Err(Errno::new(libc::ENOSYS));
+        }
+        let pool = RecvPool::new(options.recv_buffers, options.recv_buffer_bytes)?;
+        let mut buffer_ring = BufferRing::new(options.recv_buffers)?;
+        let incremental = register(&ring, &buffer_ring, options.recv_incremental)?;
+        for buffer in 0..options.recv_buffers {
+            buffer_ring.add(buffer, pool.address(buffer), options.recv_buffer_bytes);
+        }
+        buffer_ring.commit();
+        let waker = Waker::new(Some(eventfd(0, EventfdFlags::CLOEXEC)?));
+        Ok(Self {
+            ring: ManuallyDrop::new(ring),
+            buffer_ring: ManuallyDrop::new(buffer_ring),
+            recv_ready_at: usize::from(options.recv_buffers).div_ceil(2),
+            pool: ManuallyDrop::new(pool),
+            sends: ManuallyDrop::new(Vec::new()),
+            wake_count: ManuallyDrop::new(Box::new([0; 8])),
+            free_send: NO_SLOT,
+            incremental,
+            in_flight: 0,
+            connecting: Vec::new(),
+            tick_at: Box::new(Timespec::new()),
+            tick_in_flight: false,
+            wake_in_flight: false,
+            waker,
+            reaped: VecDeque::with_capacity(options.completion_entries as usize),
+        })
+    }
+
+    /// Whether receive buffers are filled piece by piece.
+    pub fn is_incremental(&self) -> bool {
+        self.incremental
+    }
+
+    /// Leases on received bytes that were not recycled.
+    pub fn leases(&self) -> usize {
+        self.pool.leases()
+    }
+
+    /// Queues an operation. `entry` refers only to memory that stays where it is as the table in
+    /// the module's page says.
+    fn push(&mut self, entry: squeue::Entry) {
+        self.in_flight += 1;
+        loop {
+            // SAFETY: whatever the entry points to outlives the operation: every caller is in this
+            // file and moved the memory into `self` before, as the table on top says.
+            let pushed = unsafe { self.ring.submission().push(&entry) };
+            if pushed.is_ok() {
+                return;
+            }
+            self.flush();
+        }
+    }
+
+    /// Makes room in a full submission queue.
+    fn flush(&mut self) {
+        // An error here (EBUSY: completions have to be taken first; EINTR) is mended by reaping
+        // and trying again; any other one will meet the next turn, which can report it.
+        if self.ring.submit().is_ok() {
+            self.connecting.clear();
+        }
+        self.reap();
+    }
+
+    /// Copies completions out, so that the kernel has room and dispatch cannot recurse.
+    fn reap(&mut self) {
+        self.reaped.extend(self.ring.completion());
+    }
+
+    /// One `io_uring_enter(2)` that submits everything and waits for `least` completions.
+    fn enter(&mut self, least: u32, timeout: Option<&Timespec>) -> Result<(), Errno> {
+        let submitted = match timeout {
+            Some(timeout) => {
+                let args = SubmitArgs::new().timespec(timeout);
+                self.ring
+                    .submitter()
+                    .submit_with_args(least as usize, &args)
+            }
+            None if least > 0 => self.ring.submit_and_wait(least as usize),
+            None => {
+                let queued = self.ring.submission().len() as u32;
+                let submitter = self.ring.submitter();
+                // SAFETY: no argument is passed that the kernel would read, and the entries that it
+                // submits were vouched for when they were pushed.
+                unsafe { submitter.enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) }
+            }
+        };
+        match submitted.map_err(Errno::from) {
+            Ok(_) => {
+                if self.ring.submission().is_empty() {
+                    self.connecting.clear();
+                }
+                Ok(())
+            }
+            // A signal, the timeout, or a kernel that wants its completions taken first: a short
+            // turn. Nothing is lost, what was not submitted stays queued.
+            Err(errno)
+                if matches!(
+                    errno.number(),
+                    libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN
+                ) =>
+            {
+                Ok(())
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn claim_send_slot(&mut self, tag: u64, queue: Box<SendQueue>) -> u32 {
+        let slot = SendSlot::InFlight { tag, queue };
+        let index = self.free_send;
+        match self.sends.get_mut(index as usize) {
+            Some(free) => {
+                if let SendSlot::Free { next } = *free {
+                    self.free_send = next;
+                }
+                *free = slot;
+                index
+            }
+            None => {
+                self.sends.push(slot);
+                self.sends.len() as u32 - 1
+            }
+        }
+    }
+
+    fn release_send_slot(&mut self, index: u32) -> Option<(u64, Box<SendQueue>)> {
+        let slot = self.sends.get_mut(index as usize)?;
+        match std::mem::replace(
+            slot,
+            SendSlot::Free {
+                next: self.free_send,
+            },
+        ) {
+            SendSlot::InFlight { tag, queue } => {
+                self.free_send = index;
+                Some((tag, queue))
+            }
+            free @ SendSlot::Free { .. } => {
+                *slot = free;
+                None
+            }
+        }
+    }
+
+    /// What a completion of the kernel means. `None` for one that nobody waits for.
+    #[inline]
+    fn interpret(&mut self, entry: &cqueue::Entry) -> Option<Completion<OwnedFd>> {
+        let (bits, result, flags) = (entry.user_data(), entry.result(), entry.flags());
+        let more = cqueue::more(flags);
+        if !more {
+            self.in_flight -= 1;
+        }
+        let token = Token::from_bits(bits)?;
+        let outcome = match token.operation() {
+            Operation::Recv => self.received(result, flags),
+            Operation::Send => {
+                let (tag, queue) = self.release_send_slot((bits & u64::from(u32::MAX)) as u32)?;
+                let token = Token::new(Operation::Send, tag);
+                let result = usize::try_from(result).map_err(|_| Errno::new(-result));
+                return Some(Completion {
+                    token,
+                    outcome: Outcome::Sent { queue, result },
+                    more,
+                });
+            }
+            Operation::Accept if result >= 0 => {
+                // SAFETY: a non-negative result of an accept is a new descriptor that is ours.
+                Outcome::Accepted(unsafe { OwnedFd::from_raw_fd(result) })
+            }
+            Operation::Tick => {
+                self.tick_in_flight = false;
+                match -result {
+                    libc::ETIME => Outcome::Done,
+                    errno => Outcome::Failed(Errno::new(errno)),
+                }
+            }
+            Operation::Wake => {
+                self.wake_in_flight = false;
+                self.waker.clear();
+                if result < 0 {
+                    Outcome::Failed(Errno::new(-result))
+                } else {
+                    Outcome::Woken
+                }
+            }
+            _ if result < 0 => Outcome::Failed(Errno::new(-result)),
+            _ => Outcome::Done,
+        };
+        Some(Completion {
+            token,
+            outcome,
+            more,
+        })
+    }
+
+    #[inline]
+    fn received(&mut self, result: i32, flags: u32) -> Outcome<OwnedFd> {
+        let lease = cqueue::buffer_select(flags).map(|buffer| {
+            let retire = !(self.incremental && cqueue::buffer_more(flags));
+            self.pool.lease(buffer, result.max(0) as u32, retire)
+        });
+        match lease {
+            Some(lease) if result > 0 => return Outcome::Received(lease),
+            // A buffer that came with nothing in it still has to go back.
+            Some(empty) => self.recycle(empty),
+            None => {}
+        }
+        if result == 0 {
+            Outcome::EndOfStream
+        } else {
+            Outcome::Failed(Errno::new(-result))
+        }
+    }
+}
+
+/// Sets up the ring itself: with everything, then without what is newer than Linux 6.1.
+fn set_up(options: &UringOptions) -> Result<IoUring, Errno> {
+    let build = |array: bool| {
+        let mut builder = IoUring::builder();
+        builder
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(options.completion_entries);
+        if !array {
+            builder.setup_no_sqarray();
+        }
+        builder.build(options.submission_entries)
+    };
+    match build(false) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => build(true),
+        other => other,
+    }
+    .map_err(Errno::from)
+}
+
+/// Tells the kernel of the buffer ring. Returns whether it fills buffers piece by piece.
+fn register(ring: &IoUring, buffers: &BufferRing, incremental: bool) -> Result<bool, Errno> {
+    let address = buffers.entries.as_ptr() as u64;
+    if incremental {
+        // SAFETY: the mapping is page aligned, holds `count` entries, and stays until the kernel
+        // has forgotten it: `Uring::drop` sees to the order.
+        let done = unsafe {
+            ring.submitter().register_buf_ring_with_flags(
+                address,
+                buffers.count,
+                BUFFER_GROUP,
+                REGISTER_INCREMENTAL,
+            )
+        };
+        match done {
+            Ok(()) => return Ok(true),
+            // A kernel before 6.12 does not know the flag.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // SAFETY: as above.
+    let done = unsafe {
+        ring.submitter()
+            .register_buf_ring_with_flags(address, buffers.count, BUFFER_GROUP, 0)
+    };
+    done?;
+    Ok(false)
+}
+
+fn fd(socket: &OwnedFd) -> Fd {
+    Fd(socket.as_raw_fd())
+}
+
+impl Ring for Uring {
+    type Socket = OwnedFd;
+
+    #[inline]
+    fn now(&self) -> Time {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        Time::from_ns(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+    }
+
+    fn open(&mut self, address: &Address) -> Result<OwnedFd, Errno> {
+        socket::stream(address)
+    }
+
+    fn open_from(&mut self, address: &Address, from: SocketAddr) -> Result<OwnedFd, Errno> {
+        socket::stream_from(address, from)
+    }
+
+    fn submit_accept(&mut self, listener: &OwnedFd, token: Token) {
+        debug_assert_eq!(token.operation(), Operation::Accept);
+        let accept = opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_CLOEXEC);
+        self.push(accept.build().user_data(token.bits()));
+    }
+
+    fn submit_connect(&mut self, socket: &OwnedFd, address: &Address, token: Token) {
+        debug_assert_eq!(token.operation(), Operation::Connect);
+        // An address that no socket can have was refused where it was parsed.
+        let any = socket::to_any(address).expect("the address was parsed");
+        let any = Box::new(any);
+        let connect = opcode::Connect::new(fd(socket), any.as_ptr().cast(), any.addr_len());
+        self.connecting.push(any);
+        self.push(connect.build().user_data(token.bits()));
+    }
+
+    #[inline]
+    fn submit_recv(&mut self, socket: &OwnedFd, token: Token) {
+        debug_assert_eq!(token.operation(), Operation::Recv);
+        let recv = opcode::RecvMulti::new(fd(socket), BUFFER_GROUP);
+        self.push(recv.build().user_data(token.bits()));
+    }
+
+    #[inline]
+    fn submit_send(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
+        debug_assert_eq!(token.operation(), Operation::Send);
+        assert!(!queue.is_empty(), "an empty queue was submitted");
+        // WAITALL makes the kernel finish a long send by itself, instead of completing it once for
+        // each time that the socket's buffer has room. NOSIGNAL: a broken pipe is a result.
+        const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let entry = match queue.only_piece() {
+            Some(piece) => {
+                // No real piece comes near 4 GiB; if one does, this send is a short one.
+                let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+                opcode::Send::new(fd(socket), piece.as_ptr(), len)
+                    .flags(FLAGS)
+                    .build()
+            }
+            None => {
+                let header = queue.vectored(PIECES_MAX);
+                opcode::SendMsg::new(fd(socket), header)
+                    .flags(FLAGS as u32)
+                    .build()
+            }
+        };
+        let index = self.claim_send_slot(token.tag(), queue);
+        self.push(entry.user_data(SEND_BITS | u64::from(index)));
+    }
+
+    fn submit_cancel(&mut self, target: Token, token: Token) {
+        debug_assert_eq!(token.operation(), Operation::Cancel);
+        debug_assert_ne!(
+            target.operation(),
+            Operation::Send,
+            "a send is ended by shutdown"
+        );
+        let cancel = opcode::AsyncCancel::new(target.bits());
+        self.push(cancel.build().user_data(token.bits()));
+    }
+
+    fn submit_close(&mut self, socket: OwnedFd, token: Token) {
+        debug_assert_eq!(token.operation(), Operation::Close);
+        let close = opcode::Close::new(Fd(socket.into_raw_fd()));
+        self.push(close.build().user_data(token.bits()));
+    }
+
+    fn submit_tick(&mut self, at: Time, token: Token) {
+        debug_assert_eq!(token.operation(), Operation::Tick);
+        assert!(!self.tick_in_flight, "a second tick was submitted");
+        self.tick_in_flight = true;
+        *self.tick_at = Timespec::new()
+            .sec(at.as_ns() / 1_000_000_000)
+            .nsec((at.as_ns() % 1_000_000_000) as u32);
+        let timeout = opcode::Timeout::new(&*self.tick_at).flags(TimeoutFlags::ABS);
+        self.push(timeout.build().user_data(token.bits()));
+    }
+
+    fn submit_wake(&mut self, token: Token) {
+        debug_assert_eq!(token.operation(), Operation::Wake);
+        assert!(!self.wake_in_flight, "a second wake was submitted");
+        self.wake_in_flight = true;
+        let eventfd = self.waker.eventfd().map_or(-1, |fd| fd.as_raw_fd());
+        let read = opcode::Read::new(Fd(eventfd), self.wake_count.as_mut_ptr(), 8);
+        self.push(read.build().user_data(token.bits()));
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn shutdown(&mut self, socket: &OwnedFd, how: Shutdown) {
+        let how = match how {
+            Shutdown::Both => rustix::net::Shutdown::Both,
+            Shutdown::Write => rustix::net::Shutdown::Write,
+        };
+        // ENOTCONN: the peer was faster. Nothing else can happen to a socket of ours.
+        let _ = rustix::net::shutdown(socket, how);
+    }
+
+    fn peer_address(&self, socket: &OwnedFd) -> PeerAddress {
+        socket::peer_address(socket)
+    }
+
+    #[inline]
+    fn turn(&mut self, wait: Wait) -> Result<(), Errno> {
+        // What is reaped already must not wait for more.
+        let wait = if self.reaped.is_empty() {
+            wait
+        } else {
+            Wait::Poll
+        };
+        let entered = match wait {
+            Wait::Poll => self.enter(0, None),
+            Wait::Forever => self.enter(1, None),
+            Wait::Until(at) => {
+                let ns = at.ns_since(self.now());
+                let timeout = Timespec::new()
+                    .sec(ns / 1_000_000_000)
+                    .nsec((ns % 1_000_000_000) as u32);
+                self.enter(1, Some(&timeout))
+            }
+        };
+        self.reap();
+        entered
+    }
+
+    #[inline]
+    fn next_completion(&mut self) -> Option<Completion<OwnedFd>> {
+        loop {
+            let entry = self.reaped.pop_front()?;
+            if let Some(completion) = self.interpret(&entry) {
+                return Some(completion);
+            }
+        }
+    }
+
+    #[inline]
+    fn recycle(&mut self, lease: RecvLease) {
+        if let Some(buffer) = self.pool.release(lease) {
+            let address = self.pool.address(buffer);
+            self.buffer_ring
+                .add(buffer, address, self.pool.buffer_bytes());
+            self.buffer_ring.commit();
+        }
+    }
+
+    fn recv_ready(&self) -> bool {
+        self.pool.free() >= self.recv_ready_at
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+}
+
+impl Uring {
+    /// Cancels everything and waits until nothing is in flight, or the bound is reached.
+    fn drain(&mut self) -> bool {
+        if self.in_flight > 0 {
+            let every = CancelBuilder::any();
+            let cancel = opcode::AsyncCancel2::new(every)
+                .build()
+                .user_data(DROP_BITS);
+            self.push(cancel);
+        }
+        let deadline = Instant::now() + DRAIN_MAX;
+        let slice = Timespec::new().nsec(50_000_000);
+        while self.in_flight > 0 && Instant::now() < deadline {
+            if self.reaped.is_empty() && self.enter(1, Some(&slice)).is_err() {
+                return false;
+            }
+            self.reap();
+            while let Some(completion) = self.next_completion() {
+                match completion.outcome {
+                    Outcome::Received(lease) => self.recycle(lease),
+                    Outcome::Accepted(socket) => drop(socket),
+                    _ => {}
+                }
+            }
+        }
+        self.in_flight == 0
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let drained = self.drain();
+        if drained {
+            let _ = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP);
+        } else {
+            forget(std::mem::take(&mut self.connecting));
+        }
+        // SAFETY: this is the drop of `self`, and nothing below uses the field again.
+        unsafe { ManuallyDrop::drop(&mut self.ring) };
+        if !drained {
+            return;
+        }
+        // SAFETY: nothing is in flight and the kernel has forgotten the buffer ring; dropped once.
+        unsafe { ManuallyDrop::drop(&mut self.buffer_ring) };
+        // SAFETY: as above; the pool itself stays mapped if somebody still holds a lease.
+        unsafe { ManuallyDrop::drop(&mut self.pool) };
+        // SAFETY: nothing is in flight, so that no send reads from these; dropped once.
+        unsafe { ManuallyDrop::drop(&mut self.sends) };
+        // SAFETY: nothing is in flight, so that no wake writes here; dropped once.
+        unsafe { ManuallyDrop::drop(&mut self.wake_count) };
+    }
+}
