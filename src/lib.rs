@@ -1,10 +1,89 @@
 //! A WebSocket server for Linux on io_uring.
+//!
+//! One thread per core, each with a ring, a listener and connections of its own. Messages are
+//! unmasked and validated where they were received, and everything that a connection sends in a
+//! turn of its thread leaves in one send.
+//!
+//! ```text
+//!         kernel            |                  one shard = one core = one thread
+//!  accept (multishot) ------+--> slab slot, handshake deadline
+//!  recv   (multishot) ------+--> lease on a receive buffer --> Endpoint (RFC 6455, no I/O)
+//!                           |        |  frames are unmasked where they lie   |
+//!                           |        |                                       v
+//!                           |        +---- Message<'_>, borrowed ---> Service::on_message
+//!                           |                                                |
+//!  send   (one in flight) <-+------- queue: chunks, adopted Bytes <----- Conn::send
+//!  timeout (one tick) ------+--> deadlines: handshake, idle and ping, close
+//!  eventfd -----------------+--> mailbox: Handle, from any thread
+//! ```
+//!
+//! # An echo
+//!
+//! ```no_run
+//! use ringwire::{Conn, Message, Service};
+//!
+//! struct Echo;
+//!
+//! impl Service for Echo {
+//!     type State = ();
+//!
+//!     fn on_message(&mut self, conn: &mut Conn<'_, ()>, message: Message<'_>) {
+//!         let _ = conn.send(message);
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), ringwire::StartError> {
+//!     ringwire::serve("127.0.0.1:9001", |_shard| Echo)
+//! }
+//! ```
+//!
+//! # Layers
+//!
+//! | module | may use | must not know |
+//! |---|---|---|
+//! | `kernels` | `core::arch` | anything of ours |
+//! | [`proto`] | kernels | descriptors, clocks, threads |
+//! | `ring` | io_uring, libc | frames, connections, services |
+//! | `conn` | proto, the ring's trait | threads, listeners, a concrete ring |
+//! | `shard` | conn, the ring's trait | concrete services, the command line |
+//! | [`service`] | [`Service`], [`Conn`], proto's vocabulary | ring, tokens, buffers |
+//! | `server`, [`client`] | all | parsing, buffers |
+//!
+//! `tests/tidy.rs` reads every file and fails where an edge is not in the table.
+//!
+//! [`proto`] can be used alone, by whoever has bytes of their own: it is RFC 6455 for both roles,
+//! without I/O.
 
 #![deny(unsafe_code)]
 
+pub mod client;
 pub mod proto;
+pub mod service;
 
+mod config;
+mod server;
+
+// The layers below the public API, for this project's own tests and benches. They may change at any
+// time.
+#[doc(hidden)]
+pub mod conn;
 #[doc(hidden)]
 pub mod kernels;
 #[doc(hidden)]
 pub mod ring;
+#[doc(hidden)]
+pub mod shard;
+
+pub use config::{Config, ConfigError};
+pub use conn::{CloseCause, Conn, ConnId, Counts, Timeout, handle::SendStatus};
+pub use proto::{
+    CloseCode, Message, MessageKind, ProtocolError, SendError,
+    handshake::{Answer, HandshakeError, HttpReply, Refusal, Request, Upgrade},
+    message::Outgoing,
+};
+pub use ring::{
+    Address, Errno, PeerAddress,
+    probe::{self, Probe, Unavailable},
+};
+pub use server::{Builder, Handle, HandleError, Server, StartError, serve};
+pub use shard::{service::Service, stats::Snapshot};

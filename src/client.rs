@@ -1,0 +1,237 @@
+//! The dialling side: the same shard, driven by its owner.
+//!
+//! Knows: one shard without listeners, on the thread that made it. Refuses to know: what it is
+//! driven for; the load generator is written against this.
+//!
+//! ```no_run
+//! use ringwire::{Conn, Message, Service, client::{Client, Dial, Wait}};
+//!
+//! #[derive(Default)]
+//! struct Greeter { answered: bool }
+//!
+//! impl Service for Greeter {
+//!     type State = ();
+//!
+//!     fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
+//!         let _ = conn.send("hello");
+//!     }
+//!
+//!     fn on_message(&mut self, _conn: &mut Conn<'_, ()>, message: Message<'_>) {
+//!         println!("{:?}", message.text());
+//!         self.answered = true;
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut client = Client::new(ringwire::Config::default(), Greeter::default())?;
+//!     client.dial(Dial::to("ws://127.0.0.1:9001/")?)?;
+//!     while !client.service().answered {
+//!         client.turn(Wait::Forever)?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, ToSocketAddrs},
+};
+
+use crate::{
+    Address, Config, Conn, ConnId, Errno, Service, StartError,
+    ring::{Ring, Uring, Waker, probe::Unavailable},
+    server::seed,
+    shard::{Shard, stats::Snapshot},
+};
+pub use crate::{
+    proto::handshake::{ClientHandshakeError, ClientRequest, Scheme, WsUrl, WsUrlError},
+    ring::{Time, Wait},
+};
+
+/// A connection to open: where to, from where, and what to ask for.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// Where to connect.
+    pub address: Address,
+    /// Which of this machine's addresses to connect from. With more than one, a machine can have
+    /// more connections to one server than there are ports.
+    pub from: Option<SocketAddr>,
+    /// The opening handshake.
+    pub request: ClientRequest,
+}
+
+impl Dial {
+    /// To this URL, at the first address that its host name has.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a `ws://` or `ws+unix:` URL, or the name has no address.
+    pub fn to(url: &str) -> Result<Self, DialError> {
+        let url = WsUrl::parse(url).map_err(DialError::Url)?;
+        let address = resolve(&url)?.swap_remove(0);
+        Ok(Self {
+            address,
+            from: None,
+            request: ClientRequest::new(url),
+        })
+    }
+}
+
+/// The addresses of a URL's host, at least one, in the resolver's order. This may block on the
+/// resolver.
+///
+/// # Errors
+///
+/// When the scheme is `wss`, or the name has no address.
+pub fn resolve(url: &WsUrl) -> Result<Vec<Address>, DialError> {
+    if url.scheme() == Scheme::Wss {
+        return Err(DialError::TlsUnsupported);
+    }
+    if let Some(path) = url.socket_path() {
+        return Ok(vec![Address::Unix(path.into())]);
+    }
+    let (host, port) = (url.host().unwrap_or(""), url.port().unwrap_or(0));
+    let resolved = (host, port).to_socket_addrs();
+    let addresses: Vec<Address> = match resolved {
+        Ok(found) => found.map(Address::Inet).collect(),
+        Err(error) => {
+            return Err(DialError::Resolve {
+                host: host.to_owned(),
+                error,
+            });
+        }
+    };
+    if addresses.is_empty() {
+        let error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        return Err(DialError::Resolve {
+            host: host.to_owned(),
+            error,
+        });
+    }
+    Ok(addresses)
+}
+
+/// Why a URL cannot be dialled.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The host's name has no address.
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        error: io::Error,
+    },
+    /// `wss://`: this version has no TLS.
+    TlsUnsupported,
+    /// It is not a WebSocket URL.
+    Url(WsUrlError),
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve { host, error } => {
+                write!(f, "cannot find the address of '{host}': {error}")
+            }
+            Self::TlsUnsupported => {
+                f.write_str("wss:// needs TLS, which this version does not have; use ws://")
+            }
+            Self::Url(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DialError {}
+
+/// A shard that dials, on the thread that made it. Nothing happens but in [`turn`](Self::turn).
+#[derive(Debug)]
+pub struct Client<S: Service> {
+    shard: Shard<Uring, S>,
+}
+
+impl<S: Service> Client<S> {
+    /// A client with no connections.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of bounds or the kernel gives no ring.
+    pub fn new(config: Config, service: S) -> Result<Self, StartError> {
+        config.validate()?;
+        let unavailable =
+            |errno| StartError::Unavailable(Box::new(Unavailable::from_setup_errno(errno)));
+        let ring = Uring::new(&config.ring()).map_err(unavailable)?;
+        let seed = seed().map_err(unavailable)?;
+        Ok(Self {
+            shard: Shard::new(0, ring, service, config, seed),
+        })
+    }
+
+    /// Starts to open a connection. The service learns of it by `on_open`, or by `on_close` if it
+    /// comes to nothing.
+    ///
+    /// # Errors
+    ///
+    /// When there is no descriptor for it, or it cannot be bound to the address it is to come from;
+    /// the service is told nothing then.
+    pub fn dial(&mut self, dial: Dial) -> Result<ConnId, Errno> {
+        self.shard.dial(dial)
+    }
+
+    /// One turn: submits what is queued, waits as told, calls the service for everything that
+    /// happened, and queues what it sent.
+    ///
+    /// What is sent in a turn is submitted at the start of the next one.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the ring.
+    pub fn turn(&mut self, wait: Wait) -> Result<(), Errno> {
+        self.shard.turn(wait)
+    }
+
+    /// Calls the service for an open connection, outside of a turn. Returns whether it is open.
+    pub fn with_conn(
+        &mut self,
+        id: ConnId,
+        call: impl FnOnce(&mut S, &mut Conn<'_, S::State>),
+    ) -> bool {
+        self.shard.call(id, call)
+    }
+
+    /// The time on the ring's clock, now.
+    pub fn now(&self) -> Time {
+        self.shard.ring().now()
+    }
+
+    /// The service.
+    pub fn service(&mut self) -> &mut S {
+        self.shard.service()
+    }
+
+    /// Connections there are, open or not.
+    pub fn connections(&self) -> usize {
+        self.shard.connections()
+    }
+
+    /// The counts as of the last turn.
+    pub fn stats(&self) -> Snapshot {
+        self.shard.stats().snapshot()
+    }
+
+    /// Something that ends a [`turn`](Self::turn)'s wait from another thread.
+    pub fn waker(&self) -> Waker {
+        self.shard.ring().waker()
+    }
+
+    /// Closes every connection with 1001, within this many milliseconds;
+    /// [`is_finished`](Self::is_finished) once all are gone.
+    pub fn stop(&mut self, drain_timeout_ms: u64) {
+        self.shard.stop(drain_timeout_ms);
+    }
+
+    /// Whether it was stopped and no connection is left.
+    pub fn is_finished(&self) -> bool {
+        self.shard.is_finished()
+    }
+}

@@ -1,0 +1,298 @@
+//! Every limit, with its default and what it must agree with.
+//!
+//! Knows: numbers and their bounds. Refuses to know: where they come from and who obeys them.
+
+use std::fmt;
+
+use crate::{proto::Limits, ring::UringOptions};
+
+/// What a server, or the dialling side, may use. Units are in the names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The longest message accepted. A longer one ends the connection with 1009, judged from its
+    /// frame header. 16 MiB.
+    pub message_bytes_max: u64,
+    /// The most fragments in one message; more end the connection with 1008. 131,072: twice what a
+    /// 4 MiB message in fragments of 64 bytes needs.
+    pub message_fragments_max: u32,
+    /// The most empty fragments in one message; more end the connection with 1008. 1,024.
+    pub message_empty_fragments_max: u32,
+    /// The longest head of an HTTP request; a longer one is answered 431. 8 KiB.
+    pub head_bytes_max: usize,
+    /// How long the opening handshake may take; a slower one is answered 408. 10 s.
+    pub handshake_timeout_ms: u64,
+    /// A connection that has been silent for this long is closed; after half of it a ping asks for
+    /// a sign of life. 0 turns both off. 120 s.
+    pub idle_timeout_ms: u64,
+    /// How long the closing handshake may take before the connection is dropped. 5 s.
+    pub close_timeout_ms: u64,
+    /// How long a stopping server waits for its connections to close. 10 s.
+    pub drain_timeout_ms: u64,
+    /// Bytes queued for one peer from which on nothing more is received from it. 1 MiB.
+    pub queue_high_bytes: usize,
+    /// Bytes queued for one peer from which on it is received from again, and `on_drain` is called.
+    /// 256 KiB.
+    pub queue_low_bytes: usize,
+    /// Bytes queued for one peer beyond which sending to it is refused. 64 MiB.
+    pub queue_bytes_max: usize,
+    /// Bytes queued on one shard from which on nothing is received from peers that have some of
+    /// them. 512 MiB.
+    pub shard_queue_high_bytes: usize,
+    /// The most connections of one shard; more wait in the listener's backlog. 16,777,216, which is
+    /// also the most it can be.
+    pub shard_connections_max: u32,
+    /// Connections that may wait to be accepted (`listen(2)`; the kernel's `net.core.somaxconn`
+    /// caps it). 4,096.
+    pub backlog: u32,
+    /// Messages from other threads that may wait for one shard. 65,536.
+    pub mailbox_messages_max: usize,
+    /// Receive buffers of one shard, a power of two. 16.
+    pub recv_buffers: u16,
+    /// Bytes in each receive buffer. 64 KiB.
+    pub recv_buffer_bytes: u32,
+    /// Fill receive buffers piece by piece where the kernel can (Linux 6.12). On.
+    pub recv_incremental: bool,
+    /// Bytes in each chunk that outgoing frames are written into. 32 KiB.
+    pub send_chunk_bytes: usize,
+    /// Unused send chunks that one shard keeps, in bytes. 4 MiB.
+    pub send_kept_bytes_max: usize,
+    /// Unused message buffers that one shard keeps, in bytes. 64 MiB.
+    pub message_kept_bytes_max: usize,
+    /// The `Server` header of replies; `None` sends none. `ringwire`.
+    pub server_header: Option<String>,
+    /// Whether replies carry `Date`. On.
+    pub date_header: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let ring = UringOptions::default();
+        Self {
+            message_bytes_max: 16 << 20,
+            message_fragments_max: 131_072,
+            message_empty_fragments_max: 1024,
+            head_bytes_max: 8 << 10,
+            handshake_timeout_ms: 10_000,
+            idle_timeout_ms: 120_000,
+            close_timeout_ms: 5_000,
+            drain_timeout_ms: 10_000,
+            queue_high_bytes: 1 << 20,
+            queue_low_bytes: 256 << 10,
+            queue_bytes_max: 64 << 20,
+            shard_queue_high_bytes: 512 << 20,
+            shard_connections_max: crate::conn::token::SLOTS_MAX,
+            backlog: 4096,
+            mailbox_messages_max: 65_536,
+            recv_buffers: ring.recv_buffers,
+            recv_buffer_bytes: ring.recv_buffer_bytes,
+            recv_incremental: ring.recv_incremental,
+            send_chunk_bytes: 32 << 10,
+            send_kept_bytes_max: 4 << 20,
+            message_kept_bytes_max: 64 << 20,
+            server_header: Some("ringwire".to_owned()),
+            date_header: true,
+        }
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    field: &'static str,
+    value: String,
+    bound: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(
+        field: &'static str,
+        value: impl fmt::Display,
+        bound: impl Into<String>,
+    ) -> Self {
+        Self {
+            field,
+            value: value.to_string(),
+            bound: bound.into(),
+        }
+    }
+
+    /// The name of the setting.
+    pub const fn field(&self) -> &'static str {
+        self.field
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} is {}, but it has to be {}",
+            self.field, self.value, self.bound
+        )
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Checks every setting and what it must agree with.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is out of its bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let within = |field, value: u64, least: u64, most: u64| {
+            if (least..=most).contains(&value) {
+                return Ok(());
+            }
+            Err(ConfigError::new(
+                field,
+                value,
+                format!("from {least} to {most}"),
+            ))
+        };
+        let day_ms = 24 * 3600 * 1000;
+        within("message_bytes_max", self.message_bytes_max, 1, 1 << 40)?;
+        within(
+            "message_fragments_max",
+            self.message_fragments_max.into(),
+            1,
+            u32::MAX.into(),
+        )?;
+        within("head_bytes_max", self.head_bytes_max as u64, 256, 1 << 20)?;
+        within("handshake_timeout_ms", self.handshake_timeout_ms, 1, day_ms)?;
+        within("idle_timeout_ms", self.idle_timeout_ms, 0, 365 * day_ms)?;
+        within("close_timeout_ms", self.close_timeout_ms, 1, day_ms)?;
+        within("drain_timeout_ms", self.drain_timeout_ms, 0, day_ms)?;
+        within("queue_high_bytes", self.queue_high_bytes as u64, 1, 1 << 40)?;
+        within(
+            "queue_low_bytes",
+            self.queue_low_bytes as u64,
+            0,
+            self.queue_high_bytes as u64,
+        )?;
+        // What is queued when reading stops, one message more, and what the buffers still hold.
+        let least = self.message_bytes_max + self.queue_high_bytes as u64;
+        within(
+            "queue_bytes_max",
+            self.queue_bytes_max as u64,
+            least,
+            1 << 50,
+        )?;
+        within(
+            "shard_queue_high_bytes",
+            self.shard_queue_high_bytes as u64,
+            1,
+            1 << 50,
+        )?;
+        let slots = crate::conn::token::SLOTS_MAX;
+        within(
+            "shard_connections_max",
+            self.shard_connections_max.into(),
+            1,
+            slots.into(),
+        )?;
+        within("backlog", self.backlog.into(), 1, i32::MAX as u64)?;
+        within(
+            "mailbox_messages_max",
+            self.mailbox_messages_max as u64,
+            1,
+            1 << 24,
+        )?;
+        within("recv_buffers", self.recv_buffers.into(), 1, 1 << 15)?;
+        if !self.recv_buffers.is_power_of_two() {
+            return Err(ConfigError::new(
+                "recv_buffers",
+                self.recv_buffers,
+                "a power of two",
+            ));
+        }
+        within(
+            "recv_buffer_bytes",
+            self.recv_buffer_bytes.into(),
+            256,
+            1 << 30,
+        )?;
+        within(
+            "send_chunk_bytes",
+            self.send_chunk_bytes as u64,
+            1024,
+            1 << 30,
+        )?;
+        if let Some(server) = &self.server_header
+            && !server.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+        {
+            let bound = "printable ASCII, as a header's value";
+            return Err(ConfigError::new(
+                "server_header",
+                format!("{server:?}"),
+                bound,
+            ));
+        }
+        Ok(())
+    }
+
+    /// The part that the protocol core judges.
+    pub(crate) const fn limits(&self) -> Limits {
+        Limits {
+            message_bytes_max: self.message_bytes_max,
+            message_fragments_max: self.message_fragments_max,
+            message_empty_fragments_max: self.message_empty_fragments_max,
+        }
+    }
+
+    /// The part that the ring obeys.
+    pub(crate) fn ring(&self) -> UringOptions {
+        UringOptions {
+            recv_buffers: self.recv_buffers,
+            recv_buffer_bytes: self.recv_buffer_bytes,
+            recv_incremental: self.recv_incremental,
+            ..UringOptions::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn an_error_names_the_field_and_the_bound() {
+        type Breakage = fn(&mut Config);
+        let broken: [(Breakage, &str); 6] = [
+            (
+                |config| config.message_bytes_max = 0,
+                "message_bytes_max is 0",
+            ),
+            (
+                |config| config.queue_low_bytes = 2 << 20,
+                "from 0 to 1048576",
+            ),
+            (
+                |config| config.queue_bytes_max = 1 << 20,
+                "from 17825792 to",
+            ),
+            (|config| config.recv_buffers = 17, "a power of two"),
+            (
+                |config| config.handshake_timeout_ms = 0,
+                "handshake_timeout_ms is 0",
+            ),
+            (
+                |config| config.server_header = Some("a\r\nb".into()),
+                "printable ASCII",
+            ),
+        ];
+        for (breakage, expected) in broken {
+            let mut config = Config::default();
+            breakage(&mut config);
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Deadlines of connections: a wheel of coarse ticks.
+//!
+//! Knows: which slot is due when, to about 17 ms. Refuses to know: what the deadline is for, and
+//! what time it is.
+//!
+//! Each slot has at most one deadline, in a list that belongs to one tick of the wheel. Setting one
+//! costs a few writes and no search. A deadline beyond the horizon waits in the last tick and is
+//! handed out early: its owner looks at the time and sets it again, as it also does when a
+//! connection was busy in between.
+
+use crate::ring::Time;
+
+/// A tick is 2^24 ns, about 16.8 ms: dividing by it is a shift.
+const TICK_SHIFT: u32 = 24;
+const BUCKETS: usize = 4096;
+/// The list of those that are due, behind the lists of the ticks.
+const DUE: usize = BUCKETS;
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    previous: u32,
+    next: u32,
+    /// The list it is in, `NONE` when it has no deadline.
+    bucket: u32,
+}
+
+const IDLE: Node = Node {
+    previous: NONE,
+    next: NONE,
+    bucket: NONE,
+};
+
+/// The deadlines of one shard's slots.
+#[derive(Debug)]
+pub struct Wheel {
+    nodes: Vec<Node>,
+    heads: Box<[u32; BUCKETS + 1]>,
+    /// One bit for each tick whose list is not empty.
+    occupied: [u64; BUCKETS / 64],
+    /// Ticks up to this one are due or have been handed out.
+    now_tick: u64,
+}
+
+impl Wheel {
+    /// A wheel that starts at `now`.
+    pub fn new(now: Time) -> Self {
+        Self {
+            nodes: Vec::new(),
+            heads: Box::new([NONE; BUCKETS + 1]),
+            occupied: [0; BUCKETS / 64],
+            now_tick: now.as_ns() >> TICK_SHIFT,
+        }
+    }
+
+    /// Sets the deadline of `slot`, in place of the one that it may have. It is never handed out
+    /// early by more than the horizon demands, and late by less than two ticks.
+    pub fn set(&mut self, slot: u32, at: Time) {
+        self.clear(slot);
+        let index = slot as usize;
+        if self.nodes.len() <= index {
+            self.nodes.resize(index + 1, IDLE);
+        }
+        // Rounded up: a deadline is not due before its time.
+        let tick = (at.as_ns() >> TICK_SHIFT) + 1;
+        let tick = tick.clamp(self.now_tick + 1, self.now_tick + BUCKETS as u64 - 1);
+        self.link(slot, tick as usize % BUCKETS);
+    }
+
+    fn link(&mut self, slot: u32, bucket: usize) {
+        let head = std::mem::replace(&mut self.heads[bucket], slot);
+        self.nodes[slot as usize] = Node {
+            previous: NONE,
+            next: head,
+            bucket: bucket as u32,
+        };
+        if head != NONE {
+            self.nodes[head as usize].previous = slot;
+        }
+        if bucket != DUE {
+            self.occupied[bucket / 64] |= 1 << (bucket % 64);
+        }
+    }
+
+    /// Takes the deadline of `slot` away, if it has one.
+    pub fn clear(&mut self, slot: u32) {
+        let Some(node) = self.nodes.get_mut(slot as usize) else {
+            return;
+        };
+        if node.bucket == NONE {
+            return;
+        }
+        let Node {
+            previous,
+            next,
+            bucket,
+        } = std::mem::replace(node, IDLE);
+        let bucket = bucket as usize;
+        if next != NONE {
+            self.nodes[next as usize].previous = previous;
+        }
+        if previous != NONE {
+            self.nodes[previous as usize].next = next;
+        } else {
+            self.heads[bucket] = next;
+            if next == NONE && bucket != DUE {
+                self.occupied[bucket / 64] &= !(1 << (bucket % 64));
+            }
+        }
+    }
+
+    /// A slot that is due at `now`; its deadline is gone with that. Call until `None`.
+    pub fn next_due(&mut self, now: Time) -> Option<u32> {
+        let target = now.as_ns() >> TICK_SHIFT;
+        // All that is due leaves the ticks before the first of it is handed out: what its owner
+        // sets meanwhile belongs to a later tick, even after the clock has jumped over the wheel.
+        while let Some(tick) = self.first_tick().filter(|&tick| tick <= target) {
+            let bucket = tick as usize % BUCKETS;
+            while self.heads[bucket] != NONE {
+                let slot = self.heads[bucket];
+                self.clear(slot);
+                self.link(slot, DUE);
+            }
+        }
+        self.now_tick = self.now_tick.max(target);
+        let slot = self.heads[DUE];
+        (slot != NONE).then(|| {
+            self.clear(slot);
+            slot
+        })
+    }
+
+    /// When to ask again: the time of the first deadline.
+    pub fn first(&self) -> Option<Time> {
+        self.first_tick()
+            .map(|tick| Time::from_ns(tick << TICK_SHIFT))
+    }
+
+    fn first_tick(&self) -> Option<u64> {
+        let start = self.now_tick as usize % BUCKETS;
+        let words = BUCKETS / 64;
+        for step in 0..=words {
+            let word = (start / 64 + step) % words;
+            let mut bits = self.occupied[word];
+            if step == 0 {
+                bits &= u64::MAX << (start % 64);
+            } else if step == words {
+                bits &= !(u64::MAX << (start % 64));
+            }
+            if bits != 0 {
+                let bucket = word * 64 + bits.trailing_zeros() as usize;
+                let ahead = (bucket + BUCKETS - start) % BUCKETS;
+                return Some(self.now_tick + ahead as u64);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Time {
+        Time::default().plus_ms(ms)
+    }
+
+    fn due(wheel: &mut Wheel, now: Time) -> Vec<u32> {
+        std::iter::from_fn(|| wheel.next_due(now)).collect()
+    }
+
+    #[test]
+    fn deadlines_come_in_time_and_never_early() {
+        let mut wheel = Wheel::new(ms(1_000_000));
+        for slot in 0..2000 {
+            wheel.set(slot, ms(1_000_000 + u64::from(slot) * 7));
+        }
+        let mut seen = vec![false; 2000];
+        for step in 0..2000 {
+            let now = ms(1_000_000 + step * 10);
+            for slot in due(&mut wheel, now) {
+                let at = ms(1_000_000 + u64::from(slot) * 7);
+                assert!(now >= at, "slot {slot} was early");
+                assert!(now.ns_since(at) < 50_000_000, "slot {slot} was late");
+                assert!(!std::mem::replace(&mut seen[slot as usize], true));
+            }
+        }
+        assert!(seen.iter().all(|&seen| seen));
+        assert_eq!(wheel.first(), None);
+    }
+
+    #[test]
+    fn a_deadline_can_be_moved_and_taken_away() {
+        let mut wheel = Wheel::new(ms(0));
+        wheel.set(3, ms(100));
+        wheel.set(4, ms(100));
+        wheel.set(5, ms(100));
+        wheel.set(4, ms(300));
+        wheel.clear(3);
+        wheel.clear(3);
+        assert_eq!(due(&mut wheel, ms(200)), [5]);
+        assert_eq!(due(&mut wheel, ms(400)), [4]);
+        assert_eq!(due(&mut wheel, ms(100_000)), []);
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_horizon_is_handed_out_at_the_horizon() {
+        let mut wheel = Wheel::new(ms(0));
+        wheel.set(0, ms(3_600_000));
+        let first = wheel.first().unwrap();
+        assert!(first.as_ms() > 60_000 && first.as_ms() < 70_000);
+        assert_eq!(due(&mut wheel, ms(60_000)), []);
+        assert_eq!(due(&mut wheel, ms(70_000)), [0]);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_far_ahead_hands_out_everything_once() {
+        let mut wheel = Wheel::new(ms(0));
+        for slot in 0..100 {
+            wheel.set(slot, ms(u64::from(slot) * 500));
+        }
+        let mut all = due(&mut wheel, ms(10_000_000));
+        all.sort_unstable();
+        assert_eq!(all, (0..100).collect::<Vec<_>>());
+        wheel.set(7, ms(0));
+        assert_eq!(due(&mut wheel, ms(10_000_000)), []);
+        assert_eq!(due(&mut wheel, ms(10_000_040)), [7]);
+    }
+}

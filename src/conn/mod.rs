@@ -1,0 +1,426 @@
+//! One connection: the protocol core joined with a socket's operations.
+//!
+//! Knows: an endpoint, what is queued and in flight for its peer, and at which stage of its life
+//! the connection is. Refuses to know: threads, listeners, and which ring it is.
+//!
+//! ```text
+//!   Connecting --> Opening --> Open --> Closing --> Finishing --> Lingering --> Stopping --> Closed
+//!   (client only)     |          |                    ^    |                       ^
+//!                     +----------+--------------------+    +-----------------------+
+//! ```
+//!
+//! | stage | what happens in it | it ends when |
+//! |---|---|---|
+//! | Connecting | a connect is in flight | it succeeds |
+//! | Opening | the head of the opening handshake arrives | it was answered |
+//! | Open | messages go both ways | a close frame goes either way, or a violation comes |
+//! | Closing | our close frame is out | the peer's has come |
+//! | Finishing | what is queued is sent | all of it is |
+//! | Lingering | we have shut down our side, input is thrown away | the peer has shut down its own |
+//! | Stopping | both sides are shut down | nothing is in flight any more |
+//! | Closed | the close is in flight | it completes; only then the slot is free |
+//!
+//! Every stage but Open has a deadline of its own, and Open has the idle timeout: no peer can keep
+//! a connection in any stage by stopping here.
+
+pub mod deadline;
+pub mod handle;
+pub mod slab;
+pub mod token;
+
+use std::{fmt, time::Duration};
+
+pub use handle::Conn;
+pub use token::{ConnId, Key};
+
+use crate::{
+    config::Config,
+    proto::{
+        CloseCode, Endpoint, Limits, MessagePool, ProtocolError, Role, Sink,
+        endpoint::{Context, MaskingKeys},
+        handshake::{ClientHandshakeError, ClientRequest, HeadScanner},
+    },
+    ring::{Errno, SendArena, SendQueue, Time},
+};
+
+/// Why a connection ended, as its service learns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseCause {
+    /// The application closed it, with this code.
+    Application(CloseCode),
+    /// The opening handshake that we sent was not answered as it should be.
+    HandshakeFailed(ClientHandshakeError),
+    /// The peer closed it with a close frame.
+    Peer {
+        /// The status code, if it gave one.
+        code: Option<CloseCode>,
+        /// The reason, often empty.
+        reason: Box<str>,
+    },
+    /// The peer broke the protocol or a limit.
+    Protocol(ProtocolError),
+    /// The server is stopping.
+    Stopping,
+    /// The service panicked on it.
+    ServicePanicked,
+    /// It took too long.
+    Timeout(Timeout),
+    /// The transport broke.
+    Transport(Errno),
+    /// The stream ended without a close frame (status 1006 in other APIs, RFC 6455 section 7.1.5).
+    Vanished,
+}
+
+/// Which of its deadlines a connection missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// `close_timeout_ms`.
+    Close,
+    /// `handshake_timeout_ms`.
+    Handshake,
+    /// `idle_timeout_ms`.
+    Idle,
+}
+
+impl fmt::Display for CloseCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Application(code) => write!(f, "closed by the application with {code}"),
+            Self::HandshakeFailed(error) => write!(f, "the opening handshake failed: {error}"),
+            Self::Peer { code: None, .. } => f.write_str("closed by the peer without a status"),
+            Self::Peer {
+                code: Some(code),
+                reason,
+            } if reason.is_empty() => {
+                write!(f, "closed by the peer with {code}")
+            }
+            Self::Peer {
+                code: Some(code),
+                reason,
+            } => {
+                write!(f, "closed by the peer with {code}: {reason:?}")
+            }
+            Self::Protocol(error) => {
+                write!(f, "failed with {}: {error}", error.close_code().number())
+            }
+            Self::Stopping => f.write_str("closed because the server is stopping"),
+            Self::ServicePanicked => f.write_str("closed because the service panicked on it"),
+            Self::Timeout(Timeout::Close) => {
+                f.write_str("dropped: the closing handshake took longer than close_timeout_ms")
+            }
+            Self::Timeout(Timeout::Handshake) => {
+                f.write_str("dropped: the opening handshake took longer than handshake_timeout_ms")
+            }
+            Self::Timeout(Timeout::Idle) => {
+                f.write_str("dropped: the peer was silent for longer than idle_timeout_ms")
+            }
+            Self::Transport(errno) => write!(f, "the transport broke: {errno}"),
+            Self::Vanished => f.write_str("the peer went away without a close frame"),
+        }
+    }
+}
+
+/// What the connections of one shard share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The limits.
+    pub config: Config,
+    /// The part of them that the protocol core judges.
+    pub limits: Limits,
+    /// Chunks and queues for what is sent.
+    pub arena: SendArena,
+    /// Buffers for messages that span receives.
+    pub pool: MessagePool,
+    /// Masking keys for the connections whose client we are.
+    pub keys: MaskingKeys,
+    /// Counts.
+    pub counts: Counts,
+    /// The time of this turn.
+    pub now: Time,
+    /// Bytes queued for all peers of the shard.
+    pub queued_bytes: usize,
+    /// Where replies to opening handshakes are put together.
+    pub scratch: Vec<u8>,
+}
+
+/// What happened on a shard so far, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Times that accepting was paused for want of descriptors or connections.
+    pub accept_pauses: u64,
+    /// Connections accepted or dialled.
+    pub connections: u64,
+    /// Opening handshakes that succeeded.
+    pub handshakes: u64,
+    /// Opening handshakes that were refused or failed.
+    pub handshakes_refused: u64,
+    /// Plain HTTP requests that were answered.
+    pub http_requests: u64,
+    /// Messages received.
+    pub messages_received: u64,
+    /// Bytes of payload in them.
+    pub payload_bytes_received: u64,
+    /// Messages sent.
+    pub messages_sent: u64,
+    /// Bytes of payload in them.
+    pub payload_bytes_sent: u64,
+    /// Connections that failed for a violation.
+    pub protocol_errors: u64,
+    /// Times that a connection had to wait for receive buffers.
+    pub recv_starved: u64,
+    /// Times that receiving from a peer was paused because it did not read.
+    pub reads_paused: u64,
+    /// Panics of the service that were contained.
+    pub service_panics: u64,
+    /// Connections dropped at a deadline.
+    pub timeouts: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+}
+
+impl Shared {
+    /// What connections under `config` share.
+    pub fn new(config: Config, seed: [u8; 32]) -> Self {
+        Self {
+            limits: config.limits(),
+            arena: SendArena::new(config.send_chunk_bytes, config.send_kept_bytes_max),
+            pool: MessagePool::new(config.message_kept_bytes_max),
+            keys: MaskingKeys::new(seed),
+            counts: Counts::default(),
+            now: Time::default(),
+            queued_bytes: 0,
+            scratch: Vec::new(),
+            config,
+        }
+    }
+}
+
+/// Where a connection is in its life. The table is on the module's page.
+#[derive(Debug)]
+pub enum Stage {
+    /// A connect is in flight.
+    Connecting(Box<ClientRequest>),
+    /// The head of the opening handshake has not come whole yet.
+    Opening(Opening),
+    /// Messages go both ways.
+    Open,
+    /// Our close frame is out and the peer's is not in.
+    Closing,
+    /// What is queued is being sent; the transport's end follows.
+    Finishing(Ending),
+    /// Our side is shut down; waiting for the peer's.
+    Lingering,
+    /// Both sides are shut down; joining what is in flight.
+    Stopping,
+    /// The close is in flight.
+    Closed,
+}
+
+/// How to end the transport once everything is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Shut down our side and wait for the peer to do the same, so that what we sent last is not
+    /// lost to a reset because of input that we no longer read.
+    Linger,
+    /// Both sides are done: shut down both.
+    Stop,
+}
+
+/// What is there of a head that has not come whole.
+#[derive(Debug)]
+pub struct Opening {
+    /// Where the head ends.
+    pub scanner: HeadScanner,
+    /// The bytes so far, if they span receives. Boxed, because most heads come in one piece.
+    pub head: Option<Box<Vec<u8>>>,
+    /// The request that a client sent, to check the response against.
+    pub client: Option<Box<ClientOpening>>,
+}
+
+/// A client's opening handshake that waits for its response.
+#[derive(Debug)]
+pub struct ClientOpening {
+    /// What was asked.
+    pub request: Box<ClientRequest>,
+    /// The `Sec-WebSocket-Accept` to expect.
+    pub accept_key: [u8; 28],
+}
+
+impl Opening {
+    /// Nothing has come yet.
+    pub const fn new(client: Option<Box<ClientOpening>>) -> Self {
+        Self {
+            scanner: HeadScanner::new(),
+            head: None,
+            client,
+        }
+    }
+}
+
+/// Everything about a connection but its socket and its service's state.
+#[derive(Debug)]
+pub struct Link {
+    /// The protocol core.
+    pub endpoint: Endpoint,
+    /// Where it is in its life.
+    pub stage: Stage,
+    /// What is to be sent next. None while nothing is: an idle connection holds no buffer.
+    pub outgoing: Option<Box<SendQueue>>,
+    /// Bytes that the ring is sending.
+    pub sending_bytes: usize,
+    /// What this connection adds to the shard's count of queued bytes.
+    pub counted_bytes: usize,
+    /// When something last came from the peer or was taken by it, in milliseconds of the ring's
+    /// clock, wrapping after 49 days.
+    pub heard_ms: u32,
+    /// Operations in flight, as the ring counts them.
+    pub in_flight: u8,
+    /// A receive is in flight.
+    pub receiving: bool,
+    /// The peer reads too slowly: nothing is received from it.
+    pub paused: bool,
+    /// The cancellation of a receive is in flight.
+    pub cancelling: bool,
+    /// It waits for receive buffers.
+    pub starved: bool,
+    /// The peer will send no more, or the transport is broken.
+    pub stream_ended: bool,
+    /// A send is in flight.
+    pub sending: bool,
+    /// It is in the shard's list of connections to flush.
+    pub dirty: bool,
+    /// A ping asked for a sign of life, and none has come.
+    pub pinged: bool,
+    /// The queue was above its high mark: `on_drain` is owed.
+    pub drain_owed: bool,
+    /// Why it ends, once it does. The first cause stays.
+    pub cause: Option<Box<CloseCause>>,
+}
+
+impl Link {
+    /// A connection at its beginning.
+    pub const fn new(role: Role, stage: Stage) -> Self {
+        Self {
+            endpoint: Endpoint::new(role),
+            stage,
+            outgoing: None,
+            sending_bytes: 0,
+            counted_bytes: 0,
+            heard_ms: 0,
+            in_flight: 0,
+            receiving: false,
+            paused: false,
+            cancelling: false,
+            starved: false,
+            stream_ended: false,
+            sending: false,
+            dirty: false,
+            pinged: false,
+            drain_owed: false,
+            cause: None,
+        }
+    }
+
+    /// Bytes that the peer has not taken yet.
+    #[inline]
+    pub fn queued_bytes(&self) -> usize {
+        self.sending_bytes + self.outgoing.as_ref().map_or(0, |queue| queue.len())
+    }
+
+    /// Whether the transport has to be read, if only to find its end.
+    pub const fn wants_receive(&self) -> bool {
+        !self.stream_ended
+            && matches!(
+                self.stage,
+                Stage::Opening(_)
+                    | Stage::Open
+                    | Stage::Closing
+                    | Stage::Finishing(_)
+                    | Stage::Lingering
+            )
+    }
+
+    /// Remembers why the connection ends, unless it is known already.
+    pub fn ends(&mut self, cause: CloseCause) {
+        if self.cause.is_none() {
+            self.cause = Some(Box::new(cause));
+        }
+    }
+
+    /// The endpoint, and what it needs for a call.
+    #[inline]
+    pub fn split<'a>(
+        &'a mut self,
+        shared: &'a mut Shared,
+    ) -> (&'a mut Endpoint, Context<'a, Outbox<'a>>) {
+        let context = Context {
+            limits: &shared.limits,
+            pool: &mut shared.pool,
+            keys: &mut shared.keys,
+            sink: Outbox {
+                queue: &mut self.outgoing,
+                arena: &mut shared.arena,
+            },
+        };
+        (&mut self.endpoint, context)
+    }
+
+    /// The connection's queue, as a sink.
+    pub fn outbox<'a>(&'a mut self, arena: &'a mut SendArena) -> Outbox<'a> {
+        Outbox {
+            queue: &mut self.outgoing,
+            arena,
+        }
+    }
+
+    /// How long ago the peer was last heard of.
+    pub fn silence(&self, now_ms: u64) -> Duration {
+        Duration::from_millis(u64::from((now_ms as u32).wrapping_sub(self.heard_ms)))
+    }
+}
+
+/// A connection's send queue, taken from the arena when the first byte is written.
+#[derive(Debug)]
+pub struct Outbox<'a> {
+    queue: &'a mut Option<Box<SendQueue>>,
+    arena: &'a mut SendArena,
+}
+
+impl Outbox<'_> {
+    #[inline]
+    fn queue(&mut self) -> &mut SendQueue {
+        let arena = &mut *self.arena;
+        self.queue.get_or_insert_with(|| arena.queue())
+    }
+}
+
+impl Sink for Outbox<'_> {
+    #[inline]
+    fn space(&mut self, wanted: usize) -> &mut [u8] {
+        let Self { queue, arena } = self;
+        queue
+            .get_or_insert_with(|| arena.queue())
+            .space(arena, wanted)
+    }
+
+    #[inline]
+    fn commit(&mut self, bytes: usize) {
+        self.queue().commit(bytes);
+    }
+
+    fn adopt(&mut self, bytes: bytes::Bytes) {
+        self.queue().adopt(bytes);
+    }
+}
+
+/// A connection: its link, its socket, and what its service keeps for it.
+#[derive(Debug)]
+pub struct Connection<K, T> {
+    /// Everything but the socket and the state.
+    pub link: Link,
+    /// The socket, until it is closed.
+    pub socket: Option<K>,
+    /// The service's own, once its opening handshake was accepted.
+    pub state: Option<T>,
+}

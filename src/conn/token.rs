@@ -1,0 +1,134 @@
+//! Which operation of which connection: the caller's 56 bits of a ring's token.
+//!
+//! ```text
+//!   ring::Token   | operation 8 | generation 24 | slot 32 |
+//!   ConnId        | shard 16    | generation 24 | slot 24 |
+//! ```
+//!
+//! Knows: the widths. Refuses to know: what a slot holds.
+
+use std::fmt;
+
+use crate::ring::{Operation, Token};
+
+const SLOT_BITS: u32 = 32;
+const GENERATION_BITS: u32 = 24;
+const ID_SLOT_BITS: u32 = 24;
+
+const _: () = assert!(SLOT_BITS + GENERATION_BITS == Token::TAG_BITS);
+
+/// The most connections of one shard.
+pub const SLOTS_MAX: u32 = 1 << ID_SLOT_BITS;
+
+/// A place in a shard's slab, and which of its users in turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The place.
+    pub slot: u32,
+    /// Counts the users of the place, in 24 bits.
+    pub generation: u32,
+}
+
+impl Key {
+    /// The token of this connection's operation.
+    #[inline]
+    pub const fn token(self, operation: Operation) -> Token {
+        Token::new(
+            operation,
+            ((self.generation as u64) << SLOT_BITS) | self.slot as u64,
+        )
+    }
+
+    /// The connection whose operation this is.
+    #[inline]
+    pub const fn of_token(token: Token) -> Self {
+        let tag = token.tag();
+        Self {
+            slot: tag as u32,
+            generation: (tag >> SLOT_BITS) as u32,
+        }
+    }
+
+    /// The generation after this one.
+    pub const fn next_generation(self) -> u32 {
+        (self.generation + 1) & ((1 << GENERATION_BITS) - 1)
+    }
+}
+
+/// Names a connection for as long as the server runs, from any thread. After the connection is
+/// gone, its place is used 16 million times before the same id comes up again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(u64);
+
+impl ConnId {
+    pub(crate) const fn new(shard: u16, key: Key) -> Self {
+        Self(
+            ((shard as u64) << (ID_SLOT_BITS + GENERATION_BITS))
+                | ((key.generation as u64) << ID_SLOT_BITS)
+                | key.slot as u64,
+        )
+    }
+
+    /// The shard that the connection lives on.
+    pub const fn shard(self) -> u16 {
+        (self.0 >> (ID_SLOT_BITS + GENERATION_BITS)) as u16
+    }
+
+    pub(crate) const fn key(self) -> Key {
+        Key {
+            slot: self.0 as u32 & (SLOTS_MAX - 1),
+            generation: (self.0 >> ID_SLOT_BITS) as u32 & ((1 << GENERATION_BITS) - 1),
+        }
+    }
+
+    /// All 64 bits, for logs and tables.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Key { slot, generation } = self.key();
+        write!(f, "{}.{slot}.{generation}", self.shard())
+    }
+}
+
+impl fmt::Debug for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_edges_of_every_field_come_back_as_they_went_in() {
+        let generations = [0, 1, 0x80_0000, 0xff_ffff];
+        for generation in generations {
+            for slot in [0, 1, 0x8000_0000, u32::MAX] {
+                let key = Key { slot, generation };
+                for operation in [Operation::Accept, Operation::Recv, Operation::Wake] {
+                    let token = key.token(operation);
+                    assert_eq!((Key::of_token(token), token.operation()), (key, operation));
+                }
+            }
+            for slot in [0, 1, SLOTS_MAX - 1] {
+                for shard in [0, 1, u16::MAX] {
+                    let id = ConnId::new(shard, Key { slot, generation });
+                    assert_eq!((id.shard(), id.key()), (shard, Key { slot, generation }));
+                }
+            }
+        }
+        assert_eq!(
+            Key {
+                slot: 0,
+                generation: 0xff_ffff
+            }
+            .next_generation(),
+            0
+        );
+    }
+}

@@ -1,0 +1,471 @@
+//! A server: one thread for each shard, their listeners, and a way to reach them from outside.
+//!
+//! Knows: threads, processors, addresses. Refuses to know: frames, buffers, what a service does.
+
+use std::{
+    fmt, io,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::{
+    config::{Config, ConfigError},
+    conn::ConnId,
+    proto::{CloseCode, SendError, endpoint::CLOSE_REASON_BYTES_MAX, message::Outgoing},
+    ring::{Address, Errno, Uring, probe::Unavailable, socket::Listener},
+    shard::{
+        Shard,
+        mailbox::{Command, PostError, Postbox},
+        service::Service,
+        stats::{Snapshot, Stats},
+    },
+};
+
+/// Serves WebSocket on `address` with one shard for each processor until the process ends.
+///
+/// `service` makes one service for each shard; it is called on the shard's thread with the shard's
+/// number. Use [`Server`] to choose limits, several addresses, or to stop.
+///
+/// # Errors
+///
+/// As [`Builder::start`], and when a shard stops because the kernel refuses its ring.
+pub fn serve<S, F>(address: &str, service: F) -> Result<(), StartError>
+where
+    S: Service,
+    F: Fn(u16) -> S + Send + Sync + 'static,
+{
+    Server::builder().listen(address).start(service)?.join()
+}
+
+/// A running server. Dropping it without [`join`](Self::join) leaves it running.
+#[derive(Debug)]
+pub struct Server {
+    handle: Handle,
+    addresses: Vec<Address>,
+    threads: Vec<JoinHandle<Result<(), Errno>>>,
+    // Unix paths are removed with them.
+    _listeners: Vec<Listener>,
+}
+
+/// How a server is to be.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    listen: Vec<String>,
+    shards: Option<usize>,
+    pinned: bool,
+    config: Config,
+}
+
+impl Server {
+    /// A server with the defaults: no address yet, one pinned shard for each processor.
+    pub fn builder() -> Builder {
+        Builder {
+            listen: Vec::new(),
+            shards: None,
+            pinned: true,
+            config: Config::default(),
+        }
+    }
+
+    /// Where it listens, with the ports that the kernel chose.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits until it has stopped: after [`Handle::stop`], and when all connections are gone.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refused a shard's ring, or a shard's thread panicked.
+    pub fn join(self) -> Result<(), StartError> {
+        let mut result = Ok(());
+        for thread in self.threads {
+            let ended = match thread.join() {
+                Ok(Ok(())) => continue,
+                Ok(Err(errno)) => StartError::Ring(errno),
+                Err(_) => StartError::ShardPanicked,
+            };
+            // The others would wait for ever.
+            self.handle.stop();
+            result = Err(ended);
+        }
+        result
+    }
+}
+
+impl Builder {
+    /// Listens on `address` as well: `127.0.0.1:9001`, `[::1]:9001`, `unix:/run/ringwire.sock`.
+    /// Port 0 lets the kernel choose.
+    #[must_use]
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen.push(address.into());
+        self
+    }
+
+    /// How many shards, at least 1. One for each processor that the process may use, unless set.
+    #[must_use]
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Whether each shard keeps to one processor. On unless set.
+    #[must_use]
+    pub fn pinned(mut self, pinned: bool) -> Self {
+        self.pinned = pinned;
+        self
+    }
+
+    /// The limits.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Binds every address and starts every shard. `service` makes one service for each shard; it
+    /// is called on the shard's thread with the shard's number.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of bounds, an address cannot be bound, or the kernel gives no ring;
+    /// nothing is left running then.
+    pub fn start<S, F>(self, service: F) -> Result<Server, StartError>
+    where
+        S: Service,
+        F: Fn(u16) -> S + Send + Sync + 'static,
+    {
+        self.config.validate()?;
+        let processors = processors();
+        let shards = self.shards.unwrap_or(processors.len().max(1));
+        if shards == 0 || shards > usize::from(u16::MAX) {
+            return Err(ConfigError::new("shards", shards, "from 1 to 65535").into());
+        }
+        if self.listen.is_empty() {
+            return Err(StartError::NoAddress);
+        }
+        let mut listeners = Vec::new();
+        for text in &self.listen {
+            let address: Address = text
+                .parse()
+                .map_err(|_| StartError::Address { text: text.clone() })?;
+            let listener =
+                Listener::bind(&address, shards, self.config.backlog).map_err(|errno| {
+                    StartError::Bind {
+                        address: address.clone(),
+                        errno,
+                    }
+                })?;
+            listeners.push(listener);
+        }
+        let addresses = listeners
+            .iter()
+            .map(|listener| listener.address().clone())
+            .collect();
+        let service = Arc::new(service);
+        let (reports, reported) = mpsc::channel();
+        let mut threads = Vec::new();
+        for id in 0..shards {
+            let sockets: Vec<_> = listeners
+                .iter_mut()
+                .filter_map(Listener::take_socket)
+                .collect();
+            let (config, service, reports) =
+                (self.config.clone(), service.clone(), reports.clone());
+            let cpu = (self.pinned && shards <= processors.len()).then(|| processors[id]);
+            let body = move || {
+                pin(cpu);
+                let started = Uring::new(&config.ring()).and_then(|ring| Ok((ring, seed()?)));
+                let (ring, seed) = match started {
+                    Ok(started) => started,
+                    Err(errno) => {
+                        let _ = reports.send((id, Err(errno)));
+                        return Ok(());
+                    }
+                };
+                let mut shard = Shard::new(id as u16, ring, service(id as u16), config, seed);
+                for socket in sockets {
+                    shard.listen(socket);
+                }
+                let _ = reports.send((id, Ok((shard.postbox(), shard.stats()))));
+                drop(reports);
+                shard.run()
+            };
+            let thread = thread::Builder::new()
+                .name(format!("ringwire-{id}"))
+                .spawn(body);
+            threads.push(thread.map_err(StartError::Thread)?);
+        }
+        drop(reports);
+        let mut postboxes: Vec<Option<(Postbox, Arc<Stats>)>> = vec![None; shards];
+        let mut failed = None;
+        for (id, report) in reported {
+            match report {
+                Ok(found) => postboxes[id] = Some(found),
+                Err(errno) => failed = Some(errno),
+            }
+        }
+        let (postboxes, stats) = postboxes.into_iter().flatten().unzip();
+        let inner = Inner {
+            postboxes,
+            stats,
+            drain_timeout_ms: self.config.drain_timeout_ms,
+        };
+        let handle = Handle {
+            inner: Arc::new(inner),
+        };
+        if failed.is_some() || handle.inner.postboxes.len() < shards {
+            handle.stop_within(0);
+            let panicked = threads
+                .into_iter()
+                .filter(|_| true)
+                .any(|thread| thread.join().is_err());
+            return Err(match failed {
+                Some(errno) => {
+                    StartError::Unavailable(Box::new(Unavailable::from_setup_errno(errno)))
+                }
+                None if panicked => StartError::ShardPanicked,
+                None => StartError::NoAddress,
+            });
+        }
+        Ok(Server {
+            handle,
+            addresses,
+            threads,
+            _listeners: listeners,
+        })
+    }
+}
+
+/// The processors that the process may use.
+fn processors() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(None) else {
+        return vec![0];
+    };
+    (0..CpuSet::MAX_CPU)
+        .filter(|&cpu| set.is_set(cpu))
+        .collect()
+}
+
+fn pin(cpu: Option<usize>) {
+    let Some(cpu) = cpu else { return };
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    if let Err(errno) = sched_setaffinity(None, &set) {
+        tracing::warn!(cpu, %errno, "a shard could not be pinned to its processor");
+    }
+}
+
+/// Entropy for masking keys.
+pub(crate) fn seed() -> Result<[u8; 32], Errno> {
+    let mut seed = [0; 32];
+    rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty())?;
+    Ok(seed)
+}
+
+/// Reaches a running server from any thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    postboxes: Vec<Postbox>,
+    stats: Vec<Arc<Stats>>,
+    drain_timeout_ms: u64,
+}
+
+impl Handle {
+    /// Sends a message on a connection. Whether it is still there shows only on its shard: a
+    /// message to one that has gone is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError::MailboxFull`] when the shard has `mailbox_messages_max` messages waiting,
+    /// [`HandleError::Stopped`].
+    pub fn send<'m>(
+        &self,
+        id: ConnId,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), HandleError> {
+        self.post(id, Command::Send(id.key(), message.into().into_owned()))
+    }
+
+    /// Starts the closing handshake of a connection, with a reason of at most 123 bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and [`HandleError::ReasonTooLong`].
+    pub fn close(&self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), HandleError> {
+        if reason.len() > CLOSE_REASON_BYTES_MAX {
+            return Err(HandleError::ReasonTooLong);
+        }
+        self.post(id, Command::Close(id.key(), code, reason.into()))
+    }
+
+    fn post(&self, id: ConnId, command: Command) -> Result<(), HandleError> {
+        let postbox = self.inner.postboxes.get(usize::from(id.shard()));
+        postbox
+            .ok_or(HandleError::Stopped)?
+            .post(command)
+            .map_err(|error| match error {
+                PostError::Full => HandleError::MailboxFull,
+                PostError::Stopped => HandleError::Stopped,
+            })
+    }
+
+    /// Stops the server: it accepts no more, closes every connection with 1001, and ends when all
+    /// are gone or `drain_timeout_ms` is over. Returns at once; [`Server::join`] waits.
+    pub fn stop(&self) {
+        self.stop_within(self.inner.drain_timeout_ms);
+    }
+
+    /// As [`stop`](Self::stop), with another time for the connections to close.
+    pub fn stop_within(&self, drain_timeout_ms: u64) {
+        for postbox in &self.inner.postboxes {
+            // A shard that has stopped already is what was wanted.
+            let _ = postbox.post_waiting(Command::Stop { drain_timeout_ms });
+        }
+    }
+
+    /// The counts of all shards, added up.
+    pub fn stats(&self) -> Snapshot {
+        let mut sum = Snapshot::default();
+        for stats in &self.inner.stats {
+            sum += stats.snapshot();
+        }
+        sum
+    }
+
+    /// The counts of each shard.
+    pub fn shard_stats(&self) -> Vec<Snapshot> {
+        self.inner
+            .stats
+            .iter()
+            .map(|stats| stats.snapshot())
+            .collect()
+    }
+}
+
+/// A message that did not reach its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandleError {
+    /// Too many messages wait for the shard.
+    MailboxFull,
+    /// A close reason has at most 123 bytes.
+    ReasonTooLong,
+    /// The server has stopped.
+    Stopped,
+}
+
+impl fmt::Display for HandleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MailboxFull => f.write_str(
+                "the shard has mailbox_messages_max messages waiting; slow down and try again",
+            ),
+            Self::ReasonTooLong => SendError::ControlTooLong.fmt(f),
+            Self::Stopped => f.write_str("the server has stopped"),
+        }
+    }
+}
+
+impl std::error::Error for HandleError {}
+
+/// Why a server did not start, or ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An address that could not be understood.
+    Address {
+        /// As it was given.
+        text: String,
+    },
+    /// An address that could not be bound.
+    Bind {
+        /// The address.
+        address: Address,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// A setting out of its bounds.
+    Config(ConfigError),
+    /// No address to listen on.
+    NoAddress,
+    /// The kernel refused a shard's ring while it ran.
+    Ring(Errno),
+    /// A shard's thread panicked: a mistake in ringwire, or in the closure that makes services.
+    ShardPanicked,
+    /// No thread could be started.
+    Thread(io::Error),
+    /// The kernel gives no ring; the text says why and what to do.
+    Unavailable(Box<Unavailable>),
+}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { text } => write!(
+                f,
+                "'{text}' is not an address to listen on; write IP:PORT (127.0.0.1:9001), \
+                 [IPV6]:PORT ([::1]:9001) or unix:/path of at most 107 bytes"
+            ),
+            Self::Bind { address, errno } => {
+                write!(
+                    f,
+                    "cannot listen on {address}: {errno}; {}",
+                    bind_remedy(*errno)
+                )
+            }
+            Self::Config(error) => error.fmt(f),
+            Self::NoAddress => f.write_str("there is no address to listen on; name at least one"),
+            Self::Ring(errno) => {
+                write!(
+                    f,
+                    "the kernel refused a shard's io_uring while it ran: {errno}"
+                )
+            }
+            Self::ShardPanicked => f.write_str(
+                "a shard's thread panicked; the message above says where. If it is not in the \
+                 closure that makes services, please report it",
+            ),
+            Self::Thread(error) => write!(
+                f,
+                "cannot start a thread: {error}; check the limits on processes (ulimit -u, \
+                 TasksMax=)"
+            ),
+            Self::Unavailable(unavailable) => unavailable.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+fn bind_remedy(errno: Errno) -> &'static str {
+    match errno.number() {
+        libc::EADDRINUSE => "another process listens there: stop it, or choose another address",
+        libc::EACCES => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE (setcap, AmbientCapabilities=), and a Unix \
+             path a folder that may be written to"
+        }
+        libc::EADDRNOTAVAIL => "this machine does not have that address",
+        libc::EMFILE | libc::ENFILE => "raise the limit on open files (ulimit -n, LimitNOFILE=)",
+        libc::ENOENT => "the folder of the Unix path does not exist: make it first",
+        _ => "see bind(2)",
+    }
+}

@@ -1,0 +1,8 @@
+//! Services that come with ringwire. Users write the same kind of thing.
+//!
+//! Knows: the [`Service`](crate::Service) trait and the vocabulary of the protocol. Refuses to
+//! know: rings, tokens, buffers.
+
+mod echo;
+
+pub use echo::Echo;

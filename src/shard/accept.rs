@@ -1,0 +1,173 @@
+//! Accepting connections, and not accepting them for a while.
+//!
+//! Knows: the shard's listeners and when to leave connections in their backlog. Refuses to know:
+//! how a listener was bound.
+
+use super::{Shard, acceptor_index, acceptor_key, service::Service};
+use crate::{
+    conn::{Connection, Link, Opening, Stage},
+    proto::Role,
+    ring::{Completion, Errno, Operation, Outcome, Ring, errno::AcceptError},
+};
+
+/// After running out of descriptors, accepting is tried again when a connection of ours has closed,
+/// or after this long: others may have given some back.
+const RETRY_AFTER_MS: u64 = 250;
+
+/// One listener of the shard.
+#[derive(Debug)]
+pub(super) struct Acceptor<K> {
+    /// None once it was closed.
+    socket: Option<K>,
+    accepting: bool,
+    cancelling: bool,
+    closing: bool,
+}
+
+impl<K> Acceptor<K> {
+    pub(super) fn is_idle(&self) -> bool {
+        self.socket.is_none() && !self.accepting && !self.cancelling && !self.closing
+    }
+}
+
+impl<R: Ring, S: Service> Shard<R, S> {
+    /// Accepts on a listening socket from now on.
+    pub fn listen(&mut self, socket: R::Socket) {
+        let index = self.acceptors.len();
+        self.ring
+            .submit_accept(&socket, acceptor_key(index).token(Operation::Accept));
+        self.acceptors.push(Acceptor {
+            socket: Some(socket),
+            accepting: true,
+            cancelling: false,
+            closing: false,
+        });
+    }
+
+    pub(super) fn accept_completed(&mut self, completion: Completion<R::Socket>) {
+        let index = acceptor_index(completion.token);
+        if !completion.more {
+            self.acceptors[index].accepting = false;
+        }
+        match completion.outcome {
+            Outcome::Accepted(socket) => self.accepted(socket),
+            Outcome::Failed(errno) => self.accept_failed(errno),
+            _ => {}
+        }
+        self.settle_acceptor(index);
+    }
+
+    fn accepted(&mut self, socket: R::Socket) {
+        if self.drain_until.is_some() {
+            // It was on its way when we stopped accepting; dropping it tells the peer.
+            return;
+        }
+        self.shared.counts.connections += 1;
+        let mut link = Link::new(Role::Server, Stage::Opening(Opening::new(None)));
+        link.heard_ms = self.now_ms() as u32;
+        let connection = Connection {
+            link,
+            socket: Some(socket),
+            state: None,
+        };
+        let Ok(key) = self.slab.insert(connection) else {
+            return;
+        };
+        let timeout_ms = self.shared.config.handshake_timeout_ms;
+        self.wheel.set(key.slot, self.now.plus_ms(timeout_ms));
+        self.touch(key);
+        if self.slab.len() >= self.shared.config.shard_connections_max as usize {
+            tracing::warn!(
+                shard = self.id,
+                connections = self.slab.len(),
+                "shard_connections_max is reached: accepting pauses until connections close"
+            );
+            self.pause_accepting();
+        }
+    }
+
+    fn accept_failed(&mut self, errno: Errno) {
+        match errno.of_accept() {
+            AcceptError::Cancelled | AcceptError::Retry => {}
+            AcceptError::Exhausted | AcceptError::Unexpected => {
+                if !self.accept_paused {
+                    tracing::warn!(
+                        shard = self.id,
+                        connections = self.slab.len(),
+                        %errno,
+                        "accepting pauses until connections close; raise the limit on open files \
+                         (ulimit -n, LimitNOFILE=) if this happens often"
+                    );
+                }
+                self.pause_accepting();
+                self.accept_retry_at = Some(self.now.plus_ms(RETRY_AFTER_MS));
+            }
+        }
+    }
+
+    fn pause_accepting(&mut self) {
+        if !self.accept_paused {
+            self.accept_paused = true;
+            self.shared.counts.accept_pauses += 1;
+        }
+        for index in 0..self.acceptors.len() {
+            self.settle_acceptor(index);
+        }
+    }
+
+    /// Called when a connection has closed, and when it is time to try again.
+    pub(super) fn resume_accepting(&mut self) {
+        let full = self.slab.len() >= self.shared.config.shard_connections_max as usize;
+        if !self.accept_paused || full {
+            return;
+        }
+        self.accept_paused = false;
+        self.accept_retry_at = None;
+        for index in 0..self.acceptors.len() {
+            self.settle_acceptor(index);
+        }
+    }
+
+    pub(super) fn accept_cancelled(&mut self, index: usize) {
+        self.acceptors[index].cancelling = false;
+        self.settle_acceptor(index);
+    }
+
+    pub(super) fn acceptor_closed(&mut self, index: usize) {
+        self.acceptors[index].closing = false;
+    }
+
+    /// Closes every listener, once nothing is in flight on it.
+    pub(super) fn close_acceptors(&mut self) {
+        for index in 0..self.acceptors.len() {
+            self.settle_acceptor(index);
+        }
+    }
+
+    /// Brings a listener to where it should be: accepting, paused or closed.
+    fn settle_acceptor(&mut self, index: usize) {
+        let key = acceptor_key(index);
+        let acceptor = &mut self.acceptors[index];
+        let Some(socket) = &acceptor.socket else {
+            return;
+        };
+        let stop = self.drain_until.is_some();
+        let wanted = !self.accept_paused && !stop;
+        if wanted && !acceptor.accepting {
+            acceptor.accepting = true;
+            self.ring
+                .submit_accept(socket, key.token(Operation::Accept));
+        } else if !wanted && acceptor.accepting && !acceptor.cancelling {
+            acceptor.cancelling = true;
+            self.ring
+                .submit_cancel(key.token(Operation::Accept), key.token(Operation::Cancel));
+        } else if stop
+            && !acceptor.accepting
+            && !acceptor.cancelling
+            && let Some(socket) = acceptor.socket.take()
+        {
+            acceptor.closing = true;
+            self.ring.submit_close(socket, key.token(Operation::Close));
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Opening connections as a client.
+//!
+//! Knows: connect, then the client's half of the opening handshake. Refuses to know: name
+//! resolution; an address comes in.
+
+use super::{Shard, service::Service};
+use crate::{
+    client::Dial,
+    conn::{ClientOpening, CloseCause, ConnId, Connection, Key, Link, Opening, Stage},
+    proto::{Role, Sink},
+    ring::{Completion, Errno, Operation, Outcome, Ring},
+};
+
+impl<R: Ring, S: Service> Shard<R, S> {
+    /// Starts to open a connection. The service learns of it by `on_open`, or by `on_close` if it
+    /// comes to nothing.
+    ///
+    /// # Errors
+    ///
+    /// When there is no descriptor or no place for it; the service is told nothing then.
+    pub fn dial(&mut self, dial: Dial) -> Result<ConnId, Errno> {
+        let socket = match dial.from {
+            None => self.ring.open(&dial.address)?,
+            Some(from) => self.ring.open_from(&dial.address, from)?,
+        };
+        let mut link = Link::new(Role::Client, Stage::Connecting(Box::new(dial.request)));
+        link.heard_ms = self.now_ms() as u32;
+        link.in_flight = 1;
+        let connection = Connection {
+            link,
+            socket: Some(socket),
+            state: Some(S::State::default()),
+        };
+        let key = self
+            .slab
+            .insert(connection)
+            .map_err(|_| Errno::TOO_MANY_FILES)?;
+        self.shared.counts.connections += 1;
+        let timeout_ms = self.shared.config.handshake_timeout_ms;
+        self.wheel.set(key.slot, self.now.plus_ms(timeout_ms));
+        if let Some(socket) = self
+            .slab
+            .get_mut(key)
+            .and_then(|found| found.socket.as_ref())
+        {
+            let token = key.token(Operation::Connect);
+            self.ring.submit_connect(socket, &dial.address, token);
+        }
+        Ok(self.id_of(key))
+    }
+
+    pub(super) fn connect_completed(&mut self, key: Key, completion: Completion<R::Socket>) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link = &mut connection.link;
+        link.in_flight -= 1;
+        match (
+            completion.outcome,
+            std::mem::replace(&mut link.stage, Stage::Stopping),
+        ) {
+            (Outcome::Done, Stage::Connecting(request)) => {
+                let head = &mut self.shared.scratch;
+                head.clear();
+                let accept_key = request.encode(self.shared.keys.nonce(), head);
+                link.outbox(&mut self.shared.arena).write(head);
+                let client = Box::new(ClientOpening {
+                    request,
+                    accept_key,
+                });
+                link.stage = Stage::Opening(Opening::new(Some(client)));
+            }
+            (Outcome::Failed(errno), stage) => {
+                self.wheel.clear(key.slot);
+                link.ends(CloseCause::Transport(errno));
+                if matches!(stage, Stage::Connecting(_)) {
+                    self.shared.counts.handshakes_refused += 1;
+                }
+            }
+            // It was stopped before it was connected.
+            (_, stage) => link.stage = stage,
+        }
+        self.touch(key);
+    }
+}

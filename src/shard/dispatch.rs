@@ -1,0 +1,320 @@
+//! What each completion means.
+//!
+//! Knows: one match on the kind of operation; errors by table. Refuses to know: what is sent in
+//! answer; services and the protocol core write that.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{Shard, TICK, acceptor_index, service::Service};
+use crate::{
+    conn::{CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, token::SLOTS_MAX},
+    proto::{CloseCode, Event, Message, Role},
+    ring::{
+        Completion, Errno, Operation, Outcome, RecvLease, Ring, SendQueue, errno::TransferError,
+    },
+};
+
+impl<R: Ring, S: Service> Shard<R, S> {
+    pub(super) fn dispatch(&mut self, completion: Completion<R::Socket>) {
+        let token = completion.token;
+        let key = Key::of_token(token);
+        match token.operation() {
+            Operation::Recv => self.recv_completed(key, completion),
+            Operation::Send => {
+                if let Outcome::Sent { queue, result } = completion.outcome {
+                    self.send_completed(key, queue, result);
+                }
+            }
+            Operation::Accept => self.accept_completed(completion),
+            Operation::Connect => self.connect_completed(key, completion),
+            Operation::Cancel if key == TICK => self.tick_cancelling = false,
+            Operation::Cancel if key.slot >= SLOTS_MAX => {
+                self.accept_cancelled(acceptor_index(token));
+            }
+            Operation::Cancel => {
+                if let Some(connection) = self.slab.get_mut(key) {
+                    connection.link.in_flight -= 1;
+                    connection.link.cancelling = false;
+                    self.touch(key);
+                }
+            }
+            Operation::Close if key.slot >= SLOTS_MAX => {
+                self.acceptor_closed(acceptor_index(token));
+            }
+            Operation::Close => self.close_completed(key),
+            Operation::Tick => self.tick_at = None,
+            Operation::Wake => {
+                self.ring.submit_wake(token);
+                self.read_mailbox();
+            }
+        }
+    }
+
+    fn recv_completed(&mut self, key: Key, completion: Completion<R::Socket>) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            // A slot is freed only when nothing is in flight, so this cannot happen; were it to,
+            // the buffer must still go back.
+            debug_assert!(false, "a receive completed on a connection that is gone");
+            if let Outcome::Received(lease) = completion.outcome {
+                self.ring.recycle(lease);
+            }
+            return;
+        };
+        let link = &mut connection.link;
+        if !completion.more {
+            link.receiving = false;
+            link.in_flight -= 1;
+        }
+        match completion.outcome {
+            Outcome::Received(mut lease) => {
+                link.heard_ms = self.now.as_ms() as u32;
+                link.pinged = false;
+                self.received(key, &mut lease);
+                self.ring.recycle(lease);
+            }
+            Outcome::EndOfStream => self.stream_ended(key),
+            Outcome::Failed(errno) => match errno.of_transfer() {
+                TransferError::NoBuffers => {
+                    link.starved = true;
+                    self.shared.counts.recv_starved += 1;
+                    self.starved.push(key);
+                }
+                // Settling submits it again, if it is still wanted.
+                TransferError::Cancelled | TransferError::Retry => {}
+                TransferError::PeerGone => self.transport_failed(key, errno),
+                TransferError::Unexpected => {
+                    tracing::error!(shard = self.id, %errno, "a receive failed in a new way");
+                    self.transport_failed(key, errno);
+                }
+            },
+            _ => {}
+        }
+        self.touch(key);
+    }
+
+    #[inline]
+    fn received(&mut self, key: Key, lease: &mut RecvLease) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let mut input = &mut lease[..];
+        match connection.link.stage {
+            Stage::Open | Stage::Closing => {}
+            Stage::Opening(_) => match self.receive_head(key, input) {
+                Some(head) => input = &mut input[head..],
+                None => return,
+            },
+            // It is over for the peer: only the end of the stream is waited for.
+            _ => return,
+        }
+        self.receive_frames(key, input);
+    }
+
+    /// Hands a service everything that happens in these bytes.
+    ///
+    /// One `catch_unwind` for all of them: a panic costs the rest of the bytes, but then it costs
+    /// the connection.
+    #[inline]
+    fn receive_frames(&mut self, key: Key, mut input: &mut [u8]) {
+        let id = self.id_of(key);
+        let Some(Connection {
+            link,
+            state: Some(state),
+            ..
+        }) = self.slab.get_mut(key)
+        else {
+            return;
+        };
+        let Self {
+            service, shared, ..
+        } = self;
+        let mut ended = None;
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let (endpoint, mut context) = link.split(shared);
+                match endpoint.receive(&mut input, &mut context) {
+                    None => break,
+                    Some(Event::Message { kind, payload }) => {
+                        shared.counts.messages_received += 1;
+                        shared.counts.payload_bytes_received += payload.len() as u64;
+                        let mut conn = Conn::new(id, link, state, shared);
+                        service.on_message(&mut conn, Message::new(kind, &payload));
+                        shared.pool.reclaim(payload);
+                    }
+                    Some(Event::Ping(payload)) => {
+                        service.on_ping(&mut Conn::new(id, link, state, shared), &payload);
+                        shared.pool.reclaim(payload);
+                    }
+                    Some(Event::Pong(payload)) => {
+                        service.on_pong(&mut Conn::new(id, link, state, shared), &payload);
+                        shared.pool.reclaim(payload);
+                    }
+                    Some(Event::Close(frame)) => {
+                        let reason = frame.reason().into();
+                        link.ends(CloseCause::Peer {
+                            code: frame.code,
+                            reason,
+                        });
+                        shared.pool.reclaim(frame.payload);
+                        // Both close frames have been seen. A server ends the transport, a client
+                        // waits for it to (section 7.1.1).
+                        ended = Some(match link.endpoint.role() {
+                            Role::Server => Ending::Stop,
+                            Role::Client => Ending::Linger,
+                        });
+                    }
+                    Some(Event::Failed(error)) => {
+                        shared.counts.protocol_errors += 1;
+                        link.ends(CloseCause::Protocol(error));
+                        ended = Some(Ending::Linger);
+                    }
+                }
+            }
+        }));
+        if called.is_err() {
+            self.service_panicked(key);
+        } else if let Some(ending) = ended {
+            self.finish(key, ending);
+        }
+    }
+
+    fn send_completed(
+        &mut self,
+        key: Key,
+        mut queue: Box<SendQueue>,
+        result: Result<usize, Errno>,
+    ) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            debug_assert!(false, "a send completed on a connection that is gone");
+            self.shared.arena.retire(queue);
+            return;
+        };
+        let link = &mut connection.link;
+        link.in_flight -= 1;
+        link.sending = false;
+        link.sending_bytes = 0;
+        let arena = &mut self.shared.arena;
+        let failed = match result {
+            Ok(bytes) => {
+                if link.paused {
+                    // Its socket buffer was full, so the peer has read: a sign of life. Otherwise
+                    // it says only that the kernel had room, even for a peer long gone.
+                    link.heard_ms = self.now.as_ms() as u32;
+                }
+                queue.advance(arena, bytes);
+                if queue.is_empty() {
+                    arena.retire(queue);
+                } else {
+                    // What was written meanwhile follows what is left.
+                    if let Some(mut later) = link.outgoing.take() {
+                        queue.append(&mut later);
+                        arena.retire(later);
+                    }
+                    link.outgoing = Some(queue);
+                }
+                None
+            }
+            Err(errno) => match errno.of_transfer() {
+                TransferError::Retry | TransferError::NoBuffers => {
+                    if let Some(mut later) = link.outgoing.take() {
+                        queue.append(&mut later);
+                        arena.retire(later);
+                    }
+                    link.outgoing = Some(queue);
+                    None
+                }
+                kind => {
+                    arena.retire(queue);
+                    if kind == TransferError::Unexpected {
+                        tracing::error!(shard = self.id, %errno, "a send failed in a new way");
+                    }
+                    Some(errno)
+                }
+            },
+        };
+        if let Some(errno) = failed {
+            self.transport_failed(key, errno);
+        }
+        self.touch(key);
+    }
+
+    /// The peer will send no more.
+    fn stream_ended(&mut self, key: Key) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link = &mut connection.link;
+        link.stream_ended = true;
+        match link.stage {
+            Stage::Open | Stage::Closing | Stage::Opening(_) => {
+                if !matches!(link.stage, Stage::Opening(_)) || connection.state.is_some() {
+                    link.ends(CloseCause::Vanished);
+                }
+                // What was sent before may still be wanted: a peer can shut down one side.
+                self.finish(key, Ending::Stop);
+            }
+            _ => {}
+        }
+    }
+
+    /// The transport is broken: nothing can be sent or received any more.
+    pub(super) fn transport_failed(&mut self, key: Key, errno: Errno) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link = &mut connection.link;
+        link.stream_ended = true;
+        if !link.endpoint.is_input_ended() || !link.endpoint.is_close_sent() {
+            link.ends(CloseCause::Transport(errno));
+        }
+        self.stop_connection(key);
+    }
+
+    /// A service panicked on this connection: it gets 1011, and the others nothing.
+    fn service_panicked(&mut self, key: Key) {
+        self.shared.counts.service_panics += 1;
+        tracing::error!(
+            shard = self.id,
+            connection = %self.id_of(key),
+            "the service panicked on a connection; it is closed with 1011"
+        );
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let (endpoint, mut context) = connection.link.split(&mut self.shared);
+        let _ = endpoint.close(CloseCode::INTERNAL_ERROR, "", &mut context);
+        connection.link.ends(CloseCause::ServicePanicked);
+        self.finish(key, Ending::Linger);
+    }
+
+    /// Calls a service for one connection, if it is open. Returns whether it is.
+    pub(super) fn with_conn(
+        &mut self,
+        key: Key,
+        call: impl FnOnce(&mut S, &mut Conn<'_, S::State>),
+    ) -> bool {
+        let id: ConnId = self.id_of(key);
+        let Some(Connection {
+            link,
+            state: Some(state),
+            ..
+        }) = self.slab.get_mut(key)
+        else {
+            return false;
+        };
+        if !matches!(link.stage, Stage::Open | Stage::Closing) {
+            return false;
+        }
+        let Self {
+            service, shared, ..
+        } = self;
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            call(service, &mut Conn::new(id, link, state, shared));
+        }));
+        if called.is_err() {
+            self.service_panicked(key);
+        }
+        self.touch(key);
+        true
+    }
+}

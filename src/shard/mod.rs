@@ -1,0 +1,342 @@
+//! One core's loop.
+//!
+//! Knows: connections, deadlines, a mailbox and a service, and in which order things happen.
+//! Refuses to know: which ring it runs on, which service it runs, and the other shards.
+//!
+//! A turn:
+//!
+//! ```text
+//!   1  submit what is queued, wait         one io_uring_enter(2)
+//!   2  dispatch every completion           services are called; they write into queues
+//!   3  read the mailbox, if it rang
+//!   4  deadlines that are due
+//!   5  settle every connection touched     one send each; backpressure; the next stage
+//! ```
+//!
+//! A connection is touched by whatever happens to it and settled once, at the end of the turn:
+//! that is where all its replies become one send, and where its stage moves on. Nothing is looked
+//! at that was not touched.
+
+mod accept;
+mod dial;
+mod dispatch;
+pub mod mailbox;
+mod opening;
+pub mod service;
+mod settle;
+pub mod stats;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use accept::Acceptor;
+use mailbox::{Command, Mailbox, Postbox, mailbox};
+use service::Service;
+use stats::Stats;
+
+use crate::{
+    config::Config,
+    conn::{CloseCause, Conn, ConnId, Connection, Key, Shared, Stage, deadline::Wheel, slab::Slab},
+    proto::CloseCode,
+    ring::{Errno, Operation, Ring, Time, Token, Wait},
+};
+
+/// Keys of operations that are the shard's own have slots that no connection can have.
+const TICK: Key = Key {
+    slot: u32::MAX,
+    generation: 0,
+};
+const WAKE: Key = Key {
+    slot: u32::MAX - 1,
+    generation: 0,
+};
+
+/// The seconds of a `Date` header, put into words once each.
+#[derive(Debug, Default)]
+struct DateText {
+    until: Time,
+    text: String,
+}
+
+impl DateText {
+    fn at(&mut self, now: Time) -> &str {
+        if now >= self.until {
+            let date = SystemTime::now();
+            let into_second = date
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or(Duration::ZERO)
+                .subsec_millis();
+            self.until = now.plus_ms(u64::from(1000 - into_second));
+            self.text = httpdate::fmt_http_date(date);
+        }
+        &self.text
+    }
+}
+
+/// One core's loop: a ring, a service, and the connections between them.
+pub struct Shard<R: Ring, S: Service> {
+    ring: R,
+    service: S,
+    shared: Shared,
+    slab: Slab<Connection<R::Socket, S::State>>,
+    wheel: Wheel,
+    acceptors: Vec<Acceptor<R::Socket>>,
+    accept_retry_at: Option<Time>,
+    accept_paused: bool,
+    touched: Vec<Key>,
+    starved: Vec<Key>,
+    mailbox: Mailbox,
+    postbox: Postbox,
+    stats: Arc<Stats>,
+    date: DateText,
+    now: Time,
+    tick_at: Option<Time>,
+    tick_cancelling: bool,
+    /// When a stopping shard drops what is left.
+    drain_until: Option<Time>,
+    id: u16,
+}
+
+impl<R: Ring, S: Service> std::fmt::Debug for Shard<R, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard")
+            .field("id", &self.id)
+            .field("connections", &self.slab.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R: Ring, S: Service> Shard<R, S> {
+    /// A shard with this number, on this ring. `seed` is entropy for masking keys; a server does
+    /// not use any.
+    pub fn new(id: u16, mut ring: R, service: S, config: Config, seed: [u8; 32]) -> Self {
+        let now = ring.now();
+        let (postbox, mailbox) = mailbox(config.mailbox_messages_max, ring.waker());
+        ring.submit_wake(WAKE.token(Operation::Wake));
+        Self {
+            ring,
+            service,
+            shared: Shared::new(config, seed),
+            slab: Slab::default(),
+            wheel: Wheel::new(now),
+            acceptors: Vec::new(),
+            accept_retry_at: None,
+            accept_paused: false,
+            touched: Vec::new(),
+            starved: Vec::new(),
+            mailbox,
+            postbox,
+            stats: Arc::new(Stats::default()),
+            date: DateText::default(),
+            now,
+            tick_at: None,
+            tick_cancelling: false,
+            drain_until: None,
+            id,
+        }
+    }
+
+    /// The way into its mailbox.
+    pub fn postbox(&self) -> Postbox {
+        self.postbox.clone()
+    }
+
+    /// Its counts.
+    pub fn stats(&self) -> Arc<Stats> {
+        self.stats.clone()
+    }
+
+    /// The service.
+    pub fn service(&mut self) -> &mut S {
+        &mut self.service
+    }
+
+    /// The ring.
+    pub fn ring(&self) -> &R {
+        &self.ring
+    }
+
+    /// What its connections share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Connections there are.
+    pub fn connections(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether it was stopped and nothing is left of it.
+    pub fn is_finished(&self) -> bool {
+        self.drain_until.is_some()
+            && self.slab.is_empty()
+            && self.acceptors.iter().all(Acceptor::is_idle)
+    }
+
+    /// Turns until it is stopped and finished.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the ring itself.
+    pub fn run(&mut self) -> Result<(), Errno> {
+        while !self.is_finished() {
+            self.turn(Wait::Forever)?;
+        }
+        Ok(())
+    }
+
+    /// One turn, as the module's page tells.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the ring itself.
+    pub fn turn(&mut self, wait: Wait) -> Result<(), Errno> {
+        self.arm_tick();
+        self.ring.turn(wait)?;
+        self.now = self.ring.now();
+        self.shared.now = self.now;
+        self.shared.counts.turns += 1;
+        while let Some(completion) = self.ring.next_completion() {
+            self.dispatch(completion);
+        }
+        self.handle_deadlines();
+        self.settle_touched();
+        self.feed_starved();
+        self.stats.publish(
+            &self.shared.counts,
+            self.slab.len(),
+            self.shared.queued_bytes,
+        );
+        Ok(())
+    }
+
+    /// Sees to it that the ring wakes up for the first deadline.
+    fn arm_tick(&mut self) {
+        let first = [self.wheel.first(), self.accept_retry_at, self.drain_until];
+        let Some(first) = first.into_iter().flatten().min() else {
+            return;
+        };
+        match self.tick_at {
+            None => {
+                self.tick_at = Some(first);
+                self.ring.submit_tick(first, TICK.token(Operation::Tick));
+            }
+            Some(at) if first < at && !self.tick_cancelling => {
+                self.tick_cancelling = true;
+                let target = TICK.token(Operation::Tick);
+                self.ring
+                    .submit_cancel(target, TICK.token(Operation::Cancel));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Calls the service for an open connection of this shard, outside of a turn. Returns whether
+    /// it is open.
+    pub fn call(&mut self, id: ConnId, call: impl FnOnce(&mut S, &mut Conn<'_, S::State>)) -> bool {
+        let called = id.shard() == self.id && self.with_conn(id.key(), call);
+        self.settle_touched();
+        called
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now.as_ms()
+    }
+
+    fn id_of(&self, key: Key) -> ConnId {
+        ConnId::new(self.id, key)
+    }
+
+    /// Marks a connection to be settled at the end of the turn.
+    #[inline]
+    fn touch(&mut self, key: Key) {
+        if let Some(connection) = self.slab.get_mut(key)
+            && !connection.link.dirty
+        {
+            connection.link.dirty = true;
+            self.touched.push(key);
+        }
+    }
+
+    fn read_mailbox(&mut self) {
+        while let Some(command) = self.mailbox.next() {
+            match command {
+                Command::Send(key, message) => {
+                    self.with_conn(key, |_, conn| {
+                        // Nobody is there to be told: the sender learnt that the mailbox took it.
+                        let _ = conn.send(message);
+                    });
+                }
+                Command::Close(key, code, reason) => {
+                    self.with_conn(key, |_, conn| {
+                        let _ = conn.close(code, &reason);
+                    });
+                }
+                Command::Stop { drain_timeout_ms } => self.stop(drain_timeout_ms),
+            }
+        }
+    }
+
+    /// Stops: no more connections, 1001 for those that are open, and an end for all of them by the
+    /// deadline.
+    pub fn stop(&mut self, drain_timeout_ms: u64) {
+        if self.drain_until.is_some() {
+            return;
+        }
+        self.drain_until = Some(self.now.plus_ms(drain_timeout_ms));
+        self.close_acceptors();
+        for slot in 0..self.slab.capacity() as u32 {
+            let Some(key) = self.slab.key_at(slot) else {
+                continue;
+            };
+            let Some(connection) = self.slab.get_mut(key) else {
+                continue;
+            };
+            match connection.link.stage {
+                Stage::Open => {
+                    let (endpoint, mut context) = connection.link.split(&mut self.shared);
+                    let _ = endpoint.close(CloseCode::GOING_AWAY, "", &mut context);
+                    connection.link.ends(CloseCause::Stopping);
+                    self.touch(key);
+                }
+                Stage::Connecting(_) | Stage::Opening(_) => {
+                    connection.link.ends(CloseCause::Stopping);
+                    self.stop_connection(key);
+                }
+                // These are on their way already, each with a deadline of its own.
+                Stage::Closing
+                | Stage::Finishing(_)
+                | Stage::Lingering
+                | Stage::Stopping
+                | Stage::Closed => {}
+            }
+        }
+    }
+
+    fn stop_every_connection(&mut self) {
+        for slot in 0..self.slab.capacity() as u32 {
+            let Some(key) = self.slab.key_at(slot) else {
+                continue;
+            };
+            if let Some(connection) = self.slab.get_mut(key) {
+                connection.link.ends(CloseCause::Stopping);
+            }
+            self.stop_connection(key);
+        }
+    }
+}
+
+/// The listener with this number, as a key.
+const fn acceptor_key(index: usize) -> Key {
+    Key {
+        slot: crate::conn::token::SLOTS_MAX + index as u32,
+        generation: 0,
+    }
+}
+
+/// The listener that an operation of the shard's own is for.
+fn acceptor_index(token: Token) -> usize {
+    (Key::of_token(token).slot - crate::conn::token::SLOTS_MAX) as usize
+}

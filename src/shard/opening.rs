@@ -1,0 +1,232 @@
+//! Answering the opening handshake, and checking the answer to ours.
+//!
+//! Knows: heads that come whole or in pieces, and what a service says to them. Refuses to know: how
+//! a head is parsed or written.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{Shard, service::Service};
+use crate::{
+    conn::{CloseCause, Ending, Key, Stage},
+    proto::{
+        Sink,
+        handshake::{
+            Answer, ClientHandshakeError, Content, HandshakeError, HttpReply, Refusal,
+            ReplyHeaders, Request, check_upgrade, encode_http_reply, encode_refusal,
+            encode_switching_protocols,
+        },
+    },
+    ring::Ring,
+};
+
+/// What is written in answer to a request.
+enum Reply<T> {
+    Accepted {
+        accept_key: [u8; 28],
+        answer: Answer,
+        state: T,
+    },
+    Http(HttpReply),
+    Refused(Refusal),
+}
+
+impl<R: Ring, S: Service> Shard<R, S> {
+    /// Takes bytes of a head. Returns how many of them belong to it once the connection is open;
+    /// what follows are frames.
+    pub(super) fn receive_head(&mut self, key: Key, bytes: &[u8]) -> Option<usize> {
+        let connection = self.slab.get_mut(key)?;
+        let Stage::Opening(opening) = &mut connection.link.stage else {
+            return None;
+        };
+        let is_client = opening.client.is_some();
+        let head_bytes_max = self.shared.config.head_bytes_max;
+        let found = match opening.scanner.push(bytes, head_bytes_max) {
+            Ok(Some(len)) => len,
+            Ok(None) => {
+                opening
+                    .head
+                    .get_or_insert_default()
+                    .extend_from_slice(bytes);
+                return None;
+            }
+            Err(error) if is_client => {
+                self.client_failed(key, error.into());
+                return None;
+            }
+            Err(error) => {
+                self.refuse(key, error.into(), Content::Sent);
+                return None;
+            }
+        };
+        let (head, rest_at) = match opening.head.take() {
+            None => (None, found),
+            Some(mut head) => {
+                head.extend_from_slice(&bytes[..found]);
+                (Some(head), found)
+            }
+        };
+        let head = head
+            .as_deref()
+            .map_or(&bytes[..found], |head| head.as_slice());
+        let opened = if is_client {
+            self.check_answer(key, head)
+        } else {
+            self.answer_head(key, head)
+        };
+        opened.then_some(rest_at)
+    }
+
+    /// Answers a whole request head. Returns whether the connection is open now.
+    fn answer_head(&mut self, key: Key, head: &[u8]) -> bool {
+        let request = match Request::parse(head) {
+            Ok(request) => request,
+            Err(error) => {
+                self.refuse(key, error.into(), Content::Sent);
+                return false;
+            }
+        };
+        let content = Content::for_method(request.method());
+        let Some(connection) = self.slab.get_mut(key) else {
+            return false;
+        };
+        let Some(socket) = &connection.socket else {
+            return false;
+        };
+        let peer = self.ring.peer_address(socket);
+        let service = &mut self.service;
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            if !request.is_upgrade() {
+                return match service.on_http(&request, peer) {
+                    Ok(reply) => Reply::Http(reply),
+                    Err(refusal) => Reply::Refused(refusal),
+                };
+            }
+            let upgrade = match check_upgrade(&request) {
+                Ok(upgrade) => upgrade,
+                Err(error) => return Reply::Refused(error.into()),
+            };
+            let mut answer = Answer::new();
+            match service.on_handshake(&upgrade, peer, &mut answer) {
+                Ok(state) => Reply::Accepted {
+                    accept_key: upgrade.accept_key(),
+                    answer,
+                    state,
+                },
+                Err(refusal) => Reply::Refused(refusal),
+            }
+        }));
+        match called {
+            Ok(Reply::Accepted {
+                accept_key,
+                answer,
+                state,
+            }) => self.accept_handshake(key, &accept_key, &answer, state),
+            Ok(Reply::Http(reply)) => {
+                self.shared.counts.http_requests += 1;
+                self.reply(key, |scratch, headers| {
+                    encode_http_reply(scratch, &reply, headers, content);
+                });
+                self.finish(key, Ending::Linger);
+                false
+            }
+            Ok(Reply::Refused(refusal)) => {
+                self.refuse(key, refusal, content);
+                false
+            }
+            Err(_) => {
+                self.shared.counts.service_panics += 1;
+                self.refuse(key, HandshakeError::ServicePanicked.into(), content);
+                false
+            }
+        }
+    }
+
+    fn accept_handshake(
+        &mut self,
+        key: Key,
+        accept_key: &[u8; 28],
+        answer: &Answer,
+        state: S::State,
+    ) -> bool {
+        self.reply(key, |scratch, headers| {
+            encode_switching_protocols(scratch, accept_key, answer, headers);
+        });
+        if let Some(connection) = self.slab.get_mut(key) {
+            connection.state = Some(state);
+        }
+        self.open(key);
+        true
+    }
+
+    /// The opening handshake is done, on either side.
+    fn open(&mut self, key: Key) {
+        self.shared.counts.handshakes += 1;
+        if let Some(connection) = self.slab.get_mut(key) {
+            connection.link.stage = Stage::Open;
+        }
+        self.set_idle_deadline(key);
+        self.with_conn(key, |service, conn| service.on_open(conn));
+    }
+
+    /// Refuses an opening handshake or a request; the connection ends after the reply.
+    pub(super) fn refuse(&mut self, key: Key, refusal: Refusal, content: Content) {
+        self.shared.counts.handshakes_refused += 1;
+        self.reply(key, |scratch, headers| {
+            encode_refusal(scratch, &refusal, headers, content)
+        });
+        self.finish(key, Ending::Linger);
+    }
+
+    fn reply(&mut self, key: Key, encode: impl FnOnce(&mut Vec<u8>, &ReplyHeaders<'_>)) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let config = &self.shared.config;
+        let headers = ReplyHeaders {
+            date: config.date_header.then(|| self.date.at(self.now)),
+            server: config.server_header.as_deref(),
+        };
+        self.shared.scratch.clear();
+        encode(&mut self.shared.scratch, &headers);
+        connection
+            .link
+            .outbox(&mut self.shared.arena)
+            .write(&self.shared.scratch);
+    }
+
+    /// Checks the server's answer to our opening handshake. Returns whether the connection is open
+    /// now.
+    fn check_answer(&mut self, key: Key, head: &[u8]) -> bool {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return false;
+        };
+        let Stage::Opening(opening) = &connection.link.stage else {
+            return false;
+        };
+        let Some(client) = &opening.client else {
+            return false;
+        };
+        match client
+            .request
+            .check_response(head, &client.accept_key)
+            .map(|_| ())
+        {
+            Ok(()) => {
+                self.open(key);
+                true
+            }
+            Err(error) => {
+                self.client_failed(key, error);
+                false
+            }
+        }
+    }
+
+    fn client_failed(&mut self, key: Key, error: ClientHandshakeError) {
+        self.shared.counts.handshakes_refused += 1;
+        if let Some(connection) = self.slab.get_mut(key) {
+            connection.link.ends(CloseCause::HandshakeFailed(error));
+        }
+        self.stop_connection(key);
+    }
+}

@@ -1,0 +1,83 @@
+//! The contract of an application.
+//!
+//! Knows: what a service is told, and when. Refuses to know: any service.
+
+use crate::{
+    conn::{CloseCause, Conn, ConnId},
+    proto::{
+        Message,
+        handshake::{Answer, HandshakeError, HttpReply, Refusal, Request, Upgrade},
+    },
+    ring::PeerAddress,
+};
+
+/// An application: what it does when something happens on one of its connections.
+///
+/// There is one value for each shard, on the shard's own thread: no locks, no `Send`, no `async`.
+/// A call must not block; whoever has to wait for something gives it to another thread and answers
+/// through a [`Handle`](crate::Handle).
+///
+/// A panic in a call closes that connection with 1011, is logged, and hurts no other connection;
+/// what the service itself keeps is as the panic left it.
+pub trait Service {
+    /// What the service keeps for each connection. `()` if nothing.
+    type State: Default;
+
+    /// A client asks to open a connection. The answer may choose a subprotocol and add headers.
+    ///
+    /// # Errors
+    ///
+    /// A refusal: the client gets its status, headers and body, and no connection. A
+    /// [`HandshakeError`] such as `NotFound` or `Forbidden` is turned into one by `?`.
+    fn on_handshake(
+        &mut self,
+        upgrade: &Upgrade<'_>,
+        peer: PeerAddress,
+        answer: &mut Answer,
+    ) -> Result<Self::State, Refusal> {
+        let _ = (upgrade, peer, answer);
+        Ok(Self::State::default())
+    }
+
+    /// A plain HTTP request, without an upgrade. The connection is closed after the reply.
+    ///
+    /// # Errors
+    ///
+    /// A refusal; without a method of its own, a service answers 426 to everything.
+    fn on_http(&mut self, request: &Request<'_>, peer: PeerAddress) -> Result<HttpReply, Refusal> {
+        let _ = (request, peer);
+        Err(HandshakeError::UpgradeRequired.into())
+    }
+
+    /// The connection is open: the first thing that a service is told of it.
+    fn on_open(&mut self, conn: &mut Conn<'_, Self::State>) {
+        let _ = conn;
+    }
+
+    /// A whole message came.
+    fn on_message(&mut self, conn: &mut Conn<'_, Self::State>, message: Message<'_>) {
+        let _ = (conn, message);
+    }
+
+    /// A ping came, and was answered.
+    fn on_ping(&mut self, conn: &mut Conn<'_, Self::State>, payload: &[u8]) {
+        let _ = (conn, payload);
+    }
+
+    /// A pong came.
+    fn on_pong(&mut self, conn: &mut Conn<'_, Self::State>, payload: &[u8]) {
+        let _ = (conn, payload);
+    }
+
+    /// The peer has caught up: its queue was above `queue_high_bytes` and is below
+    /// `queue_low_bytes` again.
+    fn on_drain(&mut self, conn: &mut Conn<'_, Self::State>) {
+        let _ = conn;
+    }
+
+    /// The connection is gone: the last thing that a service is told of it. It is called once for
+    /// each connection whose handshake the service accepted, and once for each dialled one.
+    fn on_close(&mut self, id: ConnId, state: Self::State, cause: &CloseCause) {
+        let _ = (id, state, cause);
+    }
+}

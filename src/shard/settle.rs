@@ -1,0 +1,346 @@
+//! The end of a turn: sends, backpressure, stages and deadlines.
+//!
+//! Knows: when a connection may go on to its next stage. Refuses to know: what brought it here.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{Shard, service::Service};
+use crate::{
+    conn::{CloseCause, Ending, Key, Link, Stage, Timeout},
+    proto::{
+        endpoint::Control,
+        handshake::{Content, HandshakeError},
+    },
+    ring::{Operation, Ring, Shutdown, Time},
+};
+
+impl<R: Ring, S: Service> Shard<R, S> {
+    pub(super) fn settle_touched(&mut self) {
+        // Settling calls services, which may touch again; those are settled in the same turn.
+        while let Some(key) = self.touched.pop() {
+            self.settle(key);
+        }
+    }
+
+    fn settle(&mut self, key: Key) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        connection.link.dirty = false;
+        if matches!(connection.link.stage, Stage::Open) && connection.link.endpoint.is_close_sent()
+        {
+            connection.link.stage = Stage::Closing;
+            self.set_close_deadline(key);
+        }
+        self.flush(key);
+        self.balance(key);
+        self.receive(key);
+        self.advance(key);
+    }
+
+    /// Sends what is queued, unless a send is in flight.
+    #[inline]
+    fn flush(&mut self, key: Key) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link = &mut connection.link;
+        if link.sending {
+            return;
+        }
+        let Some(socket) = &connection.socket else {
+            return;
+        };
+        let Some(queue) = link.outgoing.take() else {
+            return;
+        };
+        if queue.is_empty() || matches!(link.stage, Stage::Stopping | Stage::Closed) {
+            self.shared.arena.retire(queue);
+            return;
+        }
+        link.sending = true;
+        link.sending_bytes = queue.len();
+        link.in_flight += 1;
+        self.ring
+            .submit_send(socket, key.token(Operation::Send), queue);
+    }
+
+    /// Backpressure: stops receiving from a peer that does not read, and starts again when it has.
+    #[inline]
+    fn balance(&mut self, key: Key) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link = &mut connection.link;
+        let queued = link.queued_bytes();
+        let shared = &mut self.shared;
+        shared.queued_bytes = shared.queued_bytes - link.counted_bytes + queued;
+        link.counted_bytes = queued;
+        let config = &shared.config;
+        let shard_full = shared.queued_bytes > config.shard_queue_high_bytes;
+        if !link.paused {
+            let behind = queued > config.queue_high_bytes;
+            if behind || shard_full && queued > config.queue_low_bytes {
+                link.paused = true;
+                link.drain_owed = true;
+                shared.counts.reads_paused += 1;
+                if link.receiving && !link.cancelling {
+                    link.cancelling = true;
+                    link.in_flight += 1;
+                    let target = key.token(Operation::Recv);
+                    self.ring
+                        .submit_cancel(target, key.token(Operation::Cancel));
+                }
+            }
+        } else if queued <= config.queue_low_bytes {
+            link.paused = false;
+            if std::mem::take(&mut link.drain_owed) {
+                self.with_conn(key, |service, conn| service.on_drain(conn));
+            }
+        }
+    }
+
+    /// Receives, if that is wanted and not under way.
+    #[inline]
+    fn receive(&mut self, key: Key) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link = &mut connection.link;
+        if link.receiving || link.paused || link.starved || !link.wants_receive() {
+            return;
+        }
+        let Some(socket) = &connection.socket else {
+            return;
+        };
+        link.receiving = true;
+        link.in_flight += 1;
+        self.ring.submit_recv(socket, key.token(Operation::Recv));
+    }
+
+    /// Goes on to the next stage, if this one is over.
+    #[inline]
+    fn advance(&mut self, key: Key) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link = &mut connection.link;
+        if let Stage::Finishing(ending) = link.stage
+            && link.queued_bytes() == 0
+        {
+            match ending {
+                Ending::Linger if !link.stream_ended => {
+                    link.stage = Stage::Lingering;
+                    if let Some(socket) = &connection.socket {
+                        self.ring.shutdown(socket, Shutdown::Write);
+                    }
+                    return;
+                }
+                Ending::Linger | Ending::Stop => self.stop_connection(key),
+            }
+        }
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link = &mut connection.link;
+        if matches!(link.stage, Stage::Lingering) && link.stream_ended {
+            self.stop_connection(key);
+        }
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        if matches!(connection.link.stage, Stage::Stopping) && connection.link.in_flight == 0 {
+            self.close_connection(key);
+        }
+    }
+
+    /// Shuts a connection down on both sides, so that what is in flight comes to its end.
+    pub(super) fn stop_connection(&mut self, key: Key) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link = &mut connection.link;
+        if matches!(link.stage, Stage::Stopping | Stage::Closed) {
+            return;
+        }
+        let connecting = matches!(link.stage, Stage::Connecting(_));
+        link.stage = Stage::Stopping;
+        self.wheel.clear(key.slot);
+        if connecting && !link.cancelling {
+            link.cancelling = true;
+            link.in_flight += 1;
+            let target = key.token(Operation::Connect);
+            self.ring
+                .submit_cancel(target, key.token(Operation::Cancel));
+        } else if link.in_flight > 0
+            && let Some(socket) = &connection.socket
+        {
+            self.ring.shutdown(socket, Shutdown::Both);
+        }
+        self.touch(key);
+    }
+
+    /// Nothing is in flight: tells the service and closes the socket.
+    fn close_connection(&mut self, key: Key) {
+        let id = self.id_of(key);
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link = &mut connection.link;
+        link.stage = Stage::Closed;
+        let cause = link.cause.take();
+        let shared = &mut self.shared;
+        shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
+        link.endpoint.release(&mut shared.pool);
+        if let Some(queue) = link.outgoing.take() {
+            shared.arena.retire(queue);
+        }
+        if let Some(socket) = connection.socket.take() {
+            link.in_flight += 1;
+            self.ring.submit_close(socket, key.token(Operation::Close));
+        }
+        if let Some(state) = connection.state.take() {
+            let cause = cause.map_or(CloseCause::Vanished, |cause| *cause);
+            tracing::debug!(connection = %id, %cause, "connection closed");
+            let service = &mut self.service;
+            let called = catch_unwind(AssertUnwindSafe(|| service.on_close(id, state, &cause)));
+            if called.is_err() {
+                self.shared.counts.service_panics += 1;
+                tracing::error!(shard = self.id, connection = %id, "on_close panicked");
+            }
+        }
+    }
+
+    pub(super) fn close_completed(&mut self, key: Key) {
+        self.wheel.clear(key.slot);
+        let removed = self.slab.remove(key);
+        debug_assert!(
+            removed.is_some(),
+            "a close completed on a connection that is gone"
+        );
+        self.resume_accepting();
+    }
+
+    /// Sends what is queued and ends the transport then.
+    pub(super) fn finish(&mut self, key: Key, ending: Ending) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        if matches!(connection.link.stage, Stage::Stopping | Stage::Closed) {
+            return;
+        }
+        connection.link.stage = Stage::Finishing(ending);
+        self.set_close_deadline(key);
+        self.touch(key);
+    }
+
+    fn set_close_deadline(&mut self, key: Key) {
+        self.wheel.set(
+            key.slot,
+            self.now.plus_ms(self.shared.config.close_timeout_ms),
+        );
+    }
+
+    /// When to look whether the peer is still there: after half the timeout, to ping it.
+    pub(super) fn set_idle_deadline(&mut self, key: Key) {
+        let idle_timeout_ms = self.shared.config.idle_timeout_ms;
+        if idle_timeout_ms == 0 {
+            self.wheel.clear(key.slot);
+            return;
+        }
+        self.wheel
+            .set(key.slot, self.now.plus_ms(idle_timeout_ms.div_ceil(2)));
+    }
+
+    /// Connections that ran out of receive buffers start again once enough are back.
+    pub(super) fn feed_starved(&mut self) {
+        if self.starved.is_empty() || !self.ring.recv_ready() {
+            return;
+        }
+        for key in std::mem::take(&mut self.starved) {
+            if let Some(connection) = self.slab.get_mut(key) {
+                connection.link.starved = false;
+                self.receive(key);
+            }
+        }
+    }
+
+    pub(super) fn handle_deadlines(&mut self) {
+        while let Some(slot) = self.wheel.next_due(self.now) {
+            if let Some(key) = self.slab.key_at(slot) {
+                self.handle_deadline(key);
+            }
+        }
+        if self.accept_retry_at.is_some_and(|at| at <= self.now) {
+            self.accept_retry_at = None;
+            self.resume_accepting();
+        }
+        if self.drain_until.is_some_and(|until| until <= self.now) {
+            // Once: from here on everything is on its way out.
+            self.drain_until = Some(Time::from_ns(u64::MAX));
+            self.stop_every_connection();
+        }
+    }
+
+    fn handle_deadline(&mut self, key: Key) {
+        let now = self.now;
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link = &mut connection.link;
+        match &link.stage {
+            Stage::Opening(opening) if opening.client.is_none() => {
+                self.shared.counts.timeouts += 1;
+                self.refuse(key, HandshakeError::Timeout.into(), Content::Sent);
+            }
+            Stage::Connecting(_) | Stage::Opening(_) => self.drop_late(key, Timeout::Handshake),
+            Stage::Open => self.check_idle(key),
+            Stage::Closing | Stage::Finishing(_) | Stage::Lingering => {
+                self.drop_late(key, Timeout::Close);
+            }
+            Stage::Stopping | Stage::Closed => {
+                debug_assert!(false, "a deadline at {now:?} in a stage without one");
+            }
+        }
+    }
+
+    fn drop_late(&mut self, key: Key, timeout: Timeout) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        connection.link.ends(CloseCause::Timeout(timeout));
+        self.shared.counts.timeouts += 1;
+        self.stop_connection(key);
+    }
+
+    /// Half of the idle timeout is over since somebody looked: pings a silent peer, and drops one
+    /// that has been silent for all of it.
+    fn check_idle(&mut self, key: Key) {
+        let now = self.now;
+        let idle_timeout_ms = self.shared.config.idle_timeout_ms;
+        if idle_timeout_ms == 0 {
+            return;
+        }
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
+        let link: &mut Link = &mut connection.link;
+        let silence_ms = link.silence(now.as_ms()).as_millis() as u64;
+        let half_ms = idle_timeout_ms.div_ceil(2);
+        if silence_ms >= idle_timeout_ms {
+            self.drop_late(key, Timeout::Idle);
+            return;
+        }
+        let mut next_ms = half_ms.saturating_sub(silence_ms);
+        if silence_ms >= half_ms {
+            if !link.pinged {
+                link.pinged = true;
+                let (endpoint, mut context) = link.split(&mut self.shared);
+                let _ = endpoint.send_control(Control::Ping, &[], &mut context);
+                self.touch(key);
+            }
+            next_ms = idle_timeout_ms - silence_ms;
+        }
+        self.wheel.set(key.slot, now.plus_ms(next_ms.max(1)));
+    }
+}
