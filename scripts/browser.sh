@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Drives a headless Chromium through the page that the server answers GET / with, and takes pictures.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+Usage: scripts/browser.sh [--url URL | --binary PATH] [--shots DIR]
+
+Opens the server's page in headless Chromium, works it as a person would, checks what it shows and
+saves screenshots. Prints one line a check and 'N passed, N failed'.
+
+  --url URL      test the server at URL (http://127.0.0.1:PORT/) instead of starting one
+  --binary PATH  start PATH instead of building and starting target/release/ringwire
+  --shots DIR    where the screenshots go (default: target/browser)
+  --help         this text
+
+Chromium and two small fonts come from apt-get where they are missing, playwright-core from npm into
+.cache/browser. Exit status: 0 all checks passed, 1 a check failed, 2 the test could not be run.
+END
+}
+
+# shellcheck source=SCRIPTDIR/lib/server.sh disable=SC1091
+source "$(dirname "${BASH_SOURCE[0]}")/lib/server.sh"
+
+url=""
+binary=""
+shots=$ROOT/target/browser
+while [ $# -gt 0 ]; do
+  case $1 in
+    --url | --binary | --shots)
+      [ -n "${2:-}" ] || die "$1 needs a value; see --help."
+      declare "${1#--}=$2"
+      shift 2
+      ;;
+    --help | -h)
+      usage
+      exit
+      ;;
+    *) die "unknown argument '$1'; see --help." ;;
+  esac
+done
+[ -z "$url" ] || [ -z "$binary" ] || die "--url and --binary exclude each other."
+case $url in '' | http://*) ;; *) die "--url takes http://HOST:PORT/, not '$url'." ;; esac
+
+prepare
+require_node 20
+missing=()
+[ -x /usr/bin/chromium ] || missing+=(chromium fonts-liberation)
+# Without these the pictures show boxes where the test sends CJK text and emoji.
+command -v fc-list >/dev/null || missing+=(fontconfig)
+[ -n "$(fc-list :lang=ja 2>/dev/null)" ] || missing+=(fonts-droid-fallback)
+[ -n "$(fc-list :lang=und-zsye 2>/dev/null)" ] || missing+=(fonts-noto-color-emoji)
+[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+
+cache=$ROOT/.cache/browser
+install_node_packages "$ROOT/scripts/browser" "$cache"
+# Node finds packages from the folder of the file that imports them.
+cp "$ROOT/scripts/browser/page.mjs" "$cache/page.mjs"
+mkdir -p "$shots"
+rm -f "$shots"/failed-*.png
+
+if [ -z "$url" ]; then
+  server_start "$binary"
+  url=http${SERVER_URL#ws}
+fi
+check "" 180 node "$cache/page.mjs" "$url" "$shots" "$SCRATCH/profile"
+server_stop
+finish

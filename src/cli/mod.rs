@@ -1,0 +1,27 @@
+//! The command line: one file for each subcommand.
+
+pub mod doctor;
+pub mod serve;
+
+use clap::{Parser, Subcommand};
+
+/// A WebSocket server on io_uring. Without a subcommand it serves with the defaults.
+#[derive(Debug, Parser)]
+#[command(name = "ringwire", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve.
+    #[command(flatten)]
+    pub serve: serve::Args,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve an echo at `/`, and a page that talks to it
+    Serve(serve::Args),
+    /// Look at this host: can it run ringwire, and what would make it better
+    Doctor(doctor::Args),
+}

@@ -1,0 +1,212 @@
+//! `ringwire serve`: arguments into a server, signals into its end.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use ringwire::{Address, Config, Server, service::Echo};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+/// Where to listen and what to allow.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Listen here: IP:PORT, [IPV6]:PORT or unix:/path. Repeat it for several addresses; port 0
+    /// lets the kernel choose
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9001")]
+    listen: Vec<String>,
+    /// Shards, one thread and one ring each [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    shards: Option<usize>,
+    /// Let shards move between processors
+    #[arg(long)]
+    no_pin: bool,
+    /// The longest message; a longer one ends its connection with 1009
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().message_bytes_max)]
+    message_bytes_max: u64,
+    /// The most fragments in one message; more end its connection with 1008
+    #[arg(long, value_name = "N", default_value_t = Config::default().message_fragments_max)]
+    message_fragments_max: u32,
+    /// The longest head of a request; a longer one is answered 431
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().head_bytes_max)]
+    head_bytes_max: usize,
+    /// How long the opening handshake may take; a slower one is answered 408
+    #[arg(long, value_name = "MS", default_value_t = Config::default().handshake_timeout_ms)]
+    handshake_timeout_ms: u64,
+    /// Drop a connection that is silent for this long, after a ping at half of it; 0: never
+    #[arg(long, value_name = "MS", default_value_t = Config::default().idle_timeout_ms)]
+    idle_timeout_ms: u64,
+    /// How long the closing handshake may take
+    #[arg(long, value_name = "MS", default_value_t = Config::default().close_timeout_ms)]
+    close_timeout_ms: u64,
+    /// How long to wait for connections to close when stopping
+    #[arg(long, value_name = "MS", default_value_t = Config::default().drain_timeout_ms)]
+    drain_timeout_ms: u64,
+    /// Stop reading from a peer with this many bytes queued for it
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().queue_high_bytes)]
+    queue_high_bytes: usize,
+    /// Read from it again at this many
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().queue_low_bytes)]
+    queue_low_bytes: usize,
+    /// Refuse to queue more than this for one peer
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().queue_bytes_max)]
+    queue_bytes_max: usize,
+    /// The most connections of one shard; more wait in the backlog
+    #[arg(long, value_name = "N", default_value_t = Config::default().shard_connections_max)]
+    shard_connections_max: u32,
+    /// Connections that may wait to be accepted
+    #[arg(long, value_name = "N", default_value_t = Config::default().backlog)]
+    backlog: u32,
+    /// Receive buffers of each shard, a power of two
+    #[arg(long, value_name = "N", default_value_t = Config::default().recv_buffers)]
+    recv_buffers: u16,
+    /// Bytes in each receive buffer
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().recv_buffer_bytes)]
+    recv_buffer_bytes: u32,
+    /// Fill receive buffers whole instead of piece by piece
+    #[arg(long)]
+    no_recv_incremental: bool,
+    /// Bytes in each chunk that outgoing frames are written into
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().send_chunk_bytes)]
+    send_chunk_bytes: usize,
+    /// The Server header of replies; empty: none
+    #[arg(long, value_name = "TEXT", default_value = "ringwire")]
+    server_header: String,
+    /// Send no Date header
+    #[arg(long)]
+    no_date_header: bool,
+    /// What to write to standard error: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: tracing::Level,
+}
+
+impl Args {
+    fn config(&self) -> Config {
+        let mut config = Config::default();
+        config.message_bytes_max = self.message_bytes_max;
+        config.message_fragments_max = self.message_fragments_max;
+        config.head_bytes_max = self.head_bytes_max;
+        config.handshake_timeout_ms = self.handshake_timeout_ms;
+        config.idle_timeout_ms = self.idle_timeout_ms;
+        config.close_timeout_ms = self.close_timeout_ms;
+        config.drain_timeout_ms = self.drain_timeout_ms;
+        config.queue_high_bytes = self.queue_high_bytes;
+        config.queue_low_bytes = self.queue_low_bytes;
+        config.queue_bytes_max = self.queue_bytes_max;
+        config.shard_connections_max = self.shard_connections_max;
+        config.backlog = self.backlog;
+        config.recv_buffers = self.recv_buffers;
+        config.recv_buffer_bytes = self.recv_buffer_bytes;
+        config.recv_incremental = !self.no_recv_incremental;
+        config.send_chunk_bytes = self.send_chunk_bytes;
+        config.server_header = (!self.server_header.is_empty()).then(|| self.server_header.clone());
+        config.date_header = !self.no_date_header;
+        config
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub fn run(args: &Args) -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_max_level(args.log)
+        .with_writer(io::stderr)
+        .init();
+    raise_open_file_limit();
+    // Before the first thread, so that every thread leaves them to the one that waits for them.
+    let mut signals = match Signals::new([SIGTERM, SIGINT]) {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("cannot wait for signals: {error}")),
+    };
+    let mut builder = Server::builder().pinned(!args.no_pin).config(args.config());
+    for address in &args.listen {
+        builder = builder.listen(address);
+    }
+    if let Some(shards) = args.shards {
+        builder = builder.shards(shards);
+    }
+    let server = match builder.start(|_shard| Echo) {
+        Ok(server) => server,
+        Err(error) => return fail(&error.to_string()),
+    };
+    // Whoever reads this may have gone away; the server has not.
+    let _ = greet(&server);
+    let handle = server.handle();
+    let waiting = std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            let mut signals = signals.forever();
+            if let Some(signal) = signals.next() {
+                tracing::info!(signal, "stopping: closing connections with 1001");
+                handle.stop();
+            }
+            // Whoever asks again does not want to wait.
+            if signals.next().is_some() {
+                tracing::warn!("asked again: dropping what is left");
+                std::process::exit(130);
+            }
+        });
+    if let Err(error) = waiting {
+        return fail(&format!("cannot start a thread: {error}"));
+    }
+    match server.join() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn fail(sentence: &str) -> ExitCode {
+    eprintln!("ringwire: {sentence}");
+    ExitCode::FAILURE
+}
+
+/// Says where the server is and what to try next.
+fn greet(server: &Server) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let shards = server.handle().shard_stats().len();
+    let version = env!("CARGO_PKG_VERSION");
+    let plural = if shards == 1 { "" } else { "s" };
+    writeln!(
+        out,
+        "ringwire {version} echoes at, on {shards} shard{plural}:"
+    )?;
+    let mut page = None;
+    for address in server.addresses() {
+        match address {
+            Address::Inet(inet) => {
+                writeln!(out, "  ws://{inet}/")?;
+                page.get_or_insert(inet);
+            }
+            Address::Unix(path) => writeln!(out, "  ws+unix:{}:/", path.display())?,
+        }
+    }
+    if let Some(inet) = page {
+        writeln!(
+            out,
+            "Open http://{inet}/ in a browser to talk to it. Ctrl-C stops it."
+        )?;
+    }
+    writeln!(
+        out,
+        "ringwire doctor looks at this host; ringwire serve --help has the limits."
+    )?;
+    out.flush()
+}
+
+/// Each connection is a descriptor, so the soft limit is of no use to us.
+fn raise_open_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(errno) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%errno, "the limit on open files could not be raised to its hard limit");
+    }
+}
