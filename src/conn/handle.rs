@@ -35,19 +35,21 @@ pub enum SendStatus {
 }
 
 impl<'a, T> Conn<'a, T> {
+    #[doc(hidden)]
     #[inline]
-    pub(crate) fn new(
-        id: ConnId,
-        link: &'a mut Link,
-        state: &'a mut T,
-        shared: &'a mut Shared,
-    ) -> Self {
+    pub fn new(id: ConnId, link: &'a mut Link, state: &'a mut T, shared: &'a mut Shared) -> Self {
         Self {
             id,
             link,
             state,
             shared,
         }
+    }
+
+    #[inline(always)]
+    pub(crate) fn count_received(&mut self, payload_len: usize) {
+        self.shared.counts.messages_received += 1;
+        self.shared.counts.payload_bytes_received += payload_len as u64;
     }
 
     /// The connection's name, for a [`Handle`](crate::Handle) or a log.
@@ -69,7 +71,7 @@ impl<'a, T> Conn<'a, T> {
     ///
     /// [`SendError::Closed`] once the connection is closing, [`SendError::QueueFull`] when the
     /// message would put more than `queue_bytes_max` bytes in the queue. Nothing was sent then.
-    #[inline]
+    #[inline(always)]
     pub fn send<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Result<SendStatus, SendError> {
         let message = message.into();
         let payload_len = message.payload_len();
@@ -77,8 +79,11 @@ impl<'a, T> Conn<'a, T> {
         if queued.saturating_add(payload_len) > self.shared.config.queue_bytes_max {
             return Err(SendError::QueueFull);
         }
-        let (endpoint, mut context) = self.link.split(self.shared);
-        endpoint.send(message, &mut context)?;
+        let (endpoint, mut outbox) = self.link.endpoint_and_outbox(&mut self.shared.arena);
+        if !endpoint.send_short(&message, &mut outbox) {
+            let (endpoint, mut context) = self.link.split(self.shared);
+            endpoint.send(message, &mut context)?;
+        }
         self.shared.counts.messages_sent += 1;
         self.shared.counts.payload_bytes_sent += payload_len as u64;
         Ok(self.status(queued + payload_len))

@@ -366,6 +366,21 @@ impl Link {
         (&mut self.endpoint, context)
     }
 
+    /// The endpoint, and the connection's queue as a sink.
+    #[inline(always)]
+    pub fn endpoint_and_outbox<'a>(
+        &'a mut self,
+        arena: &'a mut SendArena,
+    ) -> (&'a mut Endpoint, Outbox<'a>) {
+        (
+            &mut self.endpoint,
+            Outbox {
+                queue: &mut self.outgoing,
+                arena,
+            },
+        )
+    }
+
     /// The connection's queue, as a sink.
     pub fn outbox<'a>(&'a mut self, arena: &'a mut SendArena) -> Outbox<'a> {
         Outbox {
@@ -387,16 +402,8 @@ pub struct Outbox<'a> {
     arena: &'a mut SendArena,
 }
 
-impl Outbox<'_> {
-    #[inline]
-    fn queue(&mut self) -> &mut SendQueue {
-        let arena = &mut *self.arena;
-        self.queue.get_or_insert_with(|| arena.queue())
-    }
-}
-
 impl Sink for Outbox<'_> {
-    #[inline]
+    #[inline(always)]
     fn space(&mut self, wanted: usize) -> &mut [u8] {
         let Self { queue, arena } = self;
         queue
@@ -404,13 +411,17 @@ impl Sink for Outbox<'_> {
             .space(arena, wanted)
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit(&mut self, bytes: usize) {
-        self.queue().commit(bytes);
+        match self.queue {
+            Some(queue) => queue.commit(bytes),
+            None => assert_eq!(bytes, 0, "bytes were committed without space for them"),
+        }
     }
 
     fn adopt(&mut self, bytes: bytes::Bytes) {
-        self.queue().adopt(bytes);
+        let Self { queue, arena } = self;
+        queue.get_or_insert_with(|| arena.queue()).adopt(bytes);
     }
 }
 

@@ -61,7 +61,7 @@ impl Key {
 pub struct ConnId(u64);
 
 impl ConnId {
-    pub(crate) const fn new(shard: u16, key: Key) -> Self {
+    pub const fn new(shard: u16, key: Key) -> Self {
         Self(
             ((shard as u64) << (ID_SLOT_BITS + GENERATION_BITS))
                 | ((key.generation as u64) << ID_SLOT_BITS)

@@ -12,11 +12,13 @@
 
 use std::mem;
 
+use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::{
-    CloseCode, MessageKind, MessagePool, Opcode, Payload, ProtocolError, Role, SendError, Sink,
+    CloseCode, Message, MessageKind, MessagePool, Opcode, Payload, ProtocolError, Role, SendError,
+    Sink,
     frame::{CONTROL_BYTES_MAX, FrameHeader, HEADER_BYTES_MAX},
     message::{MessageBuffer, Outgoing, OutgoingPayload},
 };
@@ -99,6 +101,149 @@ pub enum Event<'a> {
     Ping(Payload<'a>),
     /// A pong.
     Pong(Payload<'a>),
+}
+
+/// Messages that [`Endpoint::receive_batch`] found, in order.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    messages: [Message<'a>; BATCH_MESSAGES],
+    len: usize,
+    failed: bool,
+}
+
+/// Enough for the first payload to have reached the cache when the last one was unmasked.
+const BATCH_MESSAGES: usize = 8;
+
+impl<'a> Batch<'a> {
+    /// An empty batch.
+    #[inline]
+    pub const fn new() -> Self {
+        let none = Message::new(MessageKind::Binary, &[]);
+        Self {
+            messages: [none; BATCH_MESSAGES],
+            len: 0,
+            failed: false,
+        }
+    }
+
+    /// The messages.
+    #[inline]
+    pub fn messages(&self) -> &[Message<'a>] {
+        &self.messages[..self.len]
+    }
+
+    /// Whether text that is not UTF-8 followed them: [`Endpoint::fail_text`] is to be called.
+    #[inline]
+    pub const fn is_failed(&self) -> bool {
+        self.failed
+    }
+}
+
+impl Default for Batch<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The masking key at this place of a header, in one load.
+#[inline(always)]
+fn key_at(header: &[u8], at: usize) -> MaskingKey {
+    header
+        .get(at..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or_else(MaskingKey::default, |key| MaskingKey::new(*key))
+}
+
+/// What [`take_whole`] found.
+enum Whole<'a> {
+    /// A whole message, unmasked where it was received, and UTF-8 if it is text.
+    Message(MessageKind, &'a mut [u8]),
+    /// A whole text message that is not UTF-8.
+    NotText,
+    /// Something else, untouched.
+    Other,
+}
+
+/// Fills a batch. Returns whether it is full.
+#[inline(always)]
+fn fill<'a, const MASKED: bool>(
+    input: &mut &'a mut [u8],
+    batch: &mut Batch<'a>,
+    bytes_max: u64,
+) -> bool {
+    let mut rest = mem::take(input);
+    let mut len = 0;
+    for place in &mut batch.messages {
+        match take_whole::<MASKED>(&mut rest, bytes_max) {
+            Whole::Message(kind, payload) => *place = Message::new(kind, payload),
+            other => {
+                batch.failed = matches!(other, Whole::NotText);
+                break;
+            }
+        }
+        len += 1;
+    }
+    *input = rest;
+    batch.len = len;
+    len == BATCH_MESSAGES
+}
+
+/// Takes the frame that matters most off the input: a whole, final data frame with a 7 or 16 bit
+/// length, all of it here. The endpoint is between messages, and its peer masks or not.
+#[inline(always)]
+fn take_whole<'a, const MASKED: bool>(input: &mut &'a mut [u8], bytes_max: u64) -> Whole<'a> {
+    let mut at = if MASKED { 6 } else { 2 };
+    let Some(header) = input.get(..at) else {
+        return Whole::Other;
+    };
+    let (first, second) = (header[0], header[1]);
+    // Text or binary with FIN and nothing else.
+    if first != 0x81 && first != 0x82 || (second & 0x80 != 0) != MASKED {
+        return Whole::Other;
+    }
+    let mut key = MaskingKey::new([0; 4]);
+    if MASKED {
+        key = key_at(header, 2);
+    }
+    let mut len = usize::from(second & 0x7f);
+    if len > SHORT_BYTES_MAX {
+        at += 2;
+        let Some(header) = input.get(..at) else {
+            return Whole::Other;
+        };
+        if len == 127 {
+            return Whole::Other;
+        }
+        len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        if len <= SHORT_BYTES_MAX {
+            return Whole::Other;
+        }
+        if MASKED {
+            key = key_at(header, 4);
+        }
+    }
+    if input.len() - at < len || len as u64 > bytes_max {
+        return Whole::Other;
+    }
+    let (frame, rest) = mem::take(input).split_at_mut(at + len);
+    *input = rest;
+    let payload = &mut frame[at..];
+    if first == 0x82 {
+        if MASKED {
+            mask::apply(payload, key);
+        }
+        return Whole::Message(MessageKind::Binary, payload);
+    }
+    let mut validator = Validator::new();
+    let checked = if MASKED {
+        utf8::unmask_and_validate(payload, key, &mut validator)
+    } else {
+        validator.push(payload)
+    };
+    if checked.is_err() || !validator.is_boundary() {
+        return Whole::NotText;
+    }
+    Whole::Message(MessageKind::Text, payload)
 }
 
 /// A close frame's payload.
@@ -194,78 +339,62 @@ impl Endpoint {
         input: &mut &'a mut [u8],
         context: &mut Context<'_, S>,
     ) -> Option<Event<'a>> {
-        if let Some(event) = self.receive_whole(input, context) {
-            return Some(event);
+        if self.is_between_messages() {
+            let bytes_max = context.limits.message_bytes_max;
+            let whole = match self.role {
+                Role::Client => take_whole::<false>(input, bytes_max),
+                Role::Server => take_whole::<true>(input, bytes_max),
+            };
+            match whole {
+                Whole::Message(kind, payload) => {
+                    let payload = Payload::Borrowed(payload);
+                    return Some(Event::Message { kind, payload });
+                }
+                Whole::NotText => {
+                    let error = ProtocolError::TextNotUtf8;
+                    return Some(self.fail_connection(error, context));
+                }
+                Whole::Other => {}
+            }
         }
         self.receive_any(input, context)
     }
 
-    /// The frame that matters most: a whole, final data frame between messages, with a short or a
-    /// 16 bit length, all of it here. Anything else is left for [`receive_any`](Self::receive_any).
+    /// Takes as many whole messages as come next and fit into the batch, each of them a single
+    /// frame of at most 65,535 bytes that lies in the input. Returns whether the batch is full, so
+    /// that more may follow; if not, [`receive`](Self::receive) is to be called for what comes
+    /// next.
+    ///
+    /// Many small messages in one read cost most when each is handed out before the next one is
+    /// looked at: the loop leaves its registers, and the first thing done with a payload is to read
+    /// what was written a moment ago in pieces of another size.
     #[inline]
-    fn receive_whole<'a, S: Sink>(
+    pub fn receive_batch<'a, S: Sink>(
         &mut self,
         input: &mut &'a mut [u8],
+        batch: &mut Batch<'a>,
         context: &mut Context<'_, S>,
-    ) -> Option<Event<'a>> {
-        let between = self.frame.is_none() && self.kind.is_none() && self.spilled == 0;
-        if !between || self.close_sent || self.input_ended {
-            return None;
+    ) -> bool {
+        batch.len = 0;
+        batch.failed = false;
+        if !self.is_between_messages() {
+            return false;
         }
-        let &[first, second, third, fourth, ..] = &**input else {
-            return None;
-        };
-        let kind = match first {
-            0x81 => MessageKind::Text,
-            0x82 => MessageKind::Binary,
-            _ => return None,
-        };
-        let masked = self.role == Role::Server;
-        if (second & 0x80 != 0) != masked {
-            return None;
+        let bytes_max = context.limits.message_bytes_max;
+        match self.role {
+            Role::Client => fill::<false>(input, batch, bytes_max),
+            Role::Server => fill::<true>(input, batch, bytes_max),
         }
-        let (len, mut at) = match second & 0x7f {
-            126 => (usize::from(u16::from_be_bytes([third, fourth])), 4),
-            127 => return None,
-            short => (usize::from(short), 2),
-        };
-        if at == 4 && len < 126 || len as u64 > context.limits.message_bytes_max {
-            return None;
-        }
-        let mut key = MaskingKey::new([0; 4]);
-        if masked {
-            let bytes = input.get(at..at + 4)?;
-            key = MaskingKey::new([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            at += 4;
-        }
-        if input.len() - at < len {
-            return None;
-        }
-        let (_, rest) = mem::take(input).split_at_mut(at);
-        let (payload, rest) = rest.split_at_mut(len);
-        *input = rest;
-        match kind {
-            MessageKind::Binary => {
-                if masked {
-                    mask::apply(payload, key);
-                }
-            }
-            MessageKind::Text => {
-                let mut validator = Validator::new();
-                let checked = if masked {
-                    utf8::unmask_and_validate(payload, key, &mut validator)
-                } else {
-                    validator.push(payload)
-                };
-                if checked.and_then(|()| validator.finish()).is_err() {
-                    return Some(self.fail_connection(ProtocolError::TextNotUtf8, context));
-                }
-            }
-        }
-        Some(Event::Message {
-            kind,
-            payload: Payload::Borrowed(payload),
-        })
+    }
+
+    /// Nothing is in progress, and messages are looked at.
+    #[inline(always)]
+    fn is_between_messages(&self) -> bool {
+        self.frame.is_none()
+            && self.kind.is_none()
+            && self.spilled == 0
+            && !self.close_sent
+            && !self.input_ended
     }
 
     #[inline(never)]
@@ -528,6 +657,14 @@ impl Endpoint {
         }
     }
 
+    /// Fails the connection for text that is not UTF-8, which a batch found.
+    #[cold]
+    pub fn fail_text<S: Sink>(&mut self, context: &mut Context<'_, S>) -> ProtocolError {
+        let error = ProtocolError::TextNotUtf8;
+        self.fail_connection(error, context);
+        error
+    }
+
     /// Fails the connection (section 7.1.7): says why, if nothing was said yet, and is deaf from
     /// here on.
     #[cold]
@@ -555,7 +692,7 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`SendError::Closed`] once our close frame was written.
-    #[inline]
+    #[inline(always)]
     pub fn send<S: Sink>(
         &mut self,
         outgoing: Outgoing<'_>,
@@ -569,26 +706,56 @@ impl Endpoint {
             OutgoingPayload::Borrowed(payload) => {
                 write_frame(context, self.role, opcode, true, payload);
             }
-            OutgoingPayload::Shared(payload)
-                if self.role == Role::Server && payload.len() >= ADOPT_BYTES_MIN =>
-            {
-                let payload_len = payload.len() as u64;
-                let header = FrameHeader {
-                    fin: true,
-                    opcode,
-                    payload_len,
-                    key: None,
-                };
-                let space = context.sink.space(HEADER_BYTES_MAX);
-                let len = header.encode(space);
-                context.sink.commit(len);
-                context.sink.adopt(payload);
-            }
-            OutgoingPayload::Shared(payload) => {
-                write_frame(context, self.role, opcode, true, &payload);
-            }
+            OutgoingPayload::Shared(payload) => self.send_shared(opcode, payload, context),
         }
         Ok(())
+    }
+
+    /// Writes a message, if it is one that matters most: from a server, of at most 125 bytes, that
+    /// is to be copied. Returns whether it was; if not, [`send`](Self::send) is to be called.
+    ///
+    /// It is apart because two bytes of header and a short copy need nothing of a [`Context`].
+    #[inline(always)]
+    pub fn send_short<S: Sink>(&mut self, outgoing: &Outgoing<'_>, sink: &mut S) -> bool {
+        let OutgoingPayload::Borrowed(payload) = outgoing.payload else {
+            return false;
+        };
+        if payload.len() > SHORT_BYTES_MAX || self.role == Role::Client || self.close_sent {
+            return false;
+        }
+        let total = 2 + payload.len();
+        let Some(([first, second], room)) = sink.space(total).split_first_chunk_mut() else {
+            return false;
+        };
+        *first = 0x80 | outgoing.kind.opcode() as u8;
+        *second = payload.len() as u8;
+        copy_short(room, payload);
+        sink.commit(total);
+        true
+    }
+
+    fn send_shared<S: Sink>(
+        &mut self,
+        opcode: Opcode,
+        payload: Bytes,
+        context: &mut Context<'_, S>,
+    ) {
+        // A client's payload is masked, so that it has to be written anew.
+        if self.role == Role::Client || payload.len() < ADOPT_BYTES_MIN {
+            write_frame(context, self.role, opcode, true, &payload);
+            return;
+        }
+        let payload_len = payload.len() as u64;
+        let header = FrameHeader {
+            fin: true,
+            opcode,
+            payload_len,
+            key: None,
+        };
+        let space = context.sink.space(HEADER_BYTES_MAX);
+        let len = header.encode(space);
+        context.sink.commit(len);
+        context.sink.adopt(payload);
     }
 
     /// Writes a message as several frames with at most `fragment_bytes` bytes of payload each
@@ -703,8 +870,41 @@ fn check_close(payload: &[u8]) -> Result<Option<CloseCode>, ProtocolError> {
     Ok(Some(code))
 }
 
+/// Payloads with a 7 bit length.
+const SHORT_BYTES_MAX: usize = 125;
+
+/// Copies a few bytes without a call of memcpy, which costs as much again: two pieces that overlap
+/// in the middle, both read before either is written.
+#[inline(always)]
+fn copy_short(destination: &mut [u8], source: &[u8]) {
+    macro_rules! ends {
+        ($word:ty, $bytes:literal) => {
+            if let (Some(first), Some(last)) = (
+                source.first_chunk::<$bytes>(),
+                source.last_chunk::<$bytes>(),
+            ) {
+                let (first, last) = (
+                    <$word>::from_ne_bytes(*first),
+                    <$word>::from_ne_bytes(*last),
+                );
+                if let Some(start) = destination.first_chunk_mut() {
+                    *start = first.to_ne_bytes();
+                }
+                if let Some(end) = destination.last_chunk_mut() {
+                    *end = last.to_ne_bytes();
+                }
+            }
+        };
+    }
+    match source.len() {
+        16..=32 => ends!(u128, 16),
+        8..=15 => ends!(u64, 8),
+        4..=7 => ends!(u32, 4),
+        _ => destination.copy_from_slice(source),
+    }
+}
+
 /// Writes one frame, masked if a client sends it.
-#[inline]
 fn write_frame<S: Sink>(
     context: &mut Context<'_, S>,
     role: Role,

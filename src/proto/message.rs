@@ -41,7 +41,8 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    pub(crate) const fn new(kind: MessageKind, payload: &'a [u8]) -> Self {
+    #[doc(hidden)]
+    pub const fn new(kind: MessageKind, payload: &'a [u8]) -> Self {
         Self { kind, payload }
     }
 

@@ -13,7 +13,7 @@
 //! meanwhile. Small payloads are copied into chunks; large or shared ones are adopted as
 //! [`Bytes`] and never copied.
 
-use std::{collections::VecDeque, fmt};
+use std::{collections::VecDeque, fmt, mem};
 
 use bytes::Bytes;
 
@@ -28,11 +28,16 @@ pub const PIECES_MAX: usize = 64;
 /// Bytes in the order in which they are to be sent.
 #[derive(Default)]
 pub struct SendQueue {
-    pieces: VecDeque<Piece>,
+    /// The chunk that is written to, behind all pieces. Empty while there is none. It is kept apart
+    /// because every frame written meets it, and pieces only when it is full.
+    open: Box<[u8]>,
+    /// Bytes written to the open chunk.
+    open_len: usize,
+    /// Bytes not sent yet, over all pieces and the open chunk.
+    len: usize,
     /// Bytes of the first piece that were sent already.
     sent: usize,
-    /// Bytes not sent yet, over all pieces.
-    len: usize,
+    pieces: VecDeque<Piece>,
     /// Where the kernel finds the pieces during a vectored send. They live here so that they stay
     /// put for as long as the boxed queue does, and are not allocated anew each time.
     iovecs: Vec<libc::iovec>,
@@ -68,25 +73,26 @@ impl SendQueue {
 
     /// Room for the next bytes: at least `min(wanted, CONTIGUOUS_BYTES)` and at most `wanted` bytes
     /// lie together. What was written there counts once [`commit`](Self::commit) says so.
-    #[inline]
+    #[inline(always)]
     pub fn space(&mut self, arena: &mut SendArena, wanted: usize) -> &mut [u8] {
-        let least = wanted.min(CONTIGUOUS_BYTES);
-        let fits = match self.pieces.back() {
-            Some(Piece::Chunk { bytes, len }) => bytes.len() - len >= least,
-            _ => false,
-        };
-        if !fits {
-            self.pieces.push_back(Piece::Chunk {
-                bytes: arena.chunk(),
-                len: 0,
-            });
+        if self.open.len() - self.open_len < wanted.min(CONTIGUOUS_BYTES) {
+            self.open_chunk(arena);
         }
-        match self.pieces.back_mut() {
-            Some(Piece::Chunk { bytes, len }) => {
-                let end = bytes.len().min(*len + wanted);
-                &mut bytes[*len..end]
-            }
-            _ => &mut [],
+        let end = self.open.len().min(self.open_len + wanted);
+        &mut self.open[self.open_len..end]
+    }
+
+    #[cold]
+    fn open_chunk(&mut self, arena: &mut SendArena) {
+        self.seal();
+        self.open = arena.chunk();
+    }
+
+    /// Makes the open chunk a piece like the others.
+    fn seal(&mut self) {
+        if !self.open.is_empty() {
+            let (bytes, len) = (mem::take(&mut self.open), mem::take(&mut self.open_len));
+            self.pieces.push_back(Piece::Chunk { bytes, len });
         }
     }
 
@@ -95,18 +101,15 @@ impl SendQueue {
     /// # Panics
     ///
     /// When the space was smaller.
-    #[inline]
+    #[inline(always)]
     pub fn commit(&mut self, bytes: usize) {
-        match self.pieces.back_mut() {
-            Some(Piece::Chunk { bytes: chunk, len }) if chunk.len() - *len >= bytes => {
-                *len += bytes;
-                self.len += bytes;
-            }
-            _ => assert_eq!(
-                bytes, 0,
-                "more bytes were committed than there was space for"
-            ),
-        }
+        let committed = self.open_len + bytes;
+        assert!(
+            committed <= self.open.len(),
+            "more bytes were committed than there was space for"
+        );
+        self.open_len = committed;
+        self.len += bytes;
     }
 
     /// Copies `bytes` to the end.
@@ -124,6 +127,7 @@ impl SendQueue {
     /// Puts `bytes` at the end without copying them.
     pub fn adopt(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
+            self.seal();
             self.len += bytes.len();
             self.pieces.push_back(Piece::Shared(bytes));
         }
@@ -141,6 +145,10 @@ impl SendQueue {
             self.len
         );
         self.len -= bytes;
+        if self.len == 0 {
+            self.clear(arena);
+            return;
+        }
         self.sent += bytes;
         while let Some(first) = self.pieces.front() {
             let written = first.written().len();
@@ -164,27 +172,34 @@ impl SendQueue {
             later.sent, 0,
             "a queue that is partly sent cannot follow another one"
         );
-        self.len += later.len;
+        self.seal();
         self.pieces.append(&mut later.pieces);
-        later.len = 0;
+        self.open = mem::take(&mut later.open);
+        self.open_len = mem::take(&mut later.open_len);
+        self.len += mem::take(&mut later.len);
     }
 
     /// The bytes not sent yet, piece by piece, none of them empty.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let mut sent = self.sent;
-        self.pieces.iter().filter_map(move |piece| {
-            let bytes = &piece.written()[std::mem::take(&mut sent)..];
-            (!bytes.is_empty()).then_some(bytes)
-        })
+        let pieces = self.pieces.iter().map(Piece::written);
+        pieces
+            .chain([&self.open[..self.open_len]])
+            .filter_map(move |piece| {
+                let bytes = &piece[mem::take(&mut sent)..];
+                (!bytes.is_empty()).then_some(bytes)
+            })
     }
 
     /// The bytes not sent yet, when they lie in one piece.
     #[inline]
     pub(super) fn only_piece(&self) -> Option<&[u8]> {
-        match (self.pieces.len(), self.pieces.front()) {
-            (1, Some(only)) => Some(&only.written()[self.sent..]),
-            _ => None,
-        }
+        let whole = match (self.pieces.len(), self.open_len) {
+            (0, _) => &self.open[..self.open_len],
+            (1, 0) => self.pieces[0].written(),
+            _ => return None,
+        };
+        Some(&whole[self.sent..])
     }
 
     /// A message header over at most `pieces_max` pieces. It and what it points to stay where they
@@ -211,6 +226,7 @@ impl SendQueue {
 
     /// Drops everything, chunks going back to the arena.
     fn clear(&mut self, arena: &mut SendArena) {
+        self.seal();
         for piece in self.pieces.drain(..) {
             if let Piece::Chunk { bytes, .. } = piece {
                 arena.take_back(bytes);

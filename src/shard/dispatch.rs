@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{Shard, TICK, acceptor_index, service::Service};
 use crate::{
     conn::{CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, token::SLOTS_MAX},
-    proto::{CloseCode, Event, Message, Role},
+    proto::{CloseCode, Event, Message, MessageKind, Role, endpoint::Batch},
     ring::{
         Completion, Errno, Operation, Outcome, RecvLease, Ring, SendQueue, errno::TransferError,
     },
@@ -129,16 +129,38 @@ impl<R: Ring, S: Service> Shard<R, S> {
             service, shared, ..
         } = self;
         let mut ended = None;
+        let mut failed = None;
+        let mut batch = Batch::new();
         let called = catch_unwind(AssertUnwindSafe(|| {
             loop {
                 let (endpoint, mut context) = link.split(shared);
+                let full = endpoint.receive_batch(&mut input, &mut batch, &mut context);
+                shared.counts.messages_received += batch.messages().len() as u64;
+                for &message in batch.messages() {
+                    // The service may have closed the connection with an earlier one.
+                    if link.endpoint.is_close_sent() {
+                        break;
+                    }
+                    shared.counts.payload_bytes_received += message.payload().len() as u64;
+                    service.on_message(&mut Conn::new(id, link, state, shared), message);
+                }
+                if full {
+                    continue;
+                }
+                let (endpoint, mut context) = link.split(shared);
+                if batch.is_failed() {
+                    failed = Some(endpoint.fail_text(&mut context));
+                    break;
+                }
                 match endpoint.receive(&mut input, &mut context) {
                     None => break,
                     Some(Event::Message { kind, payload }) => {
-                        shared.counts.messages_received += 1;
-                        shared.counts.payload_bytes_received += payload.len() as u64;
-                        let mut conn = Conn::new(id, link, state, shared);
-                        service.on_message(&mut conn, Message::new(kind, &payload));
+                        deliver(
+                            service,
+                            &mut Conn::new(id, link, state, shared),
+                            kind,
+                            &payload,
+                        );
                         shared.pool.reclaim(payload);
                     }
                     Some(Event::Ping(payload)) => {
@@ -163,14 +185,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
                             Role::Client => Ending::Linger,
                         });
                     }
-                    Some(Event::Failed(error)) => {
-                        shared.counts.protocol_errors += 1;
-                        link.ends(CloseCause::Protocol(error));
-                        ended = Some(Ending::Linger);
-                    }
+                    Some(Event::Failed(error)) => failed = Some(error),
                 }
             }
         }));
+        if let Some(error) = failed {
+            shared.counts.protocol_errors += 1;
+            link.ends(CloseCause::Protocol(error));
+            ended = Some(Ending::Linger);
+        }
         if called.is_err() {
             self.service_panicked(key);
         } else if let Some(ending) = ended {
@@ -317,4 +340,17 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.touch(key);
         true
     }
+}
+
+/// Hands out a message that did not come in a batch. Not inlined, so that the batch's call of the
+/// service is the only one in its loop.
+#[inline(never)]
+fn deliver<S: Service>(
+    service: &mut S,
+    conn: &mut Conn<'_, S::State>,
+    kind: MessageKind,
+    payload: &[u8],
+) {
+    conn.count_received(payload.len());
+    service.on_message(conn, Message::new(kind, payload));
 }

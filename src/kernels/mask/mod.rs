@@ -189,7 +189,7 @@ pub fn selected() -> &'static str {
 }
 
 /// Masks or unmasks the payload where it lies. The first byte is combined with the key's first.
-#[inline]
+#[inline(always)]
 pub fn apply(payload: &mut [u8], key: MaskingKey) {
     let at = payload.as_mut_ptr();
     // SAFETY: both ranges are the one slice that we hold exclusively.
@@ -202,7 +202,7 @@ pub fn apply(payload: &mut [u8], key: MaskingKey) {
 /// # Panics
 ///
 /// When the lengths differ.
-#[inline]
+#[inline(always)]
 pub fn copy(destination: &mut [u8], source: &[u8], key: MaskingKey) {
     require_equal_lengths(destination, source);
     // SAFETY: a shared and an exclusive slice are apart, and both are as long as the source.
@@ -228,7 +228,7 @@ pub fn copy_within(buffer: &mut [u8], source: Range<usize>, destination: usize, 
 /// # Safety
 ///
 /// As for [`Pass`], without the last condition.
-#[inline]
+#[inline(always)]
 unsafe fn pass(destination: *mut u8, source: *const u8, len: usize, key: MaskingKey) {
     if len <= SHORT_BYTES_MAX {
         // SAFETY: the ranges are the caller's promise, the length was compared.
@@ -240,7 +240,7 @@ unsafe fn pass(destination: *mut u8, source: *const u8, len: usize, key: Masking
     }
 }
 
-#[inline]
+#[inline(always)]
 fn require_equal_lengths(destination: &[u8], source: &[u8]) {
     assert_eq!(
         destination.len(),
