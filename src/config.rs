@@ -47,11 +47,13 @@ pub struct Config {
     pub backlog: u32,
     /// Messages from other threads that may wait for one shard. 65,536.
     pub mailbox_messages_max: usize,
-    /// Receive buffers of one shard, a power of two. 16.
+    /// Receive buffers of one shard, a power of two. 4.
     pub recv_buffers: u16,
-    /// Bytes in each receive buffer. 64 KiB.
+    /// Bytes in each receive buffer. 128 KiB.
     pub recv_buffer_bytes: u32,
-    /// Fill receive buffers piece by piece where the kernel can (Linux 6.12). On.
+    /// Fill receive buffers piece by piece where the kernel can (Linux 6.12); where it cannot, the
+    /// same memory is divided into buffers of at most 16 KiB. Off, each receive uses up a whole
+    /// buffer of the size given. On.
     pub recv_incremental: bool,
     /// Bytes in each chunk that outgoing frames are written into. 32 KiB.
     pub send_chunk_bytes: usize,

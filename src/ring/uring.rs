@@ -69,17 +69,23 @@ pub struct UringOptions {
     /// Bytes in each receive buffer.
     pub recv_buffer_bytes: u32,
     /// Let the kernel fill a buffer piece by piece where it can (Linux 6.12), instead of using up a
-    /// whole one for each receive.
+    /// whole one for each receive. Where it cannot, the memory is divided into buffers of at most
+    /// [`WHOLE_BUFFER_BYTES_MAX`]: few large ones would run out at once.
     pub recv_incremental: bool,
 }
+
+/// The largest receive buffer in place of an incremental one, on a kernel without those.
+pub const WHOLE_BUFFER_BYTES_MAX: u32 = 16 * 1024;
 
 impl Default for UringOptions {
     fn default() -> Self {
         Self {
             submission_entries: 512,
             completion_entries: 4096,
-            recv_buffers: 16,
-            recv_buffer_bytes: 64 * 1024,
+            // Buffers are used in turn, so that all of this memory passes through the cache: half
+            // a megabyte stays in L2. Few large ones, so that a large message lies in few pieces.
+            recv_buffers: 4,
+            recv_buffer_bytes: 128 * 1024,
             recv_incremental: true,
         }
     }
@@ -216,18 +222,27 @@ impl Uring {
         if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_ext_arg() {
             return Err(Errno::new(libc::ENOSYS));
         }
-        let pool = RecvPool::new(options.recv_buffers, options.recv_buffer_bytes)?;
-        let mut buffer_ring = BufferRing::new(options.recv_buffers)?;
-        let incremental = register(&ring, &buffer_ring, options.recv_incremental)?;
-        for buffer in 0..options.recv_buffers {
-            buffer_ring.add(buffer, pool.address(buffer), options.recv_buffer_bytes);
+        let (mut buffers, mut bytes) = (options.recv_buffers, options.recv_buffer_bytes);
+        let mut buffer_ring = BufferRing::new(buffers)?;
+        let mut incremental = options.recv_incremental;
+        if incremental && !register(&ring, &buffer_ring, REGISTER_INCREMENTAL)? {
+            incremental = false;
+            (buffers, bytes) = divided(buffers, bytes);
+            buffer_ring = BufferRing::new(buffers)?;
+        }
+        if !incremental && !register(&ring, &buffer_ring, 0)? {
+            return Err(Errno::new(libc::EINVAL));
+        }
+        let pool = RecvPool::new(buffers, bytes)?;
+        for buffer in 0..buffers {
+            buffer_ring.add(buffer, pool.address(buffer), bytes);
         }
         buffer_ring.commit();
         let waker = Waker::new(Some(eventfd(0, EventfdFlags::CLOEXEC)?));
         Ok(Self {
             ring: ManuallyDrop::new(ring),
             buffer_ring: ManuallyDrop::new(buffer_ring),
-            recv_ready_at: usize::from(options.recv_buffers).div_ceil(2),
+            recv_ready_at: usize::from(buffers).div_ceil(2),
             pool: ManuallyDrop::new(pool),
             sends: ManuallyDrop::new(Vec::new()),
             wake_count: ManuallyDrop::new(Box::new([0; 8])),
@@ -453,34 +468,30 @@ fn set_up(options: &UringOptions) -> Result<IoUring, Errno> {
     .map_err(Errno::from)
 }
 
-/// Tells the kernel of the buffer ring. Returns whether it fills buffers piece by piece.
-fn register(ring: &IoUring, buffers: &BufferRing, incremental: bool) -> Result<bool, Errno> {
+/// Tells the kernel of the buffer ring. Returns whether it knows these flags: incremental buffers
+/// came with Linux 6.12.
+fn register(ring: &IoUring, buffers: &BufferRing, flags: u16) -> Result<bool, Errno> {
     let address = buffers.entries.as_ptr() as u64;
-    if incremental {
-        // SAFETY: the mapping is page aligned, holds `count` entries, and stays until the kernel
-        // has forgotten it: `Uring::drop` sees to the order.
-        let done = unsafe {
-            ring.submitter().register_buf_ring_with_flags(
-                address,
-                buffers.count,
-                BUFFER_GROUP,
-                REGISTER_INCREMENTAL,
-            )
-        };
-        match done {
-            Ok(()) => return Ok(true),
-            // A kernel before 6.12 does not know the flag.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    // SAFETY: as above.
+    // SAFETY: the mapping is page aligned, holds `count` entries, and stays until the kernel has
+    // forgotten it: `Uring::drop` sees to the order.
     let done = unsafe {
         ring.submitter()
-            .register_buf_ring_with_flags(address, buffers.count, BUFFER_GROUP, 0)
+            .register_buf_ring_with_flags(address, buffers.count, BUFFER_GROUP, flags)
     };
-    done?;
-    Ok(false)
+    match done {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The same memory in buffers of at most [`WHOLE_BUFFER_BYTES_MAX`].
+fn divided(mut buffers: u16, mut bytes: u32) -> (u16, u32) {
+    while bytes > WHOLE_BUFFER_BYTES_MAX && buffers < 1 << 15 {
+        buffers *= 2;
+        bytes /= 2;
+    }
+    (buffers, bytes)
 }
 
 fn fd(socket: &OwnedFd) -> Fd {
@@ -709,5 +720,17 @@ impl Drop for Uring {
         unsafe { ManuallyDrop::drop(&mut self.sends) };
         // SAFETY: nothing is in flight, so that no wake writes here; dropped once.
         unsafe { ManuallyDrop::drop(&mut self.wake_count) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_buffers_are_many_and_small() {
+        assert_eq!(divided(4, 128 * 1024), (32, 16 * 1024));
+        assert_eq!(divided(64, 4096), (64, 4096));
+        assert_eq!(divided(1 << 15, 1 << 20), (1 << 15, 1 << 20));
     }
 }
