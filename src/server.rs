@@ -332,7 +332,7 @@ impl Handle {
     pub fn stop_within(&self, drain_timeout_ms: u64) {
         for postbox in &self.inner.postboxes {
             // A shard that has stopped already is what was wanted.
-            let _ = postbox.post_waiting(Command::Stop { drain_timeout_ms });
+            let _ = postbox.post(Command::Stop { drain_timeout_ms });
         }
     }
 

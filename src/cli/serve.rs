@@ -115,6 +115,7 @@ pub fn run(args: &Args) -> ExitCode {
         .with_max_level(args.log)
         .with_writer(io::stderr)
         .init();
+    keep_memory_small();
     raise_open_file_limit();
     // Before the first thread, so that every thread leaves them to the one that waits for them.
     let mut signals = match Signals::new([SIGTERM, SIGINT]) {
@@ -194,6 +195,14 @@ fn greet(server: &Server) -> io::Result<()> {
         "ringwire doctor looks at this host; ringwire serve --help has the limits."
     )?;
     out.flush()
+}
+
+/// With huge pages, ten thousand idle connections cost more than twice the memory that they need
+/// (scripts/idle-memory.sh), and messages gain nothing by them.
+fn keep_memory_small() {
+    if let Err(errno) = ringwire::disable_huge_pages() {
+        tracing::debug!(%errno, "transparent huge pages stay on");
+    }
 }
 
 /// Each connection is a descriptor, so the soft limit is of no use to us.

@@ -27,8 +27,11 @@
 
 pub mod errno;
 pub mod probe;
+pub mod process;
 pub mod recv_pool;
 pub mod send;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod socket;
 pub mod uring;
 pub mod waker;
@@ -228,7 +231,7 @@ pub enum Wait {
 pub trait Ring {
     /// An open socket. Dropping one without [`submit_close`](Self::submit_close) closes it, and is
     /// right only when nothing was ever submitted on it.
-    type Socket;
+    type Socket: std::fmt::Debug;
 
     /// The clock.
     fn now(&self) -> Time;

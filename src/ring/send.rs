@@ -28,9 +28,12 @@ pub const PIECES_MAX: usize = 64;
 /// Bytes in the order in which they are to be sent.
 #[derive(Default)]
 pub struct SendQueue {
-    /// The chunk that is written to, behind all pieces. Empty while there is none. It is kept apart
-    /// because every frame written meets it, and pieces only when it is full.
-    open: Box<[u8]>,
+    /// The chunk that is written to, behind all pieces; without capacity while there is none. It is
+    /// kept apart because every frame written meets it, and pieces only when it is full.
+    ///
+    /// Its length is how much of it was ever initialised, so that memory of a chunk that nobody
+    /// writes to is never touched.
+    open: Vec<u8>,
     /// Bytes written to the open chunk.
     open_len: usize,
     /// Bytes not sent yet, over all pieces and the open chunk.
@@ -45,7 +48,7 @@ pub struct SendQueue {
 }
 
 enum Piece {
-    Chunk { bytes: Box<[u8]>, len: usize },
+    Chunk { bytes: Vec<u8>, len: usize },
     Shared(Bytes),
 }
 
@@ -75,22 +78,32 @@ impl SendQueue {
     /// lie together. What was written there counts once [`commit`](Self::commit) says so.
     #[inline(always)]
     pub fn space(&mut self, arena: &mut SendArena, wanted: usize) -> &mut [u8] {
-        if self.open.len() - self.open_len < wanted.min(CONTIGUOUS_BYTES) {
-            self.open_chunk(arena);
+        if self.open.len() - self.open_len < wanted {
+            self.make_space(arena, wanted);
         }
         let end = self.open.len().min(self.open_len + wanted);
         &mut self.open[self.open_len..end]
     }
 
+    /// Initialises more of the open chunk, or opens another one.
     #[cold]
-    fn open_chunk(&mut self, arena: &mut SendArena) {
-        self.seal();
-        self.open = arena.chunk();
+    fn make_space(&mut self, arena: &mut SendArena, wanted: usize) {
+        if self.open.capacity() - self.open_len < wanted.min(CONTIGUOUS_BYTES) {
+            // A queue that starts with little is most often one with a few replies.
+            let starts = self.pieces.is_empty() && self.open.capacity() == 0;
+            self.seal();
+            self.open = arena.chunk(starts && wanted <= SMALL_CHUNK_BYTES);
+        }
+        let needed = self.open_len + wanted.max(CONTIGUOUS_BYTES);
+        let ahead = needed.max(2 * self.open.len()).min(self.open.capacity());
+        if self.open.len() < ahead {
+            self.open.resize(ahead, 0);
+        }
     }
 
     /// Makes the open chunk a piece like the others.
     fn seal(&mut self) {
-        if !self.open.is_empty() {
+        if self.open.capacity() > 0 {
             let (bytes, len) = (mem::take(&mut self.open), mem::take(&mut self.open_len));
             self.pieces.push_back(Piece::Chunk { bytes, len });
         }
@@ -246,12 +259,18 @@ impl fmt::Debug for SendQueue {
     }
 }
 
+/// Bytes in the first chunk of a queue, unless more are wanted at once. Thousands of connections
+/// that are answered in one burst then take pages, and not the large chunks of a busy one.
+pub const SMALL_CHUNK_BYTES: usize = 8 * 1024;
+
+/// Small chunks and queues kept for the next turn: as many as a turn uses at most.
+const SMALL_KEPT_MAX: usize = 128;
+
 /// Chunks and queues not in use, last used first so that the next writer finds them in cache.
 #[derive(Debug)]
 pub struct SendArena {
-    chunk_bytes: usize,
-    kept_max: usize,
-    chunks: Vec<Box<[u8]>>,
+    large: Chunks,
+    small: Chunks,
     #[expect(
         clippy::vec_box,
         reason = "the queues move in and out of the ring as boxes"
@@ -261,9 +280,17 @@ pub struct SendArena {
     queues_out: usize,
 }
 
+/// Unused chunks of one size.
+#[derive(Debug)]
+struct Chunks {
+    bytes: usize,
+    kept_max: usize,
+    unused: Vec<Vec<u8>>,
+}
+
 impl SendArena {
-    /// An arena of chunks of `chunk_bytes` bytes that keeps at most `kept_bytes_max` bytes of
-    /// unused ones.
+    /// An arena of chunks of `chunk_bytes` bytes, and of small ones, that keeps at most
+    /// `kept_bytes_max` bytes of unused large chunks.
     ///
     /// # Panics
     ///
@@ -271,12 +298,16 @@ impl SendArena {
     pub fn new(chunk_bytes: usize, kept_bytes_max: usize) -> Self {
         assert!(
             chunk_bytes >= CONTIGUOUS_BYTES,
-            "a send chunk has at least {CONTIGUOUS_BYTES} B"
+            "a send chunk has at least {CONTIGUOUS_BYTES} bytes"
         );
+        let chunks = |bytes, kept_max| Chunks {
+            bytes,
+            kept_max,
+            unused: Vec::new(),
+        };
         Self {
-            chunk_bytes,
-            kept_max: kept_bytes_max / chunk_bytes,
-            chunks: Vec::new(),
+            large: chunks(chunk_bytes, kept_bytes_max / chunk_bytes),
+            small: chunks(chunk_bytes.min(SMALL_CHUNK_BYTES), SMALL_KEPT_MAX),
             queues: Vec::new(),
             chunks_out: 0,
             queues_out: 0,
@@ -296,7 +327,7 @@ impl SendArena {
         queue.clear(self);
         self.queues_out -= 1;
         // A queue that once held a long row of pieces would keep room for them.
-        if self.queues.len() < self.kept_max && queue.pieces.capacity() <= PIECES_MAX {
+        if self.queues.len() < SMALL_KEPT_MAX && queue.pieces.capacity() <= PIECES_MAX {
             self.queues.push(queue);
         }
     }
@@ -312,18 +343,30 @@ impl SendArena {
     }
 
     #[inline]
-    fn chunk(&mut self) -> Box<[u8]> {
+    fn chunk(&mut self, small: bool) -> Vec<u8> {
         self.chunks_out += 1;
-        self.chunks
+        let chunks = if small && self.small.bytes < self.large.bytes {
+            &mut self.small
+        } else {
+            &mut self.large
+        };
+        chunks
+            .unused
             .pop()
-            .unwrap_or_else(|| vec![0; self.chunk_bytes].into_boxed_slice())
+            .unwrap_or_else(|| Vec::with_capacity(chunks.bytes))
     }
 
     #[inline]
-    fn take_back(&mut self, chunk: Box<[u8]>) {
+    fn take_back(&mut self, chunk: Vec<u8>) {
         self.chunks_out -= 1;
-        if self.chunks.len() < self.kept_max {
-            self.chunks.push(chunk);
+        let small = chunk.capacity() < self.large.bytes;
+        let chunks = if small {
+            &mut self.small
+        } else {
+            &mut self.large
+        };
+        if chunks.unused.len() < chunks.kept_max {
+            chunks.unused.push(chunk);
         }
     }
 }
@@ -380,11 +423,11 @@ mod tests {
 
     #[test]
     fn no_more_chunks_are_kept_than_allowed() {
-        let mut arena = SendArena::new(256, 1024);
+        let mut arena = SendArena::new(10_000, 40_000);
         let mut queue = arena.queue();
-        queue.write(&mut arena, &[1; 10_000]);
+        queue.write(&mut arena, &[1; 100_000]);
         arena.retire(queue);
-        assert_eq!(arena.chunks.len(), 4);
+        assert_eq!((arena.large.unused.len(), arena.chunks_out()), (4, 0));
     }
 
     #[test]

@@ -195,6 +195,9 @@ pub struct Uring {
     waker: Waker,
     /// Completions copied out of the queue, not looked at yet.
     reaped: VecDeque<cqueue::Entry>,
+    /// Those of sends, which are handed out first: they give memory back, and the others may take
+    /// some. Behind a long row of the others, each of which is answered, they would come too late.
+    reaped_sends: VecDeque<cqueue::Entry>,
 }
 
 impl std::fmt::Debug for Uring {
@@ -254,7 +257,8 @@ impl Uring {
             tick_in_flight: false,
             wake_in_flight: false,
             waker,
-            reaped: VecDeque::with_capacity(options.completion_entries as usize),
+            reaped: VecDeque::new(),
+            reaped_sends: VecDeque::new(),
         })
     }
 
@@ -287,15 +291,28 @@ impl Uring {
     fn flush(&mut self) {
         // An error here (EBUSY: completions have to be taken first; EINTR) is mended by reaping
         // and trying again; any other one will meet the next turn, which can report it.
-        if self.ring.submit().is_ok() {
+        let _ = self.ring.submit();
+        self.forget_submitted();
+        self.reap();
+    }
+
+    /// Frees what the kernel reads only until an operation is submitted, once all of them are.
+    #[inline]
+    fn forget_submitted(&mut self) {
+        if !self.connecting.is_empty() && self.ring.submission().is_empty() {
             self.connecting.clear();
         }
-        self.reap();
     }
 
     /// Copies completions out, so that the kernel has room and dispatch cannot recurse.
     fn reap(&mut self) {
-        self.reaped.extend(self.ring.completion());
+        for entry in self.ring.completion() {
+            if entry.user_data() >> Token::TAG_BITS == Operation::Send as u64 {
+                self.reaped_sends.push_back(entry);
+            } else {
+                self.reaped.push_back(entry);
+            }
+        }
     }
 
     /// One `io_uring_enter(2)` that submits everything and waits for `least` completions.
@@ -318,9 +335,7 @@ impl Uring {
         };
         match submitted.map_err(Errno::from) {
             Ok(_) => {
-                if self.ring.submission().is_empty() {
-                    self.connecting.clear();
-                }
+                self.forget_submitted();
                 Ok(())
             }
             // A signal, the timeout, or a kernel that wants its completions taken first: a short
@@ -621,11 +636,8 @@ impl Ring for Uring {
     #[inline]
     fn turn(&mut self, wait: Wait) -> Result<(), Errno> {
         // What is reaped already must not wait for more.
-        let wait = if self.reaped.is_empty() {
-            wait
-        } else {
-            Wait::Poll
-        };
+        let nothing_reaped = self.reaped.is_empty() && self.reaped_sends.is_empty();
+        let wait = if nothing_reaped { wait } else { Wait::Poll };
         let entered = match wait {
             Wait::Poll => self.enter(0, None),
             Wait::Forever => self.enter(1, None),
@@ -644,7 +656,10 @@ impl Ring for Uring {
     #[inline]
     fn next_completion(&mut self) -> Option<Completion<OwnedFd>> {
         loop {
-            let entry = self.reaped.pop_front()?;
+            let entry = self
+                .reaped_sends
+                .pop_front()
+                .or_else(|| self.reaped.pop_front())?;
             if let Some(completion) = self.interpret(&entry) {
                 return Some(completion);
             }
@@ -683,7 +698,8 @@ impl Uring {
         let deadline = Instant::now() + DRAIN_MAX;
         let slice = Timespec::new().nsec(50_000_000);
         while self.in_flight > 0 && Instant::now() < deadline {
-            if self.reaped.is_empty() && self.enter(1, Some(&slice)).is_err() {
+            let nothing_reaped = self.reaped.is_empty() && self.reaped_sends.is_empty();
+            if nothing_reaped && self.enter(1, Some(&slice)).is_err() {
                 return false;
             }
             self.reap();

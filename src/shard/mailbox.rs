@@ -2,7 +2,10 @@
 //!
 //! Knows: a bounded queue and the waker beside it. Refuses to know: what a connection is made of.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use crate::{
     conn::Key,
@@ -25,15 +28,32 @@ pub enum Command {
     },
 }
 
-/// The shard's end.
+/// The shard's end. Dropping it refuses what is posted later.
 #[derive(Debug)]
-pub struct Mailbox(Receiver<Command>);
+pub struct Mailbox(Arc<Post>);
 
 /// Everybody else's end.
 #[derive(Clone, Debug)]
 pub struct Postbox {
-    sender: SyncSender<Command>,
+    post: Arc<Post>,
     waker: Waker,
+}
+
+/// A lock and a queue that grows: a channel of fixed size would hold the memory of all the messages
+/// that may wait, in every shard, for ever. The lock is held for one push, or one exchange of
+/// queues.
+#[derive(Debug)]
+struct Post {
+    waiting: Mutex<Option<VecDeque<Command>>>,
+    messages_max: usize,
+}
+
+impl Post {
+    /// The messages, or none once the shard has stopped. A panic cannot have left them half
+    /// changed: nothing is done under the lock that could.
+    fn waiting(&self) -> MutexGuard<'_, Option<VecDeque<Command>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why a command was not accepted.
@@ -47,14 +67,34 @@ pub enum PostError {
 
 /// A mailbox for at most `messages_max` messages, and the way into it.
 pub fn mailbox(messages_max: usize, waker: Waker) -> (Postbox, Mailbox) {
-    let (sender, receiver) = sync_channel(messages_max);
-    (Postbox { sender, waker }, Mailbox(receiver))
+    let waiting = Mutex::new(Some(VecDeque::new()));
+    let post = Arc::new(Post {
+        waiting,
+        messages_max,
+    });
+    (
+        Postbox {
+            post: post.clone(),
+            waker,
+        },
+        Mailbox(post),
+    )
 }
 
 impl Mailbox {
-    /// The next message, if there is one.
-    pub fn next(&self) -> Option<Command> {
-        self.0.try_recv().ok()
+    /// Everything that waits, in the order in which it was posted.
+    pub fn take(&self) -> VecDeque<Command> {
+        self.0
+            .waiting()
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        *self.0.waiting() = None;
     }
 }
 
@@ -63,25 +103,47 @@ impl Postbox {
     ///
     /// # Errors
     ///
-    /// When the mailbox is full or the shard has stopped; the command is dropped.
+    /// When the mailbox is full or the shard has stopped; the command is dropped. Stopping is never
+    /// refused for want of room.
     pub fn post(&self, command: Command) -> Result<(), PostError> {
-        self.sender.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) => PostError::Full,
-            TrySendError::Disconnected(_) => PostError::Stopped,
-        })?;
+        {
+            let mut waiting = self.post.waiting();
+            let waiting = waiting.as_mut().ok_or(PostError::Stopped)?;
+            let full = waiting.len() >= self.post.messages_max;
+            if full && !matches!(command, Command::Stop { .. }) {
+                return Err(PostError::Full);
+            }
+            waiting.push_back(command);
+        }
         self.waker.wake();
         Ok(())
     }
+}
 
-    /// As [`post`](Self::post), but waits for room: stopping must not be lost in a full mailbox.
-    ///
-    /// # Errors
-    ///
-    /// [`PostError::Stopped`].
-    pub fn post_waiting(&self, command: Command) -> Result<(), PostError> {
-        self.waker.wake();
-        self.sender.send(command).map_err(|_| PostError::Stopped)?;
-        self.waker.wake();
-        Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_mailbox_refuses_messages_but_not_the_end() {
+        let (postbox, mailbox) = mailbox(2, Waker::new(None));
+        let key = Key {
+            slot: 0,
+            generation: 0,
+        };
+        let message = || Command::Close(key, CloseCode::NORMAL_CLOSURE, "".into());
+        assert_eq!(postbox.post(message()), Ok(()));
+        assert_eq!(postbox.post(message()), Ok(()));
+        assert_eq!(postbox.post(message()), Err(PostError::Full));
+        assert_eq!(
+            postbox.post(Command::Stop {
+                drain_timeout_ms: 0
+            }),
+            Ok(())
+        );
+        assert_eq!(mailbox.take().len(), 3);
+        assert_eq!(postbox.post(message()), Ok(()));
+        drop(mailbox);
+        assert_eq!(postbox.post(message()), Err(PostError::Stopped));
     }
 }

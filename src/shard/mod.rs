@@ -53,6 +53,11 @@ const WAKE: Key = Key {
     generation: 0,
 };
 
+/// Completions dispatched before what they caused is sent; the others wait for the next turn, which
+/// does not wait for more. Each may hold a send chunk until then: thousands of them would spread
+/// over memory that is never needed again, and out of the cache.
+const TURN_COMPLETIONS_MAX: usize = 128;
+
 /// The seconds of a `Date` header, put into words once each.
 #[derive(Debug, Default)]
 struct DateText {
@@ -198,7 +203,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.now = self.ring.now();
         self.shared.now = self.now;
         self.shared.counts.turns += 1;
-        while let Some(completion) = self.ring.next_completion() {
+        for _ in 0..TURN_COMPLETIONS_MAX {
+            let Some(completion) = self.ring.next_completion() else {
+                break;
+            };
             self.dispatch(completion);
         }
         self.handle_deadlines();
@@ -261,7 +269,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     fn read_mailbox(&mut self) {
-        while let Some(command) = self.mailbox.next() {
+        for command in self.mailbox.take() {
             match command {
                 Command::Send(key, message) => {
                     self.with_conn(key, |_, conn| {

@@ -1,0 +1,693 @@
+//! The simulated kernel itself: rings, operations in flight, the clock.
+//!
+//! Knows: what the real kernel promises, which it keeps strictly; what it leaves open, which it
+//! varies; what it expects of us, which it checks. Refuses to know: who drives it.
+//!
+//! ```text
+//!   submit --> queued --> armed --(something to do)--> pending --(due)--> ready --> handed out
+//!                 execute         pump                          deliver
+//! ```
+//!
+//! One operation walks this path once, or, if it is a multishot one, its completions do. It is in
+//! flight until its last completion has been handed out. All state is in vectors and ordered maps,
+//! and all numbers are integers, so that a seed always gives the same run.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{
+    SimOptions,
+    faults::Faults,
+    knobs::{Knob, Knobs},
+    marks::Mark,
+    network::{Network, SocketId},
+};
+use crate::ring::{
+    Address, Completion, Errno, Operation, Outcome, RecvLease, SendQueue, Time, Token, Wait, Waker,
+    recv_pool::RecvPool,
+};
+
+/// Each turn takes a little time, as it does everywhere.
+const TURN_NS: u64 = 1_000;
+
+const NOT_FOUND: Errno = Errno::new(libc::ENOENT);
+const ALREADY: Errno = Errno::new(libc::EALREADY);
+
+/// What an operation does, and what the kernel remembers of it meanwhile.
+#[derive(Debug)]
+pub(super) enum Work {
+    Accept,
+    Cancel {
+        target: Token,
+    },
+    Close,
+    Connect {
+        address: Address,
+        hangs: bool,
+    },
+    Recv,
+    Send {
+        queue: Box<SendQueue>,
+        /// Bytes that the peer has already.
+        taken: usize,
+        /// It ends when all is taken, not with the first part.
+        insists: bool,
+        /// The peer's window is full.
+        waits: bool,
+    },
+    Tick {
+        at: u64,
+    },
+    Wake,
+    /// The operation ended; what it owned left with its last completion.
+    Over,
+}
+
+impl Work {
+    fn operation(&self) -> Option<Operation> {
+        Some(match self {
+            Self::Accept => Operation::Accept,
+            Self::Cancel { .. } => Operation::Cancel,
+            Self::Close => Operation::Close,
+            Self::Connect { .. } => Operation::Connect,
+            Self::Recv => Operation::Recv,
+            Self::Send { .. } => Operation::Send,
+            Self::Tick { .. } => Operation::Tick,
+            Self::Wake => Operation::Wake,
+            Self::Over => return None,
+        })
+    }
+}
+
+/// An operation from its submission until its last completion was handed out.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) work: Work,
+    pub(super) socket: Option<SocketId>,
+    /// Submitted, but not executed yet.
+    pub(super) queued: bool,
+    /// The next completion is to be the last: a cancel came too late.
+    pub(super) last: bool,
+    /// Completions made and handed out so far.
+    pub(super) made: u32,
+    pub(super) handed: u32,
+    /// When its latest completion is due: the next one is not due earlier.
+    pub(super) due: u64,
+    pub(super) due_turn: u64,
+}
+
+/// A completion on its way.
+#[derive(Debug)]
+pub(super) struct Event {
+    completion: Completion<SocketId>,
+    number: u32,
+    due: u64,
+    due_turn: u64,
+}
+
+/// One ring, as the kernel sees it.
+#[derive(Debug)]
+pub(super) struct RingState {
+    /// By the bits of the token.
+    pub(super) live: BTreeMap<u64, InFlight>,
+    pub(super) queued: VecDeque<Token>,
+    pub(super) submission_entries: usize,
+    pub(super) pending: Vec<Event>,
+    pub(super) ready: VecDeque<Event>,
+    pub(super) pool: RecvPool,
+    /// Buffers that the kernel may fill, in the order in which it will.
+    pub(super) free: VecDeque<u16>,
+    pub(super) incremental: bool,
+    pub(super) waker: Waker,
+    pub(super) turn: u64,
+    /// Its last turn gave way to another ring, and none was turned since.
+    pub(super) yielded: bool,
+    /// It was dropped.
+    pub(super) gone: bool,
+}
+
+/// Everything that the rings, sockets and peers of one simulation share.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    pub(super) faults: Faults,
+    pub(super) network: Network,
+    pub(super) rings: Vec<RingState>,
+    left_behind: Vec<String>,
+}
+
+impl Kernel {
+    pub(super) fn new(seed: u64, knobs: Knobs) -> Self {
+        Self {
+            faults: Faults::new(seed, knobs),
+            network: Network::new(seed),
+            rings: Vec::new(),
+            left_behind: Vec::new(),
+        }
+    }
+
+    // Rings.
+
+    pub(super) fn add_ring(&mut self, options: &SimOptions) -> Result<usize, Errno> {
+        let pool = RecvPool::new(options.recv_buffers, options.recv_buffer_bytes)?;
+        let incremental = self.faults.roll(Knob::IncrementalBuffers);
+        if !incremental {
+            self.faults.marks.reach(Mark::WholeBuffers);
+        }
+        self.rings.push(RingState {
+            live: BTreeMap::new(),
+            queued: VecDeque::new(),
+            submission_entries: options.submission_entries,
+            pending: Vec::new(),
+            ready: VecDeque::new(),
+            free: (0..pool.buffers()).collect(),
+            pool,
+            incremental,
+            waker: Waker::new(None),
+            turn: 0,
+            yielded: false,
+            gone: false,
+        });
+        Ok(self.rings.len() - 1)
+    }
+
+    pub(super) fn now(&self) -> Time {
+        Time::from_ns(self.faults.now)
+    }
+
+    pub(super) fn advance(&mut self, ms: u64) {
+        self.faults.now += ms * 1_000_000;
+    }
+
+    pub(super) fn waker(&self, ring: usize) -> Waker {
+        self.rings[ring].waker.clone()
+    }
+
+    pub(super) fn in_flight(&self, ring: usize) -> usize {
+        self.rings[ring].live.len()
+    }
+
+    /// Leases that were handed out and are not back.
+    pub(super) fn leases(&self, ring: usize) -> usize {
+        let state = &self.rings[ring];
+        let events = state.pending.iter().chain(&state.ready);
+        let received = |event: &&Event| matches!(event.completion.outcome, Outcome::Received(_));
+        state.pool.leases() - events.filter(received).count()
+    }
+
+    pub(super) fn recv_ready(&self, ring: usize) -> bool {
+        let pool = &self.rings[ring].pool;
+        pool.free() >= usize::from(pool.buffers()).div_ceil(2)
+    }
+
+    pub(super) fn recycle(&mut self, ring: usize, lease: RecvLease) {
+        let ring = &mut self.rings[ring];
+        if let Some(buffer) = ring.pool.release(lease) {
+            ring.free.push_back(buffer);
+        }
+    }
+
+    /// The ring is dropped: what is in flight ends unseen, and what it brought is given up.
+    pub(super) fn leave(&mut self, ring: usize) {
+        let state = &mut self.rings[ring];
+        state.gone = true;
+        state.queued.clear();
+        let live = std::mem::take(&mut state.live);
+        let mut events = std::mem::take(&mut state.pending);
+        events.extend(state.ready.drain(..));
+        for event in events {
+            match event.completion.outcome {
+                Outcome::Accepted(id) => self.network.close(&mut self.faults, id),
+                Outcome::Received(lease) => self.recycle(ring, lease),
+                _ => {}
+            }
+        }
+        for (bits, flight) in live {
+            if let Some(id) = flight.socket {
+                self.network
+                    .socket_mut(id)
+                    .in_flight
+                    .retain(|token| token.bits() != bits);
+                if matches!(flight.work, Work::Close) {
+                    self.network.close(&mut self.faults, id);
+                }
+                self.left_behind
+                    .push(format!("{:?} when ring {ring} was dropped", flight.work));
+            }
+        }
+        let leases = self.leases(ring);
+        if leases > 0 {
+            self.left_behind
+                .push(format!("{leases} leases when ring {ring} was dropped"));
+        }
+    }
+
+    /// What is left that should not be, at the end of a simulation.
+    pub(super) fn remains(&mut self) -> Vec<String> {
+        self.faults.marks.reach(Mark::OracleClean);
+        let mut remains = self.left_behind.clone();
+        for (index, ring) in self.rings.iter().enumerate().filter(|(_, ring)| !ring.gone) {
+            // A tick and a wake may wait forever: they hold nothing.
+            let tokens = ring.live.keys().filter_map(|&bits| Token::from_bits(bits));
+            let held = tokens
+                .filter(|token| !matches!(token.operation(), Operation::Tick | Operation::Wake));
+            remains.extend(held.map(|token| format!("{token:?} in flight in ring {index}")));
+            let leases = self.leases(index);
+            if leases > 0 {
+                remains.push(format!("{leases} leases of ring {index}"));
+            }
+        }
+        remains.extend(self.network.left_open());
+        remains
+    }
+
+    /// A handle of the code under test is dropped.
+    pub(super) fn drop_socket(&mut self, id: SocketId) {
+        let socket = self.network.socket(id);
+        let unused = socket.used_by.is_none_or(|ring| self.rings[ring].gone);
+        let in_flight = socket.in_flight.clone();
+        self.faults.marks.reach(Mark::RuleSocketNotDropped);
+        self.network.close(&mut self.faults, id);
+        assert!(
+            unused || std::thread::panicking(),
+            "socket {id} was dropped after use instead of submitted for closing; in flight on it: \
+             {in_flight:?}"
+        );
+    }
+
+    // Submission.
+
+    pub(super) fn submit(&mut self, ring: usize, token: Token, id: Option<SocketId>, work: Work) {
+        let same_kind = work.operation() == Some(token.operation());
+        self.faults.rule(
+            Mark::RuleTokenKind,
+            same_kind,
+            token,
+            "the token names another operation",
+        );
+        let unique = !self.rings[ring].live.contains_key(&token.bits());
+        self.faults.rule(
+            Mark::RuleTokenUnique,
+            unique,
+            token,
+            "the token is in flight already",
+        );
+        match &work {
+            Work::Cancel { target } => {
+                let fine = target.operation() != Operation::Send;
+                self.faults
+                    .rule(Mark::RuleSendNotCancelled, fine, token, "it cancels a send");
+            }
+            Work::Send { queue, .. } => {
+                let fine = !queue.is_empty();
+                self.faults
+                    .rule(Mark::RuleSendNotEmpty, fine, token, "the queue is empty");
+            }
+            Work::Tick { .. } | Work::Wake => {
+                let first = Token::new(token.operation(), 0).bits();
+                let last = first | ((1 << Token::TAG_BITS) - 1);
+                let first = self.rings[ring].live.range(first..=last).next().is_none();
+                self.faults.rule(
+                    Mark::RuleOneTickAndWake,
+                    first,
+                    token,
+                    "one is in flight already",
+                );
+            }
+            _ => {}
+        }
+        if let Some(id) = id {
+            self.claim(ring, token, id, matches!(work, Work::Close));
+        }
+        self.faults.trace.event(
+            self.faults.now,
+            ring,
+            "submit",
+            token.bits(),
+            id.map_or(0, |id| id as u64),
+        );
+        if self.rings[ring].queued.len() >= self.rings[ring].submission_entries {
+            self.faults.marks.reach(Mark::SubmissionQueueFilled);
+            self.execute(ring);
+        }
+        let flight = InFlight {
+            work,
+            socket: id,
+            queued: true,
+            last: false,
+            made: 0,
+            handed: 0,
+            due: 0,
+            due_turn: 0,
+        };
+        let state = &mut self.rings[ring];
+        state.live.insert(token.bits(), flight);
+        state.queued.push_back(token);
+        if self.faults.roll(Knob::QueueFull) {
+            self.execute(ring);
+        }
+    }
+
+    /// Puts an operation on a socket, if the rules allow.
+    fn claim(&mut self, ring: usize, token: Token, id: SocketId, closes: bool) {
+        let socket = self.network.socket(id);
+        let (open, in_flight) = (socket.open, socket.in_flight.clone());
+        self.faults
+            .rule(Mark::RuleOpenSocket, open, token, "the socket is closed");
+        if closes {
+            let rule = format!("closing a socket with {in_flight:?} in flight");
+            self.faults
+                .rule(Mark::RuleCloseJoined, in_flight.is_empty(), token, &rule);
+        } else {
+            let first = in_flight
+                .iter()
+                .all(|other| other.operation() != token.operation());
+            let rule = "a second operation of its kind on one socket";
+            self.faults.rule(Mark::RuleOneOfAKind, first, token, rule);
+        }
+        let socket = self.network.socket_mut(id);
+        socket.used_by = Some(ring);
+        socket.in_flight.push(token);
+    }
+
+    // Execution.
+
+    fn execute(&mut self, ring: usize) {
+        while let Some(token) = self.rings[ring].queued.pop_front() {
+            let Some(mut flight) = self.rings[ring].live.remove(&token.bits()) else {
+                continue;
+            };
+            flight.queued = false;
+            match &mut flight.work {
+                Work::Cancel { target } => {
+                    let target = *target;
+                    let outcome = self.cancel(ring, target);
+                    self.complete(ring, token, &mut flight, outcome, false);
+                    if let Some(mut target_flight) = self.take_marked(ring, target) {
+                        let outcome = Outcome::Failed(Errno::CANCELLED);
+                        self.complete(ring, target, &mut target_flight, outcome, false);
+                        self.rings[ring].live.insert(target.bits(), target_flight);
+                    }
+                }
+                Work::Close => {
+                    if let Some(id) = flight.socket {
+                        self.network.close(&mut self.faults, id);
+                    }
+                    self.complete(ring, token, &mut flight, Outcome::Done, false);
+                }
+                Work::Connect { hangs, .. } => *hangs = self.faults.roll(Knob::ConnectHangs),
+                // The real kernel looks for a buffer before it looks for data, unless it is asked
+                // to poll first.
+                Work::Recv
+                    if self.rings[ring].free.is_empty()
+                        && self.faults.prng(Knob::NoBuffers).coin() =>
+                {
+                    self.faults.marks.reach(Mark::PoolExhausted);
+                    let outcome = Outcome::Failed(Errno::NO_BUFFERS);
+                    self.complete(ring, token, &mut flight, outcome, false);
+                }
+                _ => {}
+            }
+            self.rings[ring].live.insert(token.bits(), flight);
+            self.step(ring, token);
+        }
+    }
+
+    /// Decides about a cancellation. A target that is hit is left marked as its last.
+    fn cancel(&mut self, ring: usize, target: Token) -> Outcome<SocketId> {
+        let found = self.rings[ring].live.get(&target.bits());
+        let armed =
+            found.is_some_and(|flight| !flight.queued && !matches!(flight.work, Work::Over));
+        if !armed {
+            self.faults.marks.reach(Mark::CancelNotFound);
+            return Outcome::Failed(NOT_FOUND);
+        }
+        let ready = found.is_some_and(|flight| self.can_step(ring, flight));
+        let too_late = ready && self.faults.roll(Knob::CancelTooLate);
+        if let Some(flight) = self.rings[ring].live.get_mut(&target.bits()) {
+            flight.last = true;
+        }
+        if too_late {
+            self.step(ring, target);
+            let already = self.faults.prng(Knob::CancelTooLate).coin();
+            return Outcome::Failed(if already { ALREADY } else { NOT_FOUND });
+        }
+        self.faults.marks.reach(Mark::CancelHit);
+        Outcome::Done
+    }
+
+    /// Takes out the target of a cancel that hit, to be put back.
+    fn take_marked(&mut self, ring: usize, target: Token) -> Option<InFlight> {
+        let live = &mut self.rings[ring].live;
+        let hit = live.get(&target.bits())?;
+        let hit = hit.last && !matches!(hit.work, Work::Over);
+        if hit {
+            live.remove(&target.bits())
+        } else {
+            None
+        }
+    }
+
+    // Completion.
+
+    pub(super) fn complete(
+        &mut self,
+        ring: usize,
+        token: Token,
+        flight: &mut InFlight,
+        outcome: Outcome<SocketId>,
+        more: bool,
+    ) {
+        if self.faults.roll(Knob::CompletionDelayed) {
+            let most = self.faults.knobs.completion_delay_ms_max * 1_000_000;
+            flight.due = flight
+                .due
+                .max(self.faults.now + self.faults.prng(Knob::CompletionDelayed).up_to(most));
+        }
+        if self.faults.roll(Knob::CompletionHeld) {
+            let most = self.faults.knobs.completion_held_turns_max;
+            let turns = self.faults.prng(Knob::CompletionHeld).up_to(most);
+            flight.due_turn = flight.due_turn.max(self.rings[ring].turn + turns);
+        }
+        if !more {
+            flight.work = Work::Over;
+        }
+        let completion = Completion {
+            token,
+            outcome,
+            more,
+        };
+        let (number, due, due_turn) = (flight.made, flight.due, flight.due_turn);
+        flight.made += 1;
+        self.rings[ring].pending.push(Event {
+            completion,
+            number,
+            due,
+            due_turn,
+        });
+    }
+
+    fn pump(&mut self, ring: usize) {
+        let live = &self.rings[ring].live;
+        let can: Vec<u64> = live
+            .iter()
+            .filter(|(_, flight)| self.can_step(ring, flight))
+            .map(|(&bits, _)| bits)
+            .collect();
+        for bits in can {
+            if let Some(token) = Token::from_bits(bits) {
+                self.step(ring, token);
+            }
+        }
+    }
+
+    /// Makes what is due available. Returns whether anything is.
+    fn deliver(&mut self, ring: usize) -> bool {
+        let (now, state) = (self.faults.now, &mut self.rings[ring]);
+        let is_due = |event: &Event| event.due <= now && event.due_turn <= state.turn;
+        let (mut due, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut state.pending)
+            .into_iter()
+            .partition(is_due);
+        state.pending = rest;
+        let mixed = due
+            .windows(2)
+            .any(|two| two[0].completion.token != two[1].completion.token);
+        if mixed && self.faults.draws(Knob::CompletionsReordered) {
+            self.reorder(&mut due);
+        }
+        let ready = &mut self.rings[ring].ready;
+        ready.extend(due);
+        !ready.is_empty()
+    }
+
+    /// Shuffles, but keeps the order within each token.
+    fn reorder(&mut self, events: &mut Vec<Event>) {
+        let mut rest = std::mem::take(events);
+        let mut moved = false;
+        while !rest.is_empty() {
+            let prng = self.faults.prng(Knob::CompletionsReordered);
+            let any = prng.below(rest.len() as u64) as usize;
+            let token = rest[any].completion.token;
+            let first = rest
+                .iter()
+                .position(|event| event.completion.token == token);
+            let first = first.unwrap_or(any);
+            moved |= first > 0;
+            events.push(rest.remove(first));
+        }
+        if moved {
+            self.faults.acts(Knob::CompletionsReordered);
+        }
+    }
+
+    pub(super) fn turn(&mut self, ring: usize, wait: Wait) {
+        for (index, other) in self.rings.iter_mut().enumerate() {
+            other.yielded &= index == ring;
+        }
+        self.rings[ring].turn += 1;
+        self.faults.now += TURN_NS;
+        self.faults.trace.event(self.faults.now, ring, "turn", 0, 0);
+        if self.faults.roll(Knob::ClockJump) {
+            let most = self.faults.knobs.clock_jump_ms_max;
+            let ms = self.faults.prng(Knob::ClockJump).up_to(most);
+            self.advance(ms);
+        }
+        self.execute(ring);
+        self.pump(ring);
+        if self.deliver(ring) {
+            return;
+        }
+        let until = match wait {
+            Wait::Poll => return,
+            Wait::Forever => u64::MAX,
+            Wait::Until(at) => at.as_ns(),
+        };
+        // Nothing is due here. Whoever has something to do now goes first; but a ring that is asked
+        // again before any other was turned is the only one that anybody drives.
+        let other_busy =
+            (0..self.rings.len()).any(|other| other != ring && self.has_something_now(other));
+        if other_busy && !std::mem::replace(&mut self.rings[ring].yielded, true) {
+            self.faults.marks.reach(Mark::TurnYielded);
+            return;
+        }
+        if self.rings[ring]
+            .pending
+            .iter()
+            .any(|event| event.due <= self.faults.now)
+        {
+            // Held for some turns: a short turn, as after a signal.
+            return;
+        }
+        let next = self.next_event().unwrap_or(until).min(until);
+        if next == u64::MAX || next <= self.faults.now {
+            return;
+        }
+        self.faults.now = next;
+        self.faults.marks.reach(Mark::ClockAdvanced);
+        self.faults
+            .trace
+            .event(self.faults.now, ring, "clock", 0, 0);
+        self.pump(ring);
+        self.deliver(ring);
+    }
+
+    fn has_something_now(&self, ring: usize) -> bool {
+        let state = &self.rings[ring];
+        !state.queued.is_empty()
+            || !state.ready.is_empty()
+            || state
+                .pending
+                .iter()
+                .any(|event| event.due <= self.faults.now)
+            || state
+                .live
+                .values()
+                .any(|flight| self.can_step(ring, flight))
+    }
+
+    /// When the next completion or tick of any ring is due, of those that are still to come.
+    fn next_event(&self) -> Option<u64> {
+        let times = self.rings.iter().flat_map(|state| {
+            let ticks = state.live.values().filter_map(|flight| match flight.work {
+                Work::Tick { at } if !flight.queued => Some(at),
+                _ => None,
+            });
+            state.pending.iter().map(|event| event.due).chain(ticks)
+        });
+        times.filter(|&time| time > self.faults.now).min()
+    }
+
+    pub(super) fn next_completion(&mut self, ring: usize) -> Option<Completion<SocketId>> {
+        let Event {
+            completion, number, ..
+        } = self.rings[ring].ready.pop_front()?;
+        let Completion {
+            token,
+            ref outcome,
+            more,
+        } = completion;
+        let flight = self.rings[ring].live.get_mut(&token.bits());
+        let in_order = flight
+            .as_ref()
+            .is_some_and(|flight| flight.handed == number && (more || flight.made == number + 1));
+        let id = flight.and_then(|flight| {
+            flight.handed += 1;
+            flight.socket
+        });
+        self.faults.rule(
+            Mark::OracleOrder,
+            in_order,
+            token,
+            "its completions are out of order",
+        );
+        if matches!(outcome, Outcome::Received(_) | Outcome::EndOfStream)
+            && let Some(id) = id
+        {
+            let ends = matches!(outcome, Outcome::EndOfStream);
+            let over = std::mem::replace(&mut self.network.socket_mut(id).end_seen, ends);
+            self.faults.rule(
+                Mark::OracleEndIsLast,
+                ends || !over,
+                token,
+                "bytes after the end",
+            );
+        }
+        if matches!(outcome, Outcome::Woken) {
+            self.rings[ring].waker.clear();
+        }
+        if !more {
+            self.rings[ring].live.remove(&token.bits());
+            if let Some(id) = id {
+                self.network
+                    .socket_mut(id)
+                    .in_flight
+                    .retain(|&other| other != token);
+            }
+        }
+        let (kind, number) = describe(outcome);
+        self.faults.trace.event(
+            self.faults.now,
+            ring,
+            kind,
+            token.bits(),
+            number << 1 | u64::from(more),
+        );
+        Some(completion)
+    }
+}
+
+/// An outcome as the trace has it.
+fn describe(outcome: &Outcome<SocketId>) -> (&'static str, u64) {
+    match outcome {
+        Outcome::Accepted(id) => ("accepted", *id as u64),
+        Outcome::Done => ("done", 0),
+        Outcome::EndOfStream => ("end of stream", 0),
+        Outcome::Failed(errno) => ("failed", errno.number() as u64),
+        Outcome::Received(lease) => ("received", lease.len() as u64),
+        Outcome::Sent {
+            result: Ok(bytes), ..
+        } => ("sent", *bytes as u64),
+        Outcome::Sent {
+            result: Err(errno), ..
+        } => ("not sent", errno.number() as u64),
+        Outcome::Woken => ("woken", 0),
+    }
+}

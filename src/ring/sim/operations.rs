@@ -1,0 +1,264 @@
+//! What each kind of operation does when there is something for it to do.
+//!
+//! Knows: what the real kernel answers, and where it has a choice. Refuses to know: when an
+//! operation is looked at, and when its completions arrive (`kernel`).
+
+use super::{
+    kernel::{InFlight, Kernel, Work},
+    knobs::Knob,
+    marks::Mark,
+    network::{Holder, PIPE, REFUSED, Role, SocketId, WayOut},
+};
+use crate::ring::{Address, Errno, Outcome, RecvLease, SendQueue, Token, send::PIECES_MAX};
+
+/// Linux lets one multishot receive post this many completions before it looks at others.
+const RECVS_IN_A_ROW_MAX: usize = 32;
+
+impl Kernel {
+    /// Whether an operation has something to do.
+    pub(super) fn can_step(&self, ring: usize, flight: &InFlight) -> bool {
+        let socket = flight.socket.map(|id| self.network.socket(id));
+        match (&flight.work, socket) {
+            _ if flight.queued => false,
+            (Work::Accept, Some(socket)) => match &socket.role {
+                Role::Listener { backlog, .. } => !backlog.is_empty() || socket.read_shut,
+                Role::Fresh | Role::Stream => true,
+            },
+            (Work::Connect { hangs, .. }, Some(socket)) => !hangs || socket.read_shut,
+            (Work::Recv, Some(socket)) => socket.has_something_to_receive(),
+            (Work::Send { waits, .. }, Some(_)) => {
+                let full = |id| matches!(self.network.way_out(id), WayOut::Room(0));
+                !(*waits && flight.socket.is_some_and(full))
+            }
+            (Work::Tick { at }, _) => self.faults.now >= *at,
+            (Work::Wake, _) => self.rings[ring].waker.is_signalled(),
+            _ => false,
+        }
+    }
+
+    /// Lets an operation do what it can do now.
+    pub(super) fn step(&mut self, ring: usize, token: Token) {
+        let flight = self.rings[ring].live.get(&token.bits());
+        if !flight.is_some_and(|flight| self.can_step(ring, flight)) {
+            return;
+        }
+        let Some(mut flight) = self.rings[ring].live.remove(&token.bits()) else {
+            return;
+        };
+        match (&mut flight.work, flight.socket) {
+            (Work::Accept, Some(id)) => self.step_accept(ring, token, &mut flight, id),
+            (Work::Connect { address, .. }, Some(id)) => {
+                let address = address.clone();
+                let outcome = self.step_connect(id, &address);
+                self.complete(ring, token, &mut flight, outcome, false);
+            }
+            (Work::Recv, Some(id)) => self.step_recv(ring, token, &mut flight, id),
+            (Work::Send { .. }, Some(id)) => self.step_send(ring, token, &mut flight, id),
+            (Work::Tick { .. }, _) => self.complete(ring, token, &mut flight, Outcome::Done, false),
+            (Work::Wake, _) => self.complete(ring, token, &mut flight, Outcome::Woken, false),
+            _ => {}
+        }
+        self.rings[ring].live.insert(token.bits(), flight);
+    }
+
+    fn step_accept(&mut self, ring: usize, token: Token, flight: &mut InFlight, id: SocketId) {
+        loop {
+            let shut = self.network.socket(id).read_shut;
+            let waiting = match &mut self.network.socket_mut(id).role {
+                Role::Listener { backlog, .. } if !shut => backlog,
+                _ => {
+                    let outcome = Outcome::Failed(Errno::new(libc::EINVAL));
+                    return self.complete(ring, token, flight, outcome, false);
+                }
+            };
+            let Some(&first) = waiting.front() else {
+                return;
+            };
+            if self.faults.roll(Knob::AcceptFails) {
+                let mut errno = Errno::TOO_MANY_FILES;
+                if self.faults.prng(Knob::AcceptFails).coin() {
+                    errno = Errno::new(libc::ECONNABORTED);
+                    self.network.leave_backlog(id);
+                    self.network.reset(first, true);
+                    self.network.close(&mut self.faults, first);
+                }
+                return self.complete(ring, token, flight, Outcome::Failed(errno), false);
+            }
+            self.network.leave_backlog(id);
+            self.network.socket_mut(first).holder = Holder::Ring;
+            let more = !flight.last && !self.faults.roll(Knob::AcceptEnds);
+            self.complete(ring, token, flight, Outcome::Accepted(first), more);
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn step_connect(&mut self, id: SocketId, address: &Address) -> Outcome<SocketId> {
+        if self.network.socket(id).read_shut {
+            return Outcome::Failed(Errno::new(libc::ECONNABORTED));
+        }
+        if self.faults.roll(Knob::ConnectRefused) {
+            return Outcome::Failed(REFUSED);
+        }
+        match self.network.connect(&mut self.faults, id, address) {
+            Ok(()) => Outcome::Done,
+            Err(errno) => Outcome::Failed(errno),
+        }
+    }
+
+    fn step_recv(&mut self, ring: usize, token: Token, flight: &mut InFlight, id: SocketId) {
+        for _ in 0..RECVS_IN_A_ROW_MAX {
+            let socket = self.network.socket_mut(id);
+            if socket.incoming.is_empty() {
+                let outcome = if !matches!(socket.role, Role::Stream) {
+                    Outcome::Failed(Errno::new(libc::ENOTCONN))
+                } else if let Some(error) = socket.error.take() {
+                    Outcome::Failed(error)
+                } else if socket.ended || socket.read_shut || socket.reset {
+                    Outcome::EndOfStream
+                } else {
+                    return;
+                };
+                return self.complete(ring, token, flight, outcome, false);
+            }
+            if !self.network.socket(id).reset && self.faults.roll(Knob::Reset) {
+                let loses = self.faults.prng(Knob::Reset).coin();
+                self.network.reset(id, loses);
+                continue;
+            }
+            if !self.network.socket(id).ended {
+                if self.faults.roll(Knob::EndBeforeData) {
+                    self.network.socket_mut(id).incoming.clear();
+                    self.network.end_stream(id);
+                    continue;
+                }
+                if self.faults.roll(Knob::EndAfterData) {
+                    self.network.end_stream(id);
+                }
+            }
+            let Some(&buffer) = self.rings[ring].free.front() else {
+                self.faults.marks.reach(Mark::PoolExhausted);
+                let outcome = Outcome::Failed(Errno::NO_BUFFERS);
+                return self.complete(ring, token, flight, outcome, false);
+            };
+            if self.faults.roll(Knob::NoBuffers) {
+                let outcome = Outcome::Failed(Errno::NO_BUFFERS);
+                return self.complete(ring, token, flight, outcome, false);
+            }
+            let lease = self.fill(ring, buffer, id);
+            let more = !flight.last && !self.faults.roll(Knob::RecvEnds);
+            self.complete(ring, token, flight, Outcome::Received(lease), more);
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Moves bytes that arrived at `id` into the next part of `buffer`.
+    fn fill(&mut self, ring: usize, buffer: u16, id: SocketId) -> RecvLease {
+        let pool = &self.rings[ring].pool;
+        let room = (pool.buffer_bytes() - pool.used(buffer)) as usize;
+        let mut count = room.min(self.network.socket(id).incoming.len());
+        if count > 1 && self.faults.roll(Knob::RecvSplit) {
+            let prng = self.faults.prng(Knob::RecvSplit);
+            count = if prng.coin() {
+                1
+            } else {
+                prng.up_to(count as u64 - 1) as usize
+            };
+        }
+        let state = &mut self.rings[ring];
+        let retire = !state.incremental || count == room;
+        if retire {
+            state.free.pop_front();
+        }
+        let mut lease = state.pool.lease(buffer, count as u32, retire);
+        for (to, from) in lease
+            .iter_mut()
+            .zip(self.network.socket_mut(id).incoming.drain(..count))
+        {
+            *to = from;
+        }
+        self.faults.trace.bytes(&lease);
+        lease
+    }
+
+    fn step_send(&mut self, ring: usize, token: Token, flight: &mut InFlight, id: SocketId) {
+        let Work::Send {
+            queue,
+            taken,
+            insists,
+            waits,
+        } = &mut flight.work
+        else {
+            return;
+        };
+        let most: usize = queue.pieces().take(PIECES_MAX).map(<[u8]>::len).sum();
+        let or_taken = |taken: usize, errno| if taken > 0 { Ok(taken) } else { Err(errno) };
+        let result = match self.network.way_out(id) {
+            WayOut::Broken => match *taken {
+                0 => Err(self.network.socket_mut(id).error.take().unwrap_or(PIPE)),
+                taken => Ok(taken),
+            },
+            WayOut::PeerGone => {
+                self.faults.marks.reach(Mark::PeerWasGone);
+                // A Unix socket says so at once. TCP takes the bytes, and the peer's kernel answers
+                // them with a reset.
+                if self.faults.prng(Knob::SendFails).coin() {
+                    or_taken(*taken, PIPE)
+                } else {
+                    self.network.reset(id, false);
+                    Ok(most)
+                }
+            }
+            WayOut::Room(0) => {
+                self.faults.marks.reach(Mark::WindowFull);
+                *waits = true;
+                return;
+            }
+            WayOut::Room(_) if self.faults.roll(Knob::SendFails) => {
+                let (loses, pipe) = (
+                    self.faults.prng(Knob::Reset).coin(),
+                    self.faults.prng(Knob::Reset).coin(),
+                );
+                self.network.reset(id, loses);
+                // The error is told once.
+                let told = self.network.socket_mut(id).error.take();
+                or_taken(*taken, if pipe { PIPE } else { told.unwrap_or(PIPE) })
+            }
+            WayOut::Room(room) => {
+                let mut count = room.min(most - *taken);
+                let short = count > 1 && self.faults.roll(Knob::ShortSend);
+                if short {
+                    count = self.faults.prng(Knob::ShortSend).up_to(count as u64 - 1) as usize;
+                }
+                self.put_pieces(id, queue, *taken, count);
+                *taken += count;
+                if *taken < most && !short && (*insists || self.faults.roll(Knob::SendWaits)) {
+                    (*insists, *waits) = (true, true);
+                    return;
+                }
+                if most < queue.len() {
+                    self.faults.marks.reach(Mark::SendOfManyPieces);
+                }
+                Ok(*taken)
+            }
+        };
+        if let Work::Send { queue, .. } = std::mem::replace(&mut flight.work, Work::Over) {
+            self.complete(ring, token, flight, Outcome::Sent { queue, result }, false);
+        }
+    }
+
+    /// Moves `count` bytes of `queue` behind its first `taken` to the peer of `id`.
+    fn put_pieces(&mut self, id: SocketId, queue: &SendQueue, taken: usize, count: usize) {
+        let (mut skip, mut left) = (taken, count);
+        for piece in queue.pieces() {
+            let from = skip.min(piece.len());
+            let now = left.min(piece.len() - from);
+            self.network.put(id, &piece[from..from + now]);
+            skip -= from;
+            left -= now;
+        }
+    }
+}
