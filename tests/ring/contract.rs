@@ -1,0 +1,699 @@
+//! The clauses of the contract, one function each.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use ringwire::ring::{
+    Address, Completion, Errno, Operation, Outcome, PeerAddress, RecvLease, Ring, Shutdown, Token,
+    Wait,
+    errno::TransferError,
+    sim::{Prng, SimRead},
+};
+
+use crate::{
+    driver::{DEADLINE, Driver, KIB, Receiver, token},
+    env::{Env, Peer, Sizes, open_descriptors},
+};
+
+/// Bytes in which no part looks like another.
+fn pattern(len: usize) -> Vec<u8> {
+    let mut prng = Prng::new(len as u64, 0);
+    (0..len).map(|_| prng.draw() as u8).collect()
+}
+
+pub fn accepts_until_cancelled<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (listener, address) = driver.env.listen();
+    let accept = token(Operation::Accept, 0);
+    driver.ring.submit_accept(&listener, accept);
+    assert_eq!(driver.ring.in_flight(), 1);
+    let mut accepted = Vec::new();
+    let mut peers = Vec::new();
+    for round in 0..5 {
+        for _ in 0..round {
+            peers.push(driver.env.connect(&address));
+        }
+        while accepted.len() < peers.len() {
+            let socket = driver.accept(&listener, accept);
+            assert!(driver.env.is_plausible(driver.ring.peer_address(&socket)));
+            accepted.push(socket);
+        }
+    }
+    // Each is connected to the peer that connected in its place.
+    for (index, (socket, peer)) in accepted.iter().zip(&mut peers).enumerate() {
+        driver.send_all(socket, &[index as u8; 3]);
+        assert_eq!(driver.read_exactly(peer, 3), [index as u8; 3]);
+    }
+    assert_eq!(driver.ring.in_flight(), 1);
+    driver.cancel(accept);
+    assert_eq!(driver.ring.in_flight(), 0);
+    for socket in accepted {
+        driver.close(socket);
+    }
+    driver.close(listener);
+    driver.finish();
+}
+
+pub fn bytes_arrive_in_order_and_stay_put_while_they_are_leased<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let text = pattern(300_000);
+    let (mut written, mut received) = (0, 0);
+    let mut receiver = Receiver::new(0);
+    let mut held: Vec<(usize, RecvLease)> = Vec::new();
+    let mut releases = 0;
+    while received < text.len() {
+        let end = text.len().min(written + 7_001);
+        written += peer.write(&text[written..end]);
+        driver.turn();
+        while let Some(outcome) = receiver.next(&mut driver, &socket) {
+            match outcome {
+                Outcome::Received(lease) => {
+                    assert_eq!(*lease, text[received..received + lease.len()]);
+                    let start = received;
+                    received += lease.len();
+                    held.push((start, lease));
+                }
+                Outcome::Failed(Errno::NO_BUFFERS) => {}
+                other => panic!("{received} bytes, then {other:?}"),
+            }
+        }
+        while held.len() > 5 || (!driver.ring.recv_ready() && !held.is_empty()) {
+            releases += 1;
+            let (start, mut lease) = held.swap_remove(releases * 7 % held.len());
+            // Nobody wrote here meanwhile; and what its holder writes touches nothing else.
+            assert_eq!(*lease, text[start..start + lease.len()]);
+            lease.fill(0xaa);
+            driver.ring.recycle(lease);
+        }
+    }
+    for (start, lease) in held {
+        assert_eq!(*lease, text[start..start + lease.len()]);
+        driver.ring.recycle(lease);
+    }
+    peer.shutdown_write();
+    assert!(matches!(
+        receiver.end(&mut driver, &socket),
+        Outcome::EndOfStream
+    ));
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn cancelling_a_receive_loses_no_bytes<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let recv = token(Operation::Recv, 0);
+    let cancel = token(Operation::Cancel, 0);
+    let mut sent = 0;
+    let mut bytes = Vec::new();
+    let text = pattern(60 * 500);
+    for part in text.chunks(500) {
+        let round = sent / 500;
+        driver.ring.submit_recv(&socket, recv);
+        if round % 2 == 0 {
+            driver.turn();
+        }
+        while sent < (round + 1) * 500 {
+            // A peer without room waits until what it wrote was received, which here is not before
+            // the next round.
+            match peer.write(&part[sent - round * 500..]) {
+                0 => break,
+                count => sent += count,
+            }
+        }
+        if round % 3 == 0 {
+            driver.turn();
+        }
+        driver.ring.submit_cancel(recv, cancel);
+        let found = driver.outcome(cancel);
+        assert!(
+            matches!(found, Outcome::Done | Outcome::Failed(_)),
+            "{found:?}"
+        );
+        loop {
+            let Completion { outcome, more, .. } = driver.wait_for(recv);
+            match outcome {
+                Outcome::Received(lease) => {
+                    bytes.extend_from_slice(&lease);
+                    driver.ring.recycle(lease);
+                }
+                Outcome::Failed(Errno::CANCELLED | Errno::NO_BUFFERS) => assert!(!more),
+                other => panic!("{} bytes, then {other:?}", bytes.len()),
+            }
+            if !more {
+                break;
+            }
+        }
+        assert!(
+            driver.take(recv).is_none(),
+            "a completion after the last one"
+        );
+        let len = sent;
+        Receiver::new(1).read_and_stop(&mut driver, &socket, &mut bytes, len);
+        while sent < (round + 1) * 500 {
+            sent += peer.write(&part[sent - round * 500..]);
+            Receiver::new(1).read_and_stop(&mut driver, &socket, &mut bytes, sent);
+        }
+    }
+    assert_eq!(bytes, text);
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn cancelling_finds_its_target_or_says_so<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, _peer) = driver.connection();
+    let recv = token(Operation::Recv, 0);
+    let cancel = token(Operation::Cancel, 0);
+    for turns in 0..2 {
+        driver.ring.submit_recv(&socket, recv);
+        for _ in 0..turns {
+            driver.turn();
+        }
+        driver.ring.submit_cancel(recv, cancel);
+        driver.wait_done(cancel);
+        assert_eq!(driver.wait_failed(recv), Errno::CANCELLED);
+        driver.ring.submit_cancel(recv, cancel);
+        assert_eq!(driver.wait_failed(cancel).number(), libc::ENOENT);
+    }
+    let wake = token(Operation::Wake, 0);
+    driver.ring.submit_wake(wake);
+    driver.cancel(wake);
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn closing_is_seen_by_the_peer<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    driver.send_all(&socket, b"bye");
+    let close = token(Operation::Close, 0);
+    driver.ring.submit_close(socket, close);
+    assert_eq!(driver.ring.in_flight(), 1);
+    driver.wait_done(close);
+    assert_eq!(driver.read_exactly(&mut peer, 3), b"bye");
+    assert_eq!(driver.read(&mut peer, 1), SimRead::End);
+    driver.finish();
+}
+
+pub fn connects_or_is_refused<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (listener, address) = driver.env.listen();
+    let accept = token(Operation::Accept, 0);
+    let connect = token(Operation::Connect, 0);
+    driver.ring.submit_accept(&listener, accept);
+    let client = driver.ring.open(&address).unwrap();
+    driver.ring.submit_connect(&client, &address, connect);
+    driver.wait_done(connect);
+    let server = driver.accept(&listener, accept);
+    match address {
+        Address::Inet(inet) => {
+            assert_eq!(driver.ring.peer_address(&client), PeerAddress::Inet(inet));
+        }
+        Address::Unix(_) => assert_eq!(driver.ring.peer_address(&client), PeerAddress::Unix),
+    }
+    let (mut at_server, mut at_client) = (Receiver::new(1), Receiver::new(2));
+    for (from, to, receiver) in [
+        (&client, &server, &mut at_server),
+        (&server, &client, &mut at_client),
+    ] {
+        driver.send_all(from, b"hello");
+        let mut bytes = Vec::new();
+        receiver.read(&mut driver, to, &mut bytes, 5);
+        assert_eq!(bytes, b"hello");
+    }
+    driver.ring.shutdown(&client, Shutdown::Write);
+    assert!(matches!(
+        at_server.end(&mut driver, &server),
+        Outcome::EndOfStream
+    ));
+    driver.close(server);
+    assert!(matches!(
+        at_client.end(&mut driver, &client),
+        Outcome::EndOfStream
+    ));
+    driver.close(client);
+
+    let vacant = driver.env.vacant();
+    let client = driver.ring.open(&vacant).unwrap();
+    driver.ring.submit_connect(&client, &vacant, connect);
+    assert_eq!(driver.wait_failed(connect).number(), libc::ECONNREFUSED);
+    driver.close(client);
+
+    driver.cancel(accept);
+    driver.close(listener);
+    driver.finish();
+}
+
+pub fn dropping_a_ring_leaves_nothing_behind<E: Env>(env: E) {
+    let before = open_descriptors();
+    let mut driver = Driver::new(env, Sizes::default());
+    let mut connections = driver.connections(2);
+    let (stuck, silent_peer) = connections.remove(1);
+    let (receiving, mut peer) = connections.remove(0);
+    let (listener, address) = driver.env.listen();
+
+    driver
+        .ring
+        .submit_accept(&listener, token(Operation::Accept, 0));
+    driver
+        .ring
+        .submit_recv(&receiving, token(Operation::Recv, 0));
+    let mut queue = driver.arena.queue();
+    queue.adopt(Bytes::from(vec![1; 8 * KIB * KIB]));
+    driver
+        .ring
+        .submit_send(&stuck, token(Operation::Send, 1), queue);
+    let much_later = driver.ring.now().plus_ms(3_600_000);
+    driver
+        .ring
+        .submit_tick(much_later, token(Operation::Tick, 0));
+    driver.ring.submit_wake(token(Operation::Wake, 0));
+    let waker = driver.ring.waker();
+
+    assert_eq!(peer.write(b"kept"), 4);
+    let Outcome::Received(lease) = driver.wait_for(token(Operation::Recv, 0)).outcome else {
+        panic!("nothing was received");
+    };
+    let unasked = driver.env.connect(&address);
+    peer.write(b"not looked at");
+    // These completions, if they are made, stay inside.
+    driver.ring.turn(Wait::Poll).unwrap();
+    driver
+        .ring
+        .submit_cancel(token(Operation::Recv, 0), token(Operation::Cancel, 0));
+
+    let Driver {
+        ring, seen, env, ..
+    } = driver;
+    drop(seen);
+    let start = Instant::now();
+    drop(ring);
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "the ring could not be drained"
+    );
+    assert!(b"kept".starts_with(&lease), "a lease outlives its ring");
+    waker.wake();
+    drop((
+        waker,
+        lease,
+        stuck,
+        receiving,
+        listener,
+        peer,
+        silent_peer,
+        unasked,
+        env,
+    ));
+    assert_eq!(open_descriptors(), before);
+}
+
+pub fn ends_a_stream_after_its_last_byte_and_still_sends<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let mut receiver = Receiver::new(0);
+    let mut bytes = Vec::new();
+    assert_eq!(peer.write(b"last words"), 10);
+    peer.shutdown_write();
+    receiver.read(&mut driver, &socket, &mut bytes, 10);
+    assert_eq!(bytes, b"last words");
+    assert!(matches!(
+        receiver.end(&mut driver, &socket),
+        Outcome::EndOfStream
+    ));
+    // The end is not forgotten.
+    assert!(matches!(
+        Receiver::new(0).end(&mut driver, &socket),
+        Outcome::EndOfStream
+    ));
+    driver.send_all(&socket, b"answer");
+    driver.ring.shutdown(&socket, Shutdown::Write);
+    assert_eq!(driver.read_exactly(&mut peer, 6), b"answer");
+    assert_eq!(driver.read(&mut peer, 1), SimRead::End);
+    assert_eq!(driver.ring.in_flight(), 0);
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn more_operations_than_entries_fit_in_a_turn<E: Env>(env: E) {
+    let sizes = Sizes {
+        submission_entries: 4,
+        completion_entries: 8,
+        ..Sizes::default()
+    };
+    let mut driver = Driver::new(env, sizes);
+    let mut connections = driver.connections(40);
+    let tick_at = driver.ring.now().plus_ms(1);
+    driver.ring.submit_tick(tick_at, token(Operation::Tick, 0));
+    driver.ring.submit_wake(token(Operation::Wake, 0));
+    driver.ring.waker().wake();
+    for (tag, (socket, peer)) in (0..).zip(&mut connections) {
+        assert!(peer.write(&[tag as u8]) == 1);
+        driver.ring.submit_recv(socket, token(Operation::Recv, tag));
+        let queue = driver.queue(&[tag as u8; 2]);
+        driver
+            .ring
+            .submit_send(socket, token(Operation::Send, tag), queue);
+    }
+    assert_eq!(driver.ring.in_flight(), 82);
+    driver.wait_done(token(Operation::Tick, 0));
+    let outcome = driver.outcome(token(Operation::Wake, 0));
+    assert!(matches!(outcome, Outcome::Woken));
+    for (tag, (socket, peer)) in (0..).zip(&mut connections) {
+        let send = token(Operation::Send, tag);
+        let (mut queue, mut result) = driver.sent(send);
+        while !queue.is_empty() {
+            result.unwrap();
+            driver.ring.submit_send(socket, send, queue);
+            (queue, result) = driver.sent(send);
+        }
+        driver.arena.retire(queue);
+        assert_eq!(driver.read_exactly(peer, 2), [tag as u8; 2]);
+        let recv = token(Operation::Recv, tag);
+        let mut receiver = Receiver {
+            token: recv,
+            armed: true,
+            over: false,
+        };
+        let mut bytes = Vec::new();
+        receiver.read(&mut driver, socket, &mut bytes, 1);
+        assert_eq!(bytes, [tag as u8]);
+        peer.shutdown_write();
+        assert!(matches!(
+            receiver.end(&mut driver, socket),
+            Outcome::EndOfStream
+        ));
+    }
+    let count = connections.len() as u64;
+    let closes = || (0..count).map(|tag| token(Operation::Close, tag));
+    for ((socket, _peer), close) in connections.into_iter().zip(closes()) {
+        driver.ring.submit_close(socket, close);
+    }
+    assert_eq!(driver.ring.in_flight(), 40);
+    closes().for_each(|close| driver.wait_done(close));
+    driver.finish();
+}
+
+pub fn reset_connections_fail<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    for sends_first in [false, true] {
+        let (socket, peer) = driver.connection();
+        let mut receiver = Receiver::new(0);
+        assert!(receiver.next(&mut driver, &socket).is_none());
+        driver.send_all(&socket, b"never read");
+        peer.reset();
+        let send = token(Operation::Send, 0);
+        let is_gone = |errno: Errno| errno.of_transfer() == TransferError::PeerGone;
+        let mut ended = false;
+        for step in 0..2 {
+            if (step == 0) == sends_first {
+                // TCP may take the bytes of a first send before the reset has arrived.
+                loop {
+                    let queue = driver.queue(b"too late");
+                    driver.ring.submit_send(&socket, send, queue);
+                    let (queue, result) = driver.sent(send);
+                    driver.arena.retire(queue);
+                    match result {
+                        Ok(_) => driver.turn(),
+                        Err(errno) => {
+                            assert!(is_gone(errno), "{errno:?}");
+                            break;
+                        }
+                    }
+                }
+            } else {
+                // Whoever comes first is told of the reset; the other one finds the stream ended.
+                match receiver.end(&mut driver, &socket) {
+                    Outcome::Failed(errno) => assert!(is_gone(errno), "{errno:?}"),
+                    Outcome::EndOfStream => assert!(sends_first, "a reset looked like an end"),
+                    other => panic!("{other:?}"),
+                }
+                ended = true;
+            }
+        }
+        assert!(ended);
+        // Nothing to shut any more, which is no error.
+        driver.ring.shutdown(&socket, Shutdown::Both);
+        driver.close(socket);
+    }
+    driver.finish();
+}
+
+pub fn running_out_of_buffers_loses_no_bytes<E: Env>(env: E) {
+    let sizes = Sizes {
+        recv_buffers: 4,
+        recv_buffer_bytes: 1024,
+        ..Sizes::default()
+    };
+    let mut driver = Driver::new(env, sizes);
+    let (socket, mut peer) = driver.connection();
+    let text = pattern(64 * KIB);
+    let (mut written, mut received) = (0, 0);
+    let recv = token(Operation::Recv, 0);
+    let mut held: Vec<(usize, RecvLease)> = Vec::new();
+    let mut times_out = 0;
+    driver.ring.submit_recv(&socket, recv);
+    while received < text.len() {
+        written += peer.write(&text[written..]);
+        driver.turn();
+        while let Some(Completion { outcome, more, .. }) = driver.take(recv) {
+            match outcome {
+                Outcome::Received(lease) => {
+                    let start = received;
+                    received += lease.len();
+                    held.push((start, lease));
+                }
+                Outcome::Failed(Errno::NO_BUFFERS) => {
+                    times_out += 1;
+                    assert!(!driver.ring.recv_ready() && !more);
+                    for (start, lease) in held.drain(..).rev() {
+                        assert_eq!(*lease, text[start..start + lease.len()]);
+                        driver.ring.recycle(lease);
+                    }
+                    assert!(driver.ring.recv_ready());
+                }
+                other => panic!("{received} bytes, then {other:?}"),
+            }
+            if !more {
+                driver.ring.submit_recv(&socket, recv);
+            }
+        }
+    }
+    assert!(times_out > 3, "the pool ran out {times_out} times only");
+    for (start, lease) in held {
+        assert_eq!(*lease, text[start..start + lease.len()]);
+        driver.ring.recycle(lease);
+    }
+    driver.cancel_or_starved(recv);
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn sends_many_pieces_in_order<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let text = pattern(20_000);
+    let mut queue = driver.arena.queue();
+    for (index, part) in text.chunks(67).enumerate() {
+        if index % 3 == 0 {
+            queue.write(&mut driver.arena, part);
+        } else {
+            queue.adopt(Bytes::copy_from_slice(part));
+        }
+    }
+    let (bytes, sends) = driver.send_to_reader(&socket, queue, &mut peer, KIB);
+    assert!(sends > 1, "more pieces than one send takes");
+    assert_eq!(bytes, text);
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn sends_much_to_a_slow_reader<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let text = pattern(8 * KIB * KIB);
+    let mut queue = driver.queue(b"head");
+    queue.adopt(Bytes::from(text.clone()));
+    let (bytes, _) = driver.send_to_reader(&socket, queue, &mut peer, 64 * KIB);
+    assert!(
+        bytes.starts_with(b"head") && bytes[4..] == text,
+        "the bytes differ"
+    );
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn shutting_down_ends_what_is_in_flight<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, peer) = driver.connection();
+    let recv = token(Operation::Recv, 0);
+    let send = token(Operation::Send, 0);
+    let mut queue = driver.arena.queue();
+    queue.adopt(Bytes::from(vec![1; 32 * KIB * KIB]));
+    driver.ring.submit_recv(&socket, recv);
+    driver.ring.submit_send(&socket, send, queue);
+    // The peer reads nothing: sooner or later the send waits, or was a short one.
+    driver.turn();
+    driver.turn();
+    driver.ring.shutdown(&socket, Shutdown::Both);
+    let (queue, result) = driver.sent(send);
+    match result {
+        Ok(count) => assert!(count < 32 * KIB * KIB),
+        Err(errno) => assert_eq!(errno.of_transfer(), TransferError::PeerGone),
+    }
+    driver.arena.retire(queue);
+    match driver.outcome(recv) {
+        Outcome::EndOfStream => {}
+        Outcome::Failed(errno) => assert_eq!(errno.of_transfer(), TransferError::PeerGone),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(driver.ring.in_flight(), 0);
+    // What is sent from now on fails.
+    let queue = driver.queue(b"no way out");
+    driver.ring.submit_send(&socket, send, queue);
+    let (queue, result) = driver.sent(send);
+    assert_eq!(result.unwrap_err().of_transfer(), TransferError::PeerGone);
+    driver.arena.retire(queue);
+    driver.close(socket);
+    drop(peer);
+    driver.finish();
+}
+
+pub fn ticks_are_never_early<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let tick = token(Operation::Tick, 7);
+    for ms in [30, 0, 1, 5] {
+        let at = driver.ring.now().plus_ms(ms);
+        driver.ring.submit_tick(at, tick);
+        driver.wait_done(tick);
+        assert!(driver.ring.now() >= at);
+    }
+    // One that is long past comes at once; one that is far off can be cancelled for a nearer one.
+    let now = driver.ring.now();
+    driver.ring.submit_tick(now, tick);
+    driver.wait_done(tick);
+    driver.ring.submit_tick(now.plus_ms(3_600_000), tick);
+    driver.turn();
+    driver.cancel(tick);
+    driver.ring.submit_tick(now.plus_ms(1), tick);
+    driver.wait_done(tick);
+    driver.finish();
+}
+
+pub fn tokens_can_be_used_again_at_once<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let recv = token(Operation::Recv, (1 << Token::TAG_BITS) - 1);
+    let tick = token(Operation::Tick, 0);
+    for round in 0..100u8 {
+        driver.ring.submit_recv(&socket, recv);
+        driver.cancel(recv);
+        let now = driver.ring.now();
+        driver.ring.submit_tick(now, tick);
+        driver.wait_done(tick);
+        driver.send_all(&socket, &[round]);
+        assert_eq!(driver.read_exactly(&mut peer, 1), [round]);
+    }
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn waits_no_longer_than_told<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    // Something is in flight, but has no reason to complete.
+    let wake = token(Operation::Wake, 0);
+    driver.ring.submit_wake(wake);
+    let start = Instant::now();
+    driver.ring.turn(Wait::Poll).unwrap();
+    assert!(driver.ring.next_completion().is_none());
+    for ms in [0, 1, 40] {
+        let at = driver.ring.now().plus_ms(ms);
+        let mut turns = 0;
+        while driver.ring.now() < at {
+            driver.ring.turn(Wait::Until(at)).unwrap();
+            assert!(driver.ring.next_completion().is_none());
+            turns += 1;
+        }
+        // A turn may be a short one, but not each of them.
+        assert!(turns < 20, "{turns} turns to wait {ms} ms");
+    }
+    let past = driver.ring.now();
+    driver.ring.turn(Wait::Until(past)).unwrap();
+    assert!(start.elapsed() < DEADLINE);
+    // A completion ends a wait before its time.
+    let tick = token(Operation::Tick, 0);
+    let soon = driver.ring.now().plus_ms(5);
+    driver.ring.submit_tick(soon, tick);
+    driver
+        .ring
+        .turn(Wait::Until(soon.plus_ms(DEADLINE.as_millis() as u64)))
+        .unwrap();
+    assert!(start.elapsed() < DEADLINE);
+    driver.wait_done(tick);
+    driver.cancel(wake);
+    driver.finish();
+}
+
+pub fn wakes_from_another_thread<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let wake = token(Operation::Wake, 0);
+    let waker = driver.ring.waker();
+    let deadline = driver.deadline;
+    // Nothing else would end a wait for a wake that never comes. A virtual clock comes to it at
+    // once, but there nothing waits.
+    let too_late = token(Operation::Tick, 0);
+    if E::WAITS {
+        let at = driver.ring.now().plus_ms(DEADLINE.as_millis() as u64);
+        driver.ring.submit_tick(at, too_late);
+    }
+    for _ in 0..3 {
+        driver.ring.submit_wake(wake);
+        let waiting = AtomicBool::new(false);
+        let thread = rustix::thread::gettid().as_raw_nonzero();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let sleeps = || !E::WAITS || is_asleep(thread.get());
+                while !(waiting.load(Ordering::Acquire) && sleeps()) && Instant::now() < deadline {
+                    std::thread::yield_now();
+                }
+                // Using it twice wakes once.
+                waker.wake();
+                waker.wake();
+            });
+            let completion = loop {
+                waiting.store(true, Ordering::Release);
+                driver.ring.turn(Wait::Forever).unwrap();
+                if let Some(completion) = driver.ring.next_completion() {
+                    break completion;
+                }
+                assert!(Instant::now() < deadline, "nobody woke the ring");
+            };
+            assert!(completion.token != too_late, "nobody woke the ring");
+            assert!(matches!(completion.outcome, Outcome::Woken));
+            assert!(completion.token == wake && !completion.more);
+        });
+    }
+    // What was asked for while nothing listened is not lost, and is told once.
+    waker.wake();
+    driver.ring.submit_wake(wake);
+    assert!(matches!(driver.outcome(wake), Outcome::Woken));
+    driver.ring.submit_wake(wake);
+    driver.turn();
+    driver.cancel(wake);
+    if E::WAITS {
+        driver.cancel(too_late);
+    }
+    driver.finish();
+}
+
+/// Whether a thread of this process sleeps, as `proc_pid_stat(5)` says.
+fn is_asleep(thread: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| rest.starts_with(" S"))
+}

@@ -1,0 +1,60 @@
+//! What every ring keeps, checked on each of them: the simulated one without and with harmless
+//! faults, and `io_uring` over TCP and Unix sockets, with receive buffers used up whole and piece
+//! by piece. Then the simulated ring's own business: the rules that it checks, and that its faults
+//! act.
+
+mod contract;
+mod driver;
+mod env;
+mod rules;
+mod swarm;
+
+use env::{RealEnv, SimEnv};
+use ringwire::ring::sim::{Knob, Knobs};
+
+/// The contract, clause by clause, for one kind of ring.
+macro_rules! contract {
+    ($($ring:ident: $env:expr;)*) => {
+        $(mod $ring {
+            use super::*;
+            contract!(@clauses with_others, $env;
+                accepts_until_cancelled
+                bytes_arrive_in_order_and_stay_put_while_they_are_leased
+                cancelling_a_receive_loses_no_bytes
+                cancelling_finds_its_target_or_says_so
+                closing_is_seen_by_the_peer
+                connects_or_is_refused
+                ends_a_stream_after_its_last_byte_and_still_sends
+                more_operations_than_entries_fit_in_a_turn
+                reset_connections_fail
+                running_out_of_buffers_loses_no_bytes
+                sends_many_pieces_in_order
+                sends_much_to_a_slow_reader
+                shutting_down_ends_what_is_in_flight
+                ticks_are_never_early
+                tokens_can_be_used_again_at_once
+                waits_no_longer_than_told
+                wakes_from_another_thread
+            );
+            contract!(@clauses alone, $env; dropping_a_ring_leaves_nothing_behind);
+        })*
+    };
+    (@clauses $company:ident, $env:expr; $($clause:ident)*) => {
+        $(#[test]
+        fn $clause() {
+            let _guard = env::$company();
+            contract::$clause($env);
+        })*
+    };
+}
+
+contract! {
+    sim: SimEnv::new(1, Knobs::none());
+    sim_incremental: SimEnv::new(2, Knobs::none().with(Knob::IncrementalBuffers, 1000));
+    sim_benign: SimEnv::new(3, Knobs::benign());
+    sim_benign_incremental: SimEnv::new(4, Knobs::benign().with(Knob::IncrementalBuffers, 1000));
+    uring_tcp: RealEnv::tcp(false);
+    uring_tcp_incremental: RealEnv::tcp(true);
+    uring_unix: RealEnv::unix(false);
+    uring_unix_incremental: RealEnv::unix(true);
+}
