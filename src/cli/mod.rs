@@ -1,4 +1,7 @@
 //! The command line: one file for each subcommand.
+//!
+//! Knows: arguments, and what is printed. Refuses to know: everything that the library does not
+//! show to others.
 
 pub mod doctor;
 pub mod serve;

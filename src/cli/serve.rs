@@ -1,7 +1,7 @@
 //! `ringwire serve`: arguments into a server, signals into its end.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
@@ -114,6 +114,7 @@ pub fn run(args: &Args) -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(args.log)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .init();
     keep_memory_small();
     raise_open_file_limit();

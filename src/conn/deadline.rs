@@ -4,9 +4,8 @@
 //! what time it is.
 //!
 //! Each slot has at most one deadline, in a list that belongs to one tick of the wheel. Setting one
-//! costs a few writes and no search. A deadline beyond the horizon waits in the last tick and is
-//! handed out early: its owner looks at the time and sets it again, as it also does when a
-//! connection was busy in between.
+//! costs a few writes and no search. A deadline beyond the horizon waits in the last tick, and
+//! again from there, until it is due.
 
 use crate::ring::Time;
 
@@ -23,12 +22,16 @@ struct Node {
     next: u32,
     /// The list it is in, `NONE` when it has no deadline.
     bucket: u32,
+    /// The low bits of the tick at which it is due, which is later than its list says if that is
+    /// beyond the horizon. They tell two years apart.
+    tick: u32,
 }
 
 const IDLE: Node = Node {
     previous: NONE,
     next: NONE,
     bucket: NONE,
+    tick: 0,
 };
 
 /// The deadlines of one shard's slots.
@@ -54,7 +57,7 @@ impl Wheel {
     }
 
     /// Sets the deadline of `slot`, in place of the one that it may have. It is never handed out
-    /// early by more than the horizon demands, and late by less than two ticks.
+    /// early, and late by less than two ticks.
     pub fn set(&mut self, slot: u32, at: Time) {
         self.clear(slot);
         let index = slot as usize;
@@ -63,16 +66,28 @@ impl Wheel {
         }
         // Rounded up: a deadline is not due before its time.
         let tick = (at.as_ns() >> TICK_SHIFT) + 1;
-        let tick = tick.clamp(self.now_tick + 1, self.now_tick + BUCKETS as u64 - 1);
-        self.link(slot, tick as usize % BUCKETS);
+        self.place(slot, tick);
     }
 
-    fn link(&mut self, slot: u32, bucket: usize) {
+    /// The tick whose low bits these are: the one that is nearest to now.
+    fn whole_tick(&self, low: u32) -> u64 {
+        let ahead = low.wrapping_sub(self.now_tick as u32).cast_signed();
+        self.now_tick.saturating_add_signed(ahead.into())
+    }
+
+    fn place(&mut self, slot: u32, tick: u64) {
+        let tick = tick.min(self.now_tick + u64::from(u32::MAX / 2));
+        let at = tick.clamp(self.now_tick + 1, self.now_tick + BUCKETS as u64 - 1);
+        self.link(slot, at as usize % BUCKETS, tick as u32);
+    }
+
+    fn link(&mut self, slot: u32, bucket: usize, tick: u32) {
         let head = std::mem::replace(&mut self.heads[bucket], slot);
         self.nodes[slot as usize] = Node {
             previous: NONE,
             next: head,
             bucket: bucket as u32,
+            tick,
         };
         if head != NONE {
             self.nodes[head as usize].previous = slot;
@@ -94,6 +109,7 @@ impl Wheel {
             previous,
             next,
             bucket,
+            tick: _,
         } = std::mem::replace(node, IDLE);
         let bucket = bucket as usize;
         if next != NONE {
@@ -118,16 +134,25 @@ impl Wheel {
             let bucket = tick as usize % BUCKETS;
             while self.heads[bucket] != NONE {
                 let slot = self.heads[bucket];
+                let tick = self.nodes[slot as usize].tick;
                 self.clear(slot);
-                self.link(slot, DUE);
+                self.link(slot, DUE, tick);
             }
         }
         self.now_tick = self.now_tick.max(target);
-        let slot = self.heads[DUE];
-        (slot != NONE).then(|| {
+        loop {
+            let slot = self.heads[DUE];
+            if slot == NONE {
+                return None;
+            }
+            let tick = self.whole_tick(self.nodes[slot as usize].tick);
             self.clear(slot);
-            slot
-        })
+            if tick <= self.now_tick {
+                return Some(slot);
+            }
+            // It was beyond the horizon when it was set, or the wheel had not turned for long.
+            self.place(slot, tick);
+        }
     }
 
     /// When to ask again: the time of the first deadline.
@@ -204,13 +229,23 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_beyond_the_horizon_is_handed_out_at_the_horizon() {
+    fn a_deadline_beyond_the_horizon_is_handed_out_when_it_is_due() {
         let mut wheel = Wheel::new(ms(0));
         wheel.set(0, ms(3_600_000));
         let first = wheel.first().unwrap();
         assert!(first.as_ms() > 60_000 && first.as_ms() < 70_000);
-        assert_eq!(due(&mut wheel, ms(60_000)), []);
-        assert_eq!(due(&mut wheel, ms(70_000)), [0]);
+        for minute in 0..60 {
+            assert_eq!(due(&mut wheel, ms(minute * 60_000)), []);
+        }
+        assert_eq!(due(&mut wheel, ms(3_600_040)), [0]);
+    }
+
+    #[test]
+    fn a_wheel_that_stood_still_for_long_hands_out_nothing_early() {
+        let mut wheel = Wheel::new(ms(0));
+        wheel.set(0, ms(600_000 + 10_000));
+        assert_eq!(due(&mut wheel, ms(600_000)), []);
+        assert_eq!(due(&mut wheel, ms(610_040)), [0]);
     }
 
     #[test]

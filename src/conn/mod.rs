@@ -4,9 +4,9 @@
 //! the connection is. Refuses to know: threads, listeners, and which ring it is.
 //!
 //! ```text
-//!   Connecting --> Opening --> Open --> Closing --> Finishing --> Lingering --> Stopping --> Closed
-//!   (client only)     |          |                    ^    |                       ^
-//!                     +----------+--------------------+    +-----------------------+
+//!  Connecting --> Opening --> Open --> Closing --> Finishing --> Lingering --> Stopping --> Closed
+//!  (client)          |          |                   ^   |                        ^
+//!                    +----------+-------------------+   +------------------------+
 //! ```
 //!
 //! | stage | what happens in it | it ends when |
@@ -16,7 +16,7 @@
 //! | Open | messages go both ways | a close frame goes either way, or a violation comes |
 //! | Closing | our close frame is out | the peer's has come |
 //! | Finishing | what is queued is sent | all of it is |
-//! | Lingering | we have shut down our side, input is thrown away | the peer has shut down its own |
+//! | Lingering | our side is shut down, input is thrown away | the peer has shut down its own |
 //! | Stopping | both sides are shut down | nothing is in flight any more |
 //! | Closed | the close is in flight | it completes; only then the slot is free |
 //!
@@ -274,6 +274,8 @@ pub struct Link {
     /// When something last came from the peer or was taken by it, in milliseconds of the ring's
     /// clock, wrapping after 49 days.
     pub heard_ms: u32,
+    /// When the send in flight was submitted, in the same milliseconds.
+    pub sent_ms: u32,
     /// Operations in flight, as the ring counts them.
     pub in_flight: u8,
     /// A receive is in flight.
@@ -308,6 +310,7 @@ impl Link {
             sending_bytes: 0,
             counted_bytes: 0,
             heard_ms: 0,
+            sent_ms: 0,
             in_flight: 0,
             receiving: false,
             paused: false,

@@ -104,7 +104,8 @@ impl RecvPool {
                 std::ptr::null_mut(),
                 len,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
+                // Populated: it is all used within the first few messages, and then for ever.
+                MapFlags::PRIVATE | MapFlags::POPULATE,
             )
         }?;
         let memory = NonNull::new(memory.cast()).ok_or(Errno::new(libc::ENOMEM))?;

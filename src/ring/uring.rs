@@ -257,7 +257,7 @@ impl Uring {
             tick_in_flight: false,
             wake_in_flight: false,
             waker,
-            reaped: VecDeque::new(),
+            reaped: VecDeque::with_capacity(options.completion_entries as usize),
             reaped_sends: VecDeque::new(),
         })
     }
@@ -557,9 +557,9 @@ impl Ring for Uring {
     fn submit_send(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
         debug_assert_eq!(token.operation(), Operation::Send);
         assert!(!queue.is_empty(), "an empty queue was submitted");
-        // WAITALL makes the kernel finish a long send by itself, instead of completing it once for
-        // each time that the socket's buffer has room. NOSIGNAL: a broken pipe is a result.
-        const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        // NOSIGNAL: a broken pipe is a result. Not WAITALL: a long send then completes each time
+        // that the socket's buffer has room, which is how a slow reader is told from a dead one.
+        const FLAGS: i32 = libc::MSG_NOSIGNAL;
         let entry = match queue.only_piece() {
             Some(piece) => {
                 // No real piece comes near 4 GiB; if one does, this send is a short one.

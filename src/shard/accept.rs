@@ -58,10 +58,35 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     fn accepted(&mut self, socket: R::Socket) {
+        self.accept_exhausted = false;
         if self.drain_until.is_some() {
             // It was on its way when we stopped accepting; dropping it tells the peer.
             return;
         }
+        if self.is_full() {
+            // The kernel goes on until it hears of our pause. These wait as they would have in the
+            // backlog: nothing is received from them.
+            self.waiting.push_back(socket);
+            self.pause_accepting();
+            return;
+        }
+        self.admit(socket);
+        if self.is_full() {
+            tracing::warn!(
+                shard = self.id,
+                connections = self.slab.len(),
+                "shard_connections_max is reached: accepting pauses until connections close"
+            );
+            self.pause_accepting();
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.slab.len() >= self.shared.config.shard_connections_max as usize
+    }
+
+    /// Makes an accepted socket a connection.
+    fn admit(&mut self, socket: R::Socket) {
         self.shared.counts.connections += 1;
         let mut link = Link::new(Role::Server, Stage::Opening(Opening::new(None)));
         link.heard_ms = self.now_ms() as u32;
@@ -76,21 +101,16 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let timeout_ms = self.shared.config.handshake_timeout_ms;
         self.wheel.set(key.slot, self.now.plus_ms(timeout_ms));
         self.touch(key);
-        if self.slab.len() >= self.shared.config.shard_connections_max as usize {
-            tracing::warn!(
-                shard = self.id,
-                connections = self.slab.len(),
-                "shard_connections_max is reached: accepting pauses until connections close"
-            );
-            self.pause_accepting();
-        }
     }
 
     fn accept_failed(&mut self, errno: Errno) {
         match errno.of_accept() {
             AcceptError::Cancelled | AcceptError::Retry => {}
             AcceptError::Exhausted | AcceptError::Unexpected => {
-                if !self.accept_paused {
+                // Said once, until a connection is accepted again.
+                if !self.accept_exhausted {
+                    self.accept_exhausted = true;
+                    self.shared.counts.accept_pauses += 1;
                     tracing::warn!(
                         shard = self.id,
                         connections = self.slab.len(),
@@ -99,7 +119,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                          (ulimit -n, LimitNOFILE=) if this happens often"
                     );
                 }
-                self.pause_accepting();
+                self.accept_paused = true;
                 self.accept_retry_at = Some(self.now.plus_ms(RETRY_AFTER_MS));
             }
         }
@@ -117,8 +137,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Called when a connection has closed, and when it is time to try again.
     pub(super) fn resume_accepting(&mut self) {
-        let full = self.slab.len() >= self.shared.config.shard_connections_max as usize;
-        if !self.accept_paused || full {
+        while !self.is_full() {
+            let Some(socket) = self.waiting.pop_front() else {
+                break;
+            };
+            self.admit(socket);
+        }
+        if !self.accept_paused || self.is_full() {
             return;
         }
         self.accept_paused = false;
@@ -139,6 +164,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Closes every listener, once nothing is in flight on it.
     pub(super) fn close_acceptors(&mut self) {
+        self.waiting.clear();
         for index in 0..self.acceptors.len() {
             self.settle_acceptor(index);
         }

@@ -19,6 +19,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
     ///
     /// When there is no descriptor or no place for it; the service is told nothing then.
     pub fn dial(&mut self, dial: Dial) -> Result<ConnId, Errno> {
+        self.look_at_clock();
         let socket = match dial.from {
             None => self.ring.open(&dial.address)?,
             Some(from) => self.ring.open_from(&dial.address, from)?,

@@ -8,11 +8,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{Shard, TICK, acceptor_index, service::Service};
 use crate::{
     conn::{CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, token::SLOTS_MAX},
-    proto::{CloseCode, Event, Message, MessageKind, Role, endpoint::Batch},
+    proto::{CloseCode, Event, Message, Role, endpoint::Batch},
     ring::{
         Completion, Errno, Operation, Outcome, RecvLease, Ring, SendQueue, errno::TransferError,
     },
 };
+
+/// A send that took this long had to wait for its peer.
+const SEND_WAITED_MS: u32 = 20;
 
 impl<R: Ring, S: Service> Shard<R, S> {
     pub(super) fn dispatch(&mut self, completion: Completion<R::Socket>) {
@@ -107,7 +110,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
             // It is over for the peer: only the end of the stream is waited for.
             _ => return,
         }
-        self.receive_frames(key, input);
+        // A panic in `on_open`, or a service that closed there, has ended it already.
+        let open = |connection: &mut Connection<_, _>| {
+            matches!(connection.link.stage, Stage::Open | Stage::Closing)
+        };
+        if self.slab.get_mut(key).is_some_and(open) {
+            self.receive_frames(key, input);
+        }
     }
 
     /// Hands a service everything that happens in these bytes.
@@ -131,16 +140,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut ended = None;
         let mut failed = None;
         let mut batch = Batch::new();
+        let mut delivered = 0;
+        let mut held = None;
         let called = catch_unwind(AssertUnwindSafe(|| {
             loop {
                 let (endpoint, mut context) = link.split(shared);
                 let full = endpoint.receive_batch(&mut input, &mut batch, &mut context);
-                shared.counts.messages_received += batch.messages().len() as u64;
                 for &message in batch.messages() {
                     // The service may have closed the connection with an earlier one.
                     if link.endpoint.is_close_sent() {
                         break;
                     }
+                    delivered += 1;
                     shared.counts.payload_bytes_received += message.payload().len() as u64;
                     service.on_message(&mut Conn::new(id, link, state, shared), message);
                 }
@@ -155,21 +166,17 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 match endpoint.receive(&mut input, &mut context) {
                     None => break,
                     Some(Event::Message { kind, payload }) => {
-                        deliver(
-                            service,
-                            &mut Conn::new(id, link, state, shared),
-                            kind,
-                            &payload,
-                        );
-                        shared.pool.reclaim(payload);
+                        let payload = held.insert(payload);
+                        let mut conn = Conn::new(id, link, state, shared);
+                        deliver(service, &mut conn, Message::new(kind, payload));
                     }
                     Some(Event::Ping(payload)) => {
-                        service.on_ping(&mut Conn::new(id, link, state, shared), &payload);
-                        shared.pool.reclaim(payload);
+                        let payload = held.insert(payload);
+                        service.on_ping(&mut Conn::new(id, link, state, shared), payload);
                     }
                     Some(Event::Pong(payload)) => {
-                        service.on_pong(&mut Conn::new(id, link, state, shared), &payload);
-                        shared.pool.reclaim(payload);
+                        let payload = held.insert(payload);
+                        service.on_pong(&mut Conn::new(id, link, state, shared), payload);
                     }
                     Some(Event::Close(frame)) => {
                         let reason = frame.reason().into();
@@ -187,8 +194,16 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     }
                     Some(Event::Failed(error)) => failed = Some(error),
                 }
+                if let Some(payload) = held.take() {
+                    shared.pool.reclaim(payload);
+                }
             }
         }));
+        shared.counts.messages_received += delivered;
+        if let Some(payload) = held {
+            // The service panicked over it.
+            shared.pool.reclaim(payload);
+        }
         if let Some(error) = failed {
             shared.counts.protocol_errors += 1;
             link.ends(CloseCause::Protocol(error));
@@ -219,9 +234,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let arena = &mut self.shared.arena;
         let failed = match result {
             Ok(bytes) => {
-                if link.paused {
-                    // Its socket buffer was full, so the peer has read: a sign of life. Otherwise
-                    // it says only that the kernel had room, even for a peer long gone.
+                let waited_ms = (self.now.as_ms() as u32).wrapping_sub(link.sent_ms);
+                if waited_ms >= SEND_WAITED_MS {
+                    // Its socket buffer was full, so the peer has read: a sign of life. A send that
+                    // ends at once says only that the kernel had room, even for a peer long gone.
                     link.heard_ms = self.now.as_ms() as u32;
                 }
                 queue.advance(arena, bytes);
@@ -345,12 +361,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
 /// Hands out a message that did not come in a batch. Not inlined, so that the batch's call of the
 /// service is the only one in its loop.
 #[inline(never)]
-fn deliver<S: Service>(
-    service: &mut S,
-    conn: &mut Conn<'_, S::State>,
-    kind: MessageKind,
-    payload: &[u8],
-) {
-    conn.count_received(payload.len());
-    service.on_message(conn, Message::new(kind, payload));
+fn deliver<S: Service>(service: &mut S, conn: &mut Conn<'_, S::State>, message: Message<'_>) {
+    conn.count_received(message.payload().len());
+    service.on_message(conn, message);
 }

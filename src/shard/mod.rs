@@ -27,6 +27,7 @@ mod settle;
 pub mod stats;
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -90,6 +91,10 @@ pub struct Shard<R: Ring, S: Service> {
     acceptors: Vec<Acceptor<R::Socket>>,
     accept_retry_at: Option<Time>,
     accept_paused: bool,
+    /// Descriptors ran out, and none was accepted since.
+    accept_exhausted: bool,
+    /// Accepted beyond `shard_connections_max`, and not looked at yet.
+    waiting: VecDeque<R::Socket>,
     touched: Vec<Key>,
     starved: Vec<Key>,
     mailbox: Mailbox,
@@ -129,6 +134,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
             acceptors: Vec::new(),
             accept_retry_at: None,
             accept_paused: false,
+            accept_exhausted: false,
+            waiting: VecDeque::new(),
             touched: Vec::new(),
             starved: Vec::new(),
             mailbox,
@@ -244,9 +251,16 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// Calls the service for an open connection of this shard, outside of a turn. Returns whether
     /// it is open.
     pub fn call(&mut self, id: ConnId, call: impl FnOnce(&mut S, &mut Conn<'_, S::State>)) -> bool {
+        self.look_at_clock();
         let called = id.shard() == self.id && self.with_conn(id.key(), call);
         self.settle_touched();
         called
+    }
+
+    /// What the owner asks for outside of a turn happens now, and not when the last turn began.
+    fn look_at_clock(&mut self) {
+        self.now = self.ring.now();
+        self.shared.now = self.now;
     }
 
     fn now_ms(&self) -> u64 {
@@ -293,6 +307,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if self.drain_until.is_some() {
             return;
         }
+        self.look_at_clock();
         self.drain_until = Some(self.now.plus_ms(drain_timeout_ms));
         self.close_acceptors();
         for slot in 0..self.slab.capacity() as u32 {
@@ -321,6 +336,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 | Stage::Closed => {}
             }
         }
+        self.settle_touched();
     }
 
     fn stop_every_connection(&mut self) {

@@ -60,6 +60,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         link.sending = true;
         link.sending_bytes = queue.len();
+        link.sent_ms = self.now.as_ms() as u32;
         link.in_flight += 1;
         self.ring
             .submit_send(socket, key.token(Operation::Send), queue);
