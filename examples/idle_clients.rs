@@ -22,6 +22,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Connections on their way at once: fewer than a listener's backlog holds.
 const OPENING_MAX: usize = 256;
 
+/// Bytes of the message that each of them sends: enough of them touch all of a server's buffers.
+const MESSAGE_BYTES: usize = 4000;
+
 /// Says hello once on each connection and counts the answers.
 #[derive(Default)]
 struct Greeter {
@@ -33,7 +36,7 @@ impl Service for Greeter {
     type State = ();
 
     fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
-        if let Err(error) = conn.send("hello from one of many") {
+        if let Err(error) = conn.send(&[7; MESSAGE_BYTES][..]) {
             self.lost = Some(error.to_string());
         }
     }

@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# Measures the resident memory of an idle connection, and fails above a limit.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+Usage: scripts/idle-memory.sh [--connections N] [--bytes-max BYTES] [--binary PATH]
+
+Starts a server and opens connections that each echo one message and are idle then: 1000 at first,
+which bring the server's buffers to the size that a burst of openings needs, and N more while those
+stay. Prints the server's resident memory at the start, before and after the N, and what each of
+the N has cost. What is read is VmRSS of /proc/PID/status: all resident pages of the process, its
+files' pages among them. What the kernel keeps for a socket is not in it.
+
+  --connections N    default 10000; both sides need 1064 descriptors more than that (ulimit -Hn)
+  --bytes-max BYTES  the most a connection may cost (default 512)
+  --binary PATH      start PATH instead of building and starting target/release/ringwire
+  --help             this text
+
+Exit status: 0 within the limit, 1 above it, 2 the measurement could not be made.
+END
+}
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Connections that stay open from before the first reading.
+FIRST=1000
+# Descriptors that a process has beside its connections.
+DESCRIPTORS_SPARE=64
+TIMEOUT_S=120
+
+die() {
+  echo "idle-memory.sh: $*" >&2
+  exit 2
+}
+
+connections=10000
+bytes_max=512
+binary=""
+while [ $# -gt 0 ]; do
+  case $1 in
+    --connections | --bytes-max | --binary)
+      [ -n "${2:-}" ] || die "$1 needs a value; see --help."
+      name=${1#--}
+      declare "${name//-/_}=$2"
+      shift 2
+      ;;
+    --help | -h)
+      usage
+      exit
+      ;;
+    *) die "unknown argument '$1'; see --help." ;;
+  esac
+done
+[[ $connections =~ ^[1-9][0-9]*$ ]] || die "--connections takes a number from 1 up, not '$connections'."
+[[ $bytes_max =~ ^[0-9]+$ ]] || die "--bytes-max takes a number of bytes, not '$bytes_max'."
+limit=$(ulimit -Hn)
+needed=$((FIRST + connections + DESCRIPTORS_SPARE))
+if [ "$limit" != unlimited ] && [ "$limit" -lt $needed ]; then
+  die "$connections connections need $needed descriptors, and ulimit -Hn is $limit."
+fi
+
+target=${CARGO_TARGET_DIR:-$ROOT/target}
+cargo build --quiet --release --manifest-path "$ROOT/Cargo.toml" --example idle_clients
+if [ -z "$binary" ]; then
+  cargo build --quiet --release --manifest-path "$ROOT/Cargo.toml" --bin ringwire
+  binary=$target/release/ringwire
+fi
+clients=$target/release/examples/idle_clients
+
+scratch=$(mktemp -d)
+pids=()
+# shellcheck disable=SC2329 # called by the trap
+cleanup() {
+  local pid
+  for pid in "${pids[@]}"; do
+    kill "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+  done
+  rm -rf "$scratch"
+}
+trap cleanup EXIT
+
+# wait_for PID FILE PATTERN: until PATTERN is in FILE, which PID writes.
+wait_for() {
+  local deadline=$((SECONDS + TIMEOUT_S))
+  until grep -q "$3" "$2"; do
+    if ! kill -0 "$1" 2>/dev/null; then
+      cat "$scratch"/*.log >&2
+      die "process $1 ended early; its last words stand above."
+    fi
+    [ $SECONDS -lt $deadline ] || die "no '$3' within $TIMEOUT_S s."
+    sleep 0.05
+  done
+}
+
+resident_kib() {
+  awk '/^VmRSS:/ { print $2 }' "/proc/$server_pid/status"
+}
+
+# The second of two equal readings: whatever was still going on is over.
+settled_kib() {
+  local last now deadline=$((SECONDS + TIMEOUT_S))
+  last=$(resident_kib)
+  while [ $SECONDS -lt $deadline ]; do
+    sleep 0.2
+    now=$(resident_kib)
+    if [ "$now" = "$last" ]; then
+      echo "$now"
+      return
+    fi
+    last=$now
+  done
+  die "the server's memory does not come to rest."
+}
+
+# open_clients N NAME: in the background, until they are killed. Returns once all
+# of them are idle.
+open_clients() {
+  mkfifo "$scratch/$2.input"
+  : >"$scratch/$2.idle"
+  "$clients" "$url" "$1" <"$scratch/$2.input" >"$scratch/$2.idle" 2>"$scratch/$2.log" &
+  local pid=$! input
+  pids+=("$pid")
+  # shellcheck disable=SC2034 # nothing is written: it is closed when this script ends
+  # Their input stays open for as long as this script runs.
+  exec {input}>"$scratch/$2.input"
+  wait_for $pid "$scratch/$2.idle" idle
+}
+
+: >"$scratch/address"
+"$binary" --listen 127.0.0.1:0 >"$scratch/address" 2>"$scratch/server.log" &
+server_pid=$!
+pids+=("$server_pid")
+wait_for $server_pid "$scratch/address" "ws://.*"
+url=$(sed -n 's/^ *\(ws:.*\)$/\1/p' "$scratch/address" | head -n 1)
+
+start=$(settled_kib)
+open_clients $FIRST first
+before=$(settled_kib)
+open_clients "$connections" further
+after=$(settled_kib)
+
+bytes=$(((after - before) * 1024 / connections))
+echo "VmRSS at the start: $start KiB"
+echo "VmRSS before:       $before KiB, with $FIRST idle connections"
+echo "VmRSS after:        $after KiB, with $connections more"
+echo "each of those:      $bytes B (at most $bytes_max)"
+[ "$bytes" -le "$bytes_max" ]

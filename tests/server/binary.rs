@@ -1,0 +1,294 @@
+//! The `ringwire` command as a person or a service manager has it.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use ringwire::Address;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    common::Peer,
+    host::guarded,
+    peer::{CLOSE, close_payload, until},
+};
+
+/// A running `ringwire`.
+pub struct Ringwire {
+    child: Child,
+    pub addresses: Vec<Address>,
+    log: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Ringwire {
+    /// Starts `command`, which becomes ringwire, and waits until it says where it is.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
+        let written = log.clone();
+        let mut ringwire = Self {
+            child,
+            addresses: Vec::new(),
+            log,
+            readers: vec![thread::spawn(move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    *written.lock().unwrap() += &(line + "\n");
+                }
+            })],
+        };
+        let mut line = String::new();
+        while stdout.read_line(&mut line).unwrap() > 0 && !line.starts_with("ringwire doctor") {
+            let address = match line.trim().strip_suffix('/') {
+                Some(url) if url.starts_with("ws://") => url[5..].to_owned(),
+                Some(url) if url.starts_with("ws+unix:") => {
+                    format!("unix:{}", url[8..].trim_end_matches(':'))
+                }
+                _ => String::new(),
+            };
+            ringwire.addresses.extend(address.parse::<Address>());
+            line.clear();
+        }
+        assert!(!ringwire.addresses.is_empty(), "{}", ringwire.log());
+        ringwire.readers.push(thread::spawn(move || {
+            let _ = stdout.read_to_end(&mut Vec::new());
+        }));
+        ringwire
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let mut status = None;
+        until("ringwire ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        (status.unwrap(), self.log())
+    }
+}
+
+impl Drop for Ringwire {
+    fn drop(&mut self) {
+        // Does nothing to one that has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    command.args(arguments);
+    command
+}
+
+const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
+
+#[test]
+fn it_says_where_it_is_and_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let unix = format!("unix:{}", path.display());
+    guarded(|| {
+        for first in [&["serve"][..], &[]] {
+            let mut arguments = first.to_vec();
+            arguments.extend(LISTEN);
+            arguments.extend(["--listen", &unix, "--shards", "2"]);
+            let ringwire = Ringwire::start(&mut command(&arguments));
+            assert_eq!(ringwire.addresses.len(), 2, "{:?}", ringwire.addresses);
+            for address in &ringwire.addresses {
+                let mut peer = Peer::open(address, "/");
+                peer.echo("hello");
+                peer.close();
+            }
+            ringwire.signal(Signal::TERM);
+            let (status, log) = ringwire.wait();
+            assert!(
+                status.success() && log.contains("stopping"),
+                "{status} {log}"
+            );
+            assert!(!path.exists(), "the path is removed");
+        }
+    });
+}
+
+#[test]
+fn signals_drain_and_end_it_well() {
+    guarded(|| {
+        for signal in [Signal::TERM, Signal::INT] {
+            let ringwire = Ringwire::start(&mut command(&LISTEN));
+            let peers: Vec<_> = (0..20)
+                .map(|_| Peer::open(&ringwire.addresses[0], "/"))
+                .collect();
+            ringwire.signal(signal);
+            for peer in peers {
+                peer.answer_close(1001);
+            }
+            let (status, log) = ringwire.wait();
+            assert_eq!(status.code(), Some(0), "{log}");
+        }
+    });
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    guarded(|| {
+        let ringwire = Ringwire::start(&mut command(&LISTEN));
+        let mut peer = Peer::open(&ringwire.addresses[0], "/");
+        ringwire.signal(Signal::TERM);
+        // It does not answer: draining would take until the closing handshake times out.
+        peer.expect_close(1001);
+        let asked = Instant::now();
+        ringwire.signal(Signal::INT);
+        let (status, log) = ringwire.wait();
+        assert_eq!(status.code(), Some(130), "{log}");
+        assert!(
+            asked.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            asked.elapsed()
+        );
+        peer.expect_gone();
+    });
+}
+
+#[test]
+fn a_drain_timeout_is_kept() {
+    guarded(|| {
+        let mut arguments = LISTEN.to_vec();
+        arguments.extend(["--drain-timeout-ms", "300"]);
+        let ringwire = Ringwire::start(&mut command(&arguments));
+        let mut peer = Peer::open(&ringwire.addresses[0], "/");
+        let asked = Instant::now();
+        ringwire.signal(Signal::TERM);
+        let (status, log) = ringwire.wait();
+        assert_eq!(status.code(), Some(0), "{log}");
+        let elapsed = asked.elapsed();
+        let bounds = Duration::from_millis(300)..Duration::from_secs(4);
+        assert!(bounds.contains(&elapsed), "{elapsed:?}");
+        peer.expect_close(1001);
+        peer.expect_end();
+    });
+}
+
+/// The output of a ringwire that ends by itself.
+fn output(arguments: &[&str]) -> (Output, String, String) {
+    let output = command(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    (output, stdout, stderr)
+}
+
+#[test]
+fn help_names_the_limits_and_ends_well() {
+    guarded(|| {
+        let (output, stdout, _) = output(&["--help"]);
+        assert!(output.status.success());
+        assert!(
+            stdout.contains("serve") && stdout.contains("doctor"),
+            "{stdout}"
+        );
+        let (output, stdout, _) = self::output(&["serve", "--help"]);
+        assert!(output.status.success());
+        for option in [
+            "--listen",
+            "--idle-timeout-ms",
+            "--message-bytes-max",
+            "--shards",
+        ] {
+            assert!(stdout.contains(option), "{option} is missing in {stdout}");
+        }
+        let (output, stdout, _) = self::output(&["--version"]);
+        let version = format!("ringwire {}\n", env!("CARGO_PKG_VERSION"));
+        assert!(output.status.success() && stdout == version, "{stdout}");
+    });
+}
+
+#[test]
+fn what_it_cannot_do_it_says_in_one_sentence() {
+    guarded(|| {
+        let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let busy_address = busy.local_addr().unwrap().to_string();
+        for (arguments, expected) in [
+            (
+                &["--listen", "localhost"][..],
+                "'localhost' is not an address",
+            ),
+            (
+                &["--listen", &busy_address],
+                "another process listens there",
+            ),
+            (
+                &["--listen", "127.0.0.1:0", "--recv-buffers", "3"],
+                "recv_buffers is 3, but it has to be a power of two",
+            ),
+            (
+                &["--listen", "127.0.0.1:0", "--queue-low-bytes", "99999999"],
+                "queue_low_bytes is 99999999, but it has to be from 0 to 1048576",
+            ),
+            (&["--listen", "127.0.0.1:0", "--shards", "0"], "shards is 0"),
+        ] {
+            let (output, stdout, stderr) = output(arguments);
+            assert_eq!(output.status.code(), Some(1), "{stderr}");
+            assert_eq!(stdout, "");
+            let sentence = stderr
+                .strip_prefix("ringwire: ")
+                .unwrap_or_else(|| panic!("{stderr}"));
+            assert!(sentence.contains(expected), "{stderr}");
+            assert_eq!(sentence.lines().count(), 1, "{stderr}");
+        }
+        for (arguments, expected) in [
+            (
+                &["--no-such-option"][..],
+                "unexpected argument '--no-such-option'",
+            ),
+            (
+                &["--shards", "many"],
+                "invalid value 'many' for '--shards <N>'",
+            ),
+            (&["dance"], "unrecognized subcommand 'dance'"),
+        ] {
+            let (output, _, stderr) = output(arguments);
+            assert_eq!(output.status.code(), Some(2), "{stderr}");
+            assert!(stderr.contains(expected), "{stderr}");
+        }
+    });
+}
+
+#[test]
+fn a_reader_of_its_output_that_goes_away_does_not_end_it() {
+    guarded(|| {
+        let mut ringwire = Ringwire::start(&mut command(&LISTEN));
+        // The threads that read end with the pipes; the server is asked to write meanwhile.
+        let mut peer = Peer::open(&ringwire.addresses[0], "/");
+        peer.echo("hello");
+        ringwire.signal(Signal::TERM);
+        peer.expect_close(1001);
+        peer.send(CLOSE, &close_payload(1001, b""));
+        peer.expect_end();
+        until("it has ended", || {
+            ringwire.child.try_wait().unwrap().is_some()
+        });
+        assert_eq!(ringwire.wait().0.code(), Some(0));
+    });
+}

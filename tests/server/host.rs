@@ -1,0 +1,638 @@
+//! A server for the length of one test, and a look at what it leaves behind.
+//!
+//! Knows both ways to have one: through the public API, and as a bare shard whose insides can be
+//! seen when it has come to its end. Every test ends here: the server is stopped and joined, and
+//! then nothing of it may be left. Meanwhile a neighbour, a connection that does nothing wrong,
+//! keeps echoing, and must not notice what the test does.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs, panic,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, Once, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use ringwire::{
+    Address, Answer, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message,
+    PeerAddress, Refusal, Request, Server, Service, Snapshot, Upgrade,
+    ring::{Uring, UringOptions, socket::Listener},
+    shard::{
+        Shard,
+        mailbox::{Command, Postbox},
+        stats::Stats,
+    },
+};
+
+use crate::{
+    common::{BINARY, PATIENCE, Peer},
+    peer::{Prng, until},
+};
+
+/// How a server is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Through the public API, with two shards.
+    Server,
+    /// Through the public API, with one shard.
+    ServerOfOneShard,
+    /// A shard on a thread of the test's.
+    Shard,
+}
+
+/// Makes each function a test on a server and a test on a bare shard.
+macro_rules! on_each_engine {
+    ($($name:ident)*) => {
+        mod on_a_server {
+            $(#[test] fn $name() { super::$name($crate::host::Engine::Server) })*
+        }
+        mod on_a_shard {
+            $(#[test] fn $name() { super::$name($crate::host::Engine::Shard) })*
+        }
+    };
+}
+pub(crate) use on_each_engine;
+
+/// The defaults with some changes.
+pub fn config(change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = Config::default();
+    change(&mut config);
+    config
+}
+
+/// A panic whose message begins with this is part of a test and not shown.
+pub const ON_PURPOSE: &str = "on purpose";
+
+/// Runs `body` alone in this process and checks that it leaves no descriptor and no thread behind.
+pub fn guarded<T>(body: impl FnOnce() -> T) -> T {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    hide_panics_on_purpose();
+    static FAILED: AtomicBool = AtomicBool::new(false);
+    let failed_before = FAILED.swap(true, Ordering::Relaxed);
+    let before = descriptors();
+    let result = body();
+    until("the server's threads are gone", || server_threads() == 0);
+    let is_clean = || {
+        let mut after = descriptors();
+        if failed_before {
+            // A test that failed left some to its threads, which close them when they like.
+            after.retain(|number, target| before.get(number) != Some(target));
+            return after.is_empty();
+        }
+        after == before
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !is_clean() && Instant::now() < deadline {
+        thread::yield_now();
+    }
+    let after = descriptors();
+    assert!(
+        is_clean(),
+        "descriptors before: {before:?}, after: {after:?}"
+    );
+    FAILED.store(failed_before, Ordering::Relaxed);
+    result
+}
+
+fn hide_panics_on_purpose() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let shown = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            // Formatted messages come as a String, others as they were written.
+            let payload = info.payload();
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            let text = text.or(payload.downcast_ref::<&str>().copied());
+            let hidden = text.is_some_and(|text| text.starts_with(ON_PURPOSE));
+            if !hidden {
+                shown(info);
+            }
+        }));
+    });
+}
+
+/// Every open descriptor and what it refers to.
+fn descriptors() -> BTreeMap<u32, String> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir("/proc/self/fd").unwrap().flatten() {
+        let number = entry.file_name().to_str().unwrap().parse().unwrap();
+        // The one that lists the others is gone by now.
+        if let Ok(target) = fs::read_link(entry.path()) {
+            found.insert(number, target.to_string_lossy().into_owned());
+        }
+    }
+    found.retain(|_, target| !target.ends_with("/fd"));
+    found
+}
+
+fn server_threads() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
+        .filter(|name| name.starts_with("ringwire-"))
+        .count()
+}
+
+/// What happened to the service.
+#[derive(Debug, Default)]
+pub struct Events {
+    opens: usize,
+    open: HashSet<ConnId>,
+    pub closes: Vec<CloseCause>,
+    pub drains: usize,
+    messages: u64,
+    neighbours: usize,
+    mistakes: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    events: Mutex<Events>,
+    changed: Condvar,
+}
+
+impl Log {
+    fn events(&self) -> MutexGuard<'_, Events> {
+        self.events.lock().unwrap()
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Events)) {
+        change(&mut self.events());
+        self.changed.notify_all();
+    }
+}
+
+/// The path of the neighbour.
+const NEIGHBOUR: &str = "/neighbour";
+
+/// A service under watch: what it is told is written down, and the neighbour is kept from it.
+struct Watched<S> {
+    inner: S,
+    log: Arc<Log>,
+    neighbours: HashSet<ConnId>,
+    neighbour_comes: bool,
+}
+
+impl<S: Service> Service for Watched<S> {
+    type State = S::State;
+
+    fn on_handshake(
+        &mut self,
+        upgrade: &Upgrade<'_>,
+        peer: PeerAddress,
+        answer: &mut Answer,
+    ) -> Result<S::State, Refusal> {
+        self.neighbour_comes = upgrade.request().path() == NEIGHBOUR;
+        if self.neighbour_comes {
+            return Ok(S::State::default());
+        }
+        self.inner.on_handshake(upgrade, peer, answer)
+    }
+
+    fn on_http(&mut self, request: &Request<'_>, peer: PeerAddress) -> Result<HttpReply, Refusal> {
+        self.inner.on_http(request, peer)
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, S::State>) {
+        if self.neighbour_comes {
+            self.neighbours.insert(conn.id());
+            self.log.note(|events| events.neighbours += 1);
+            return;
+        }
+        self.log.note(|events| {
+            events.opens += 1;
+            if !events.open.insert(conn.id()) {
+                let mistake = format!("{} was opened twice", conn.id());
+                events.mistakes.push(mistake);
+            }
+        });
+        self.inner.on_open(conn);
+    }
+
+    fn on_message(&mut self, conn: &mut Conn<'_, S::State>, message: Message<'_>) {
+        self.log.note(|events| events.messages += 1);
+        if self.neighbours.contains(&conn.id()) {
+            conn.send(message).unwrap();
+            return;
+        }
+        self.inner.on_message(conn, message);
+    }
+
+    fn on_ping(&mut self, conn: &mut Conn<'_, S::State>, payload: &[u8]) {
+        self.inner.on_ping(conn, payload);
+    }
+
+    fn on_pong(&mut self, conn: &mut Conn<'_, S::State>, payload: &[u8]) {
+        self.inner.on_pong(conn, payload);
+    }
+
+    fn on_drain(&mut self, conn: &mut Conn<'_, S::State>) {
+        self.log.note(|events| events.drains += 1);
+        self.inner.on_drain(conn);
+    }
+
+    fn on_close(&mut self, id: ConnId, state: S::State, cause: &CloseCause) {
+        if self.neighbours.remove(&id) {
+            return;
+        }
+        self.log.note(|events| {
+            events.closes.push(cause.clone());
+            if !events.open.remove(&id) {
+                let mistake = format!("{id} was closed and is not open: {cause}");
+                events.mistakes.push(mistake);
+            }
+        });
+        self.inner.on_close(id, state, cause);
+    }
+}
+
+/// What is left of a shard that has come to its end.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Remains {
+    connections: usize,
+    leases: usize,
+    chunks_out: usize,
+    queues_out: usize,
+    message_buffers_out: usize,
+}
+
+enum Running {
+    Server(Server),
+    Shard {
+        postbox: Postbox,
+        stats: Arc<Stats>,
+        thread: JoinHandle<Remains>,
+        /// Unix paths are removed with them.
+        _listeners: Vec<Listener>,
+    },
+}
+
+/// A running server with a neighbour on it.
+pub struct Host {
+    running: Running,
+    addresses: Vec<Address>,
+    log: Arc<Log>,
+    drain_timeout_ms: u64,
+    neighbour: Mutex<Option<Neighbour>>,
+}
+
+/// Runs `body` with a server, and sees to the server's end.
+pub fn host<S, F>(engine: Engine, config: Config, service: F, body: impl FnOnce(&Host))
+where
+    S: Service,
+    F: Fn() -> S + Send + Sync + 'static,
+{
+    host_at(engine, &["127.0.0.1:0"], config, service, body);
+}
+
+/// As [`host`], on these addresses.
+pub fn host_at<S, F>(
+    engine: Engine,
+    listen: &[&str],
+    config: Config,
+    service: F,
+    body: impl FnOnce(&Host),
+) where
+    S: Service,
+    F: Fn() -> S + Send + Sync + 'static,
+{
+    guarded(|| {
+        let host = Host::start(engine, listen, config, service);
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+            body(&host);
+            host.dismiss_neighbour();
+        }));
+        // It ends by itself when the test has failed.
+        drop(host.neighbour.lock().unwrap().take());
+        let end = panic::catch_unwind(AssertUnwindSafe(|| host.end()));
+        // What failed first is what matters.
+        if let Err(panicked) = outcome.and(end) {
+            panic::resume_unwind(panicked);
+        }
+    });
+}
+
+impl Host {
+    fn start<S, F>(engine: Engine, listen: &[&str], config: Config, service: F) -> Self
+    where
+        S: Service,
+        F: Fn() -> S + Send + Sync + 'static,
+    {
+        let log = Arc::new(Log::default());
+        let watched = {
+            let log = log.clone();
+            move || Watched {
+                inner: service(),
+                log: log.clone(),
+                neighbours: HashSet::new(),
+                neighbour_comes: false,
+            }
+        };
+        let drain_timeout_ms = config.drain_timeout_ms;
+        let longest = usize::try_from(config.message_bytes_max).unwrap_or(usize::MAX);
+        let (running, addresses) = match engine {
+            Engine::Shard => start_shard(listen, config, watched),
+            _ => {
+                let shards = if engine == Engine::Server { 2 } else { 1 };
+                let mut builder = Server::builder()
+                    .shards(shards)
+                    .pinned(false)
+                    .config(config);
+                for address in listen {
+                    builder = builder.listen(*address);
+                }
+                let server = builder.start(move |_shard| watched()).unwrap();
+                let addresses = server.addresses().to_vec();
+                (Running::Server(server), addresses)
+            }
+        };
+        let neighbour = Neighbour::start(&addresses[0], longest.min(2000));
+        Self {
+            running,
+            addresses,
+            log,
+            drain_timeout_ms,
+            neighbour: Mutex::new(Some(neighbour)),
+        }
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.addresses[0]
+    }
+
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// A new connection on which nothing was said yet.
+    pub fn connect(&self) -> Peer {
+        Peer::connect(self.address())
+    }
+
+    /// A new open connection.
+    pub fn open(&self) -> Peer {
+        Peer::open(self.address(), "/")
+    }
+
+    pub fn stats(&self) -> Snapshot {
+        match &self.running {
+            Running::Server(server) => server.handle().stats(),
+            Running::Shard { stats, .. } => stats.snapshot(),
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.stats().counts
+    }
+
+    /// Waits until a count is `expected`. What a service or a client has seen is published at the
+    /// end of the turn, which may be a moment later.
+    #[track_caller]
+    pub fn expect_count(&self, expected: u64, count: impl Fn(&Counts) -> u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while count(&self.counts()) != expected {
+            let counts = self.counts();
+            assert!(Instant::now() < deadline, "not {expected} in {counts:?}");
+            thread::yield_now();
+        }
+    }
+
+    /// The handle of a server that was made through the public API.
+    pub fn handle(&self) -> Handle {
+        match &self.running {
+            Running::Server(server) => server.handle(),
+            Running::Shard { .. } => panic!("a bare shard has no handle"),
+        }
+    }
+
+    pub fn stop(&self) {
+        match &self.running {
+            Running::Server(server) => server.handle().stop(),
+            Running::Shard { postbox, .. } => {
+                let drain_timeout_ms = self.drain_timeout_ms;
+                // It may have come to its end by itself.
+                let _ = postbox.post(Command::Stop { drain_timeout_ms });
+            }
+        }
+    }
+
+    /// Waits until the service was told of `count` ends, and returns why they ended.
+    #[track_caller]
+    pub fn closes(&self, count: usize) -> Vec<CloseCause> {
+        let events = self.log.events();
+        let (events, timeout) = self
+            .log
+            .changed
+            .wait_timeout_while(events, PATIENCE, |events| events.closes.len() < count)
+            .unwrap();
+        assert!(!timeout.timed_out(), "{:?} and no more", events.closes);
+        assert_eq!(events.closes.len(), count, "{:?}", events.closes);
+        events.closes.clone()
+    }
+
+    /// Waits for the end of the only connection and returns why it ended.
+    #[track_caller]
+    pub fn close_cause(&self) -> CloseCause {
+        self.closes(1).remove(0)
+    }
+
+    /// How often the service was told that a queue is short again.
+    pub fn drains(&self) -> usize {
+        self.log.events().drains
+    }
+
+    /// Waits until the neighbour has echoed `count` more messages.
+    #[track_caller]
+    pub fn neighbour_echoes(&self, count: u64) {
+        let rounds = {
+            let neighbour = self.neighbour.lock().unwrap();
+            neighbour.as_ref().expect("a neighbour").rounds.clone()
+        };
+        let goal = *rounds.lock().unwrap() + count;
+        until("the neighbour echoes", || *rounds.lock().unwrap() >= goal);
+    }
+
+    /// Ends the neighbour, which must have had nothing to complain of.
+    #[track_caller]
+    pub fn dismiss_neighbour(&self) {
+        if let Some(neighbour) = self.neighbour.lock().unwrap().take() {
+            neighbour.finish();
+        }
+    }
+
+    fn end(self) {
+        self.stop();
+        let last = match self.running {
+            Running::Server(server) => {
+                let handle = server.handle();
+                server.join().expect("joining the server");
+                handle.stats()
+            }
+            Running::Shard { stats, thread, .. } => {
+                let remains = thread.join().expect("joining the shard");
+                assert_eq!(remains, Remains::default(), "what the shard left behind");
+                stats.snapshot()
+            }
+        };
+        let events = self.log.events();
+        assert_eq!(events.mistakes, [""; 0]);
+        assert!(events.open.is_empty(), "never closed: {:?}", events.open);
+        assert_eq!(events.opens, events.closes.len());
+        let counts = last.counts;
+        assert_eq!((last.connections_open, last.queued_bytes), (0, 0));
+        let opens = (events.opens + events.neighbours) as u64;
+        assert_eq!(counts.handshakes, opens, "{counts:?}");
+        // What came together with a message that ended the connection was received for nothing.
+        let cut_short = events.closes.iter().any(|cause| {
+            matches!(
+                cause,
+                CloseCause::Application(_) | CloseCause::ServicePanicked
+            )
+        });
+        let (received, delivered) = (counts.messages_received, events.messages);
+        assert!(received >= delivered, "{delivered} delivered of {counts:?}");
+        assert!(
+            received == delivered || cut_short,
+            "{delivered} delivered of {counts:?}"
+        );
+        let answered = counts.handshakes + counts.handshakes_refused + counts.http_requests;
+        assert!(answered <= counts.connections, "{counts:?}");
+        let protocol = |cause: &&CloseCause| matches!(cause, CloseCause::Protocol(_));
+        let failed = events.closes.iter().filter(protocol).count();
+        assert!(failed as u64 <= counts.protocol_errors, "{counts:?}");
+    }
+}
+
+fn start_shard<S: Service>(
+    listen: &[&str],
+    config: Config,
+    service: impl FnOnce() -> S + Send + 'static,
+) -> (Running, Vec<Address>) {
+    config.validate().unwrap();
+    let mut listeners: Vec<Listener> = listen
+        .iter()
+        .map(|text| Listener::bind(&text.parse().unwrap(), 1, config.backlog).unwrap())
+        .collect();
+    let addresses = listeners.iter().map(|it| it.address().clone()).collect();
+    let sockets: Vec<_> = listeners.iter_mut().map(|it| it.take_socket()).collect();
+    let (report, reported) = mpsc::channel();
+    let body = move || {
+        let options = UringOptions {
+            recv_buffers: config.recv_buffers,
+            recv_buffer_bytes: config.recv_buffer_bytes,
+            recv_incremental: config.recv_incremental,
+            ..UringOptions::default()
+        };
+        let ring = Uring::new(&options).unwrap();
+        let mut shard = Shard::new(0, ring, service(), config, [7; 32]);
+        for socket in sockets.into_iter().flatten() {
+            shard.listen(socket);
+        }
+        report.send((shard.postbox(), shard.stats())).unwrap();
+        drop(report);
+        shard.run().unwrap();
+        let shared = shard.shared();
+        Remains {
+            connections: shard.connections(),
+            leases: shard.ring().leases(),
+            chunks_out: shared.arena.chunks_out(),
+            queues_out: shared.arena.queues_out(),
+            message_buffers_out: shared.pool.out(),
+        }
+    };
+    let thread = thread::Builder::new().name("ringwire-0".to_owned());
+    let thread = thread.spawn(body).unwrap();
+    let (postbox, stats) = reported.recv().unwrap();
+    let running = Running::Shard {
+        postbox,
+        stats,
+        thread,
+        _listeners: listeners,
+    };
+    (running, addresses)
+}
+
+/// A connection that does nothing wrong.
+struct Neighbour {
+    stop: mpsc::Sender<()>,
+    rounds: Arc<Mutex<u64>>,
+    thread: JoinHandle<()>,
+}
+
+impl Neighbour {
+    fn start(address: &Address, longest: usize) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let rounds = Arc::new(Mutex::new(0));
+        let mut peer = Peer::open(address, NEIGHBOUR);
+        let counted = rounds.clone();
+        let body = move || {
+            let mut prng = Prng::new(1);
+            loop {
+                let len = prng.below(longest + 1);
+                let message = prng.bytes(len);
+                peer.send(BINARY, &message);
+                let frame = peer.read_message();
+                assert_eq!(frame.first, BINARY, "the neighbour got {frame:?}");
+                assert!(frame.payload == message, "the neighbour's echo differs");
+                *counted.lock().unwrap() += 1;
+                match stopped.recv_timeout(Duration::from_millis(1)) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Ok(()) => return peer.close(),
+                    // The test has failed already.
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("neighbour".to_owned());
+        let thread = thread.spawn(body).unwrap();
+        Self {
+            stop,
+            rounds,
+            thread,
+        }
+    }
+
+    #[track_caller]
+    fn finish(self) {
+        // What the test did is over: this echo comes after it.
+        let _ = self.stop.send(());
+        assert!(self.thread.join().is_ok(), "the neighbour suffered");
+        assert!(*self.rounds.lock().unwrap() > 0);
+    }
+}
+
+/// The service of most tests: an echo that does what it is told by a text.
+#[derive(Default)]
+pub struct Obedient {
+    commands: HashMap<&'static str, Action>,
+}
+
+type Action = fn(&mut Conn<'_, ()>);
+
+impl Obedient {
+    /// Calls `action` instead of echoing the text `command`.
+    pub fn on(mut self, command: &'static str, action: Action) -> Self {
+        self.commands.insert(command, action);
+        self
+    }
+}
+
+impl Service for Obedient {
+    type State = ();
+
+    fn on_message(&mut self, conn: &mut Conn<'_, ()>, message: Message<'_>) {
+        let action = message.text().and_then(|text| self.commands.get(text));
+        match action {
+            Some(action) => action(conn),
+            None => {
+                conn.send(message).unwrap();
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Where a server listens, how often, and when not.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::net::{UnixListener, UnixStream},
+    time::Duration,
+};
+
+use ringwire::{Address, Config, Server, StartError, service::Echo};
+
+use crate::{
+    common::{PATIENCE, Peer, request},
+    host::{Engine, Obedient, config, guarded, host, host_at, on_each_engine},
+    peer::until,
+};
+
+on_each_engine! {
+    a_shard_with_all_its_connections_lets_others_wait
+    many_addresses_are_served_at_once
+}
+
+/// Whether the host has IPv6; says so if not.
+fn has_ipv6() -> bool {
+    match TcpListener::bind("[::1]:0") {
+        Ok(_) => true,
+        Err(error) => {
+            println!("not tested on [::1]: {error}");
+            false
+        }
+    }
+}
+
+fn many_addresses_are_served_at_once(engine: Engine) {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = [folder.path().join("one"), folder.path().join("two")];
+    let unix = paths
+        .each_ref()
+        .map(|path| format!("unix:{}", path.display()));
+    let mut listen = vec!["127.0.0.1:0", &unix[0], "127.0.0.1:0", &unix[1]];
+    if has_ipv6() {
+        listen.extend(["[::1]:0", "[::]:0", "0.0.0.0:0"]);
+    }
+    // A server that was killed leaves its path behind.
+    drop(UnixListener::bind(&paths[1]).unwrap());
+    assert!(paths[1].exists());
+    host_at(engine, &listen, config(|_| {}), Obedient::default, |host| {
+        assert_eq!(host.addresses().len(), listen.len());
+        let mut open: Vec<Peer> = Vec::new();
+        for (address, asked) in host.addresses().iter().zip(&listen) {
+            match address {
+                Address::Inet(inet) => {
+                    let port = inet.port();
+                    assert_ne!(port, 0);
+                    assert_eq!(asked.replace(":0", &format!(":{port}")), inet.to_string());
+                }
+                Address::Unix(_) => assert_eq!(*asked, address.to_string()),
+            }
+            for _ in 0..4 {
+                open.push(Peer::open(address, "/"));
+            }
+        }
+        for peer in &mut open {
+            peer.echo("hello");
+        }
+        for peer in open {
+            peer.close();
+        }
+    });
+    assert!(
+        !paths[0].exists() && !paths[1].exists(),
+        "paths are removed"
+    );
+}
+
+fn a_shard_with_all_its_connections_lets_others_wait(engine: Engine) {
+    // The neighbour is the third. With more shards than one, who is full is up to the kernel.
+    let engine = match engine {
+        Engine::Server => Engine::ServerOfOneShard,
+        other => other,
+    };
+    let config = config(|config| config.shard_connections_max = 3);
+    host(engine, config, Obedient::default, |host| {
+        for round in 1..=3 {
+            let mut inside: Vec<_> = (0..2).map(|_| host.open()).collect();
+            // They come one after the other, so that the first to wait is the first to be let in.
+            let mut waiting: Vec<_> = (0..2).map(|_| host.connect()).collect();
+            for peer in &mut waiting {
+                peer.write(request("/").as_bytes());
+            }
+            let window = Duration::from_millis(100);
+            waiting[0].stream.set_read_timeout(Some(window)).unwrap();
+            assert!(
+                waiting[0].try_read_frame().is_err(),
+                "a reply to one too many"
+            );
+            waiting[0].stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert_eq!(host.stats().connections_open, 3);
+            assert!(host.counts().accept_pauses >= round);
+            for peer in &mut inside {
+                peer.echo("inside");
+            }
+            for (peer, mut next) in inside.into_iter().zip(waiting) {
+                peer.close();
+                assert!(next.read_head().starts_with("HTTP/1.1 101 "));
+                next.echo("let in");
+                next.close();
+            }
+            until("all but the neighbour are gone", || {
+                host.stats().connections_open == 1
+            });
+        }
+    });
+}
+
+#[test]
+fn a_crowd_does_not_push_a_shard_over_its_connections() {
+    let config = config(|config| config.shard_connections_max = 10);
+    host(Engine::Shard, config, Obedient::default, |host| {
+        // All of them wait in the backlog before the first is looked at, as far as we can do it.
+        let mut crowd: Vec<_> = (0..60).map(|_| host.connect()).collect();
+        for peer in &mut crowd {
+            peer.write(request("/").as_bytes());
+        }
+        let mut most = 0;
+        for mut peer in crowd {
+            most = most.max(host.stats().connections_open);
+            assert!(peer.read_head().starts_with("HTTP/1.1 101 "));
+            peer.close();
+        }
+        assert!(most <= 10, "{most} connections where 10 are allowed");
+    });
+}
+
+fn start(listen: &[&str], config: Config, shards: usize) -> Result<Server, StartError> {
+    let mut builder = Server::builder()
+        .config(config)
+        .shards(shards)
+        .pinned(false);
+    for address in listen {
+        builder = builder.listen(*address);
+    }
+    builder.start(|_| Echo)
+}
+
+#[test]
+fn a_server_that_cannot_start_says_why_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "precious").unwrap();
+    let path = folder.path().join("socket");
+    let lost = folder.path().join("no/such/folder");
+    let long = format!("unix:/{}", "x".repeat(120));
+    let unix = |path: &std::path::Path| format!("unix:{}", path.display());
+    guarded(|| {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = (taken.local_addr().unwrap().to_string(), taken);
+        let _listening = UnixListener::bind(&path).unwrap();
+        let none = Config::default;
+        let cases: Vec<(&[&str], Config, usize, String)> = vec![
+            (&[], none(), 1, "there is no address to listen on".into()),
+            (
+                &["localhost"],
+                none(),
+                1,
+                "'localhost' is not an address".into(),
+            ),
+            (
+                &["127.0.0.1:0", "1.2.3:4"],
+                none(),
+                1,
+                "'1.2.3:4' is not".into(),
+            ),
+            (
+                &["127.0.0.1:0"],
+                none(),
+                0,
+                "shards is 0, but it has to be from 1 to 65535".into(),
+            ),
+            (
+                &["127.0.0.1:0"],
+                config(|config| config.recv_buffers = 3),
+                1,
+                "recv_buffers is 3, but it has to be a power of two".into(),
+            ),
+            (
+                &["192.0.2.1:9001"],
+                none(),
+                1,
+                "this machine does not have that address".into(),
+            ),
+        ];
+        for (listen, config, shards, expected) in cases {
+            let error = start(listen, config, shards).unwrap_err().to_string();
+            assert!(error.contains(&expected), "{error}");
+        }
+        let cases = [
+            (taken.0.clone(), "another process listens there"),
+            (unix(&path), "another process listens there"),
+            (unix(&file), "another process listens there"),
+            (unix(&lost), "make it first"),
+            (long, "at most 107 bytes"),
+        ];
+        for (address, expected) in cases {
+            // A good address before it is given up again.
+            let listen = ["127.0.0.1:0", &address];
+            let error = start(&listen, none(), 2).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert!(error.contains(&address), "{error}");
+        }
+    });
+    assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    assert!(path.exists(), "somebody else's socket stays");
+}
+
+#[test]
+fn two_servers_do_not_share_an_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("unix:{}", folder.path().join("socket").display());
+    host_at(
+        Engine::Server,
+        &["127.0.0.1:0", &path],
+        config(|_| {}),
+        Obedient::default,
+        |host| {
+            for address in host.addresses() {
+                let address = address.to_string();
+                let error = start(&[&address], Config::default(), 1).unwrap_err();
+                let StartError::Bind { errno, .. } = &error else {
+                    panic!("{error}");
+                };
+                assert_eq!(errno.number(), libc::EADDRINUSE);
+            }
+            Peer::open(host.address(), "/").close();
+        },
+    );
+}
+
+#[test]
+fn an_address_is_free_again_when_its_server_has_stopped() {
+    let mut last = "127.0.0.1:0".to_owned();
+    for _ in 0..3 {
+        host_at(
+            Engine::Server,
+            &[&last.clone()],
+            config(|_| {}),
+            Obedient::default,
+            |host| {
+                last = host.address().to_string();
+                // The server closes first here, so that its side of the connection stays in
+                // TIME_WAIT.
+                Peer::open(host.address(), "/").close();
+            },
+        );
+    }
+}
+
+#[test]
+fn a_unix_path_is_gone_before_join_returns() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listen = format!("unix:{}", path.display());
+    guarded(|| {
+        let server = start(&[&listen], Config::default(), 2).unwrap();
+        UnixStream::connect(&path).unwrap();
+        server.handle().stop();
+        server.join().unwrap();
+        assert!(!path.exists());
+    });
+}
+
+#[test]
+fn a_neighbour_on_every_engine_is_served() {
+    for engine in [Engine::Server, Engine::ServerOfOneShard, Engine::Shard] {
+        host(engine, config(|_| {}), Obedient::default, |host| {
+            host.neighbour_echoes(5)
+        });
+    }
+}

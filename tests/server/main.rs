@@ -1,0 +1,20 @@
+//! The server with real sockets: what a client sees, what a service is told, and that nothing is
+//! left behind. `host` has the checks that end every test, `common` a client that shares no code
+//! with the server.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod host;
+mod peer;
+
+mod backpressure;
+mod binary;
+mod closing;
+mod deadlines;
+mod descriptors;
+mod frames;
+mod handle;
+mod listeners;
+mod opening;
+mod panics;
+mod small_pools;

@@ -1,0 +1,111 @@
+//! Receive memory so small that it runs out all the time: slower, and not a byte is lost.
+
+use std::thread;
+
+use ringwire::Config;
+
+use crate::{
+    common::{BINARY, Peer, TEXT, masked},
+    host::{Engine, Obedient, config, host},
+    peer::{FIN, Prng},
+};
+
+const CONNECTIONS: u64 = 50;
+const MESSAGES: usize = 8;
+const MESSAGE_BYTES_MAX: usize = 200_000;
+
+fn pool(buffers: u16, incremental: bool) -> Config {
+    config(|config| {
+        config.recv_buffers = buffers;
+        config.recv_buffer_bytes = 256;
+        config.recv_incremental = incremental;
+    })
+}
+
+/// Mostly short, now and then as long as they get.
+fn length(prng: &mut Prng) -> usize {
+    let scale = [10, 300, 3_000, 20_000, MESSAGE_BYTES_MAX][prng.below(5).min(prng.below(6))];
+    1 + prng.below(scale)
+}
+
+/// Sends messages, cut into frames and segments as the seed says, and reads them back.
+fn converse(mut peer: Peer, seed: u64) {
+    let mut prng = Prng::new(seed);
+    for index in 0..MESSAGES {
+        // Every connection has one message that is as long as they get.
+        let len = if index == 3 {
+            MESSAGE_BYTES_MAX
+        } else {
+            length(&mut prng)
+        };
+        let payload = prng.bytes(len);
+        let cut = prng.below(len + 1);
+        let bytes = match prng.below(3) {
+            0 => {
+                let (begin, end) = payload.split_at(cut);
+                [masked(0x02, begin), masked(FIN, end)].concat()
+            }
+            _ => masked(BINARY, &payload),
+        };
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let most = [3, 100, 1_000, 100_000][prng.below(4)];
+            let (segment, later) = rest.split_at(rest.len().min(1 + prng.below(most)));
+            peer.write(segment);
+            rest = later;
+        }
+        let frame = peer.read_message();
+        assert!(
+            frame.first == BINARY && frame.payload == payload,
+            "message {index} of {len} bytes of connection {seed} differs"
+        );
+    }
+    peer.send(TEXT, b"done");
+    peer.expect_text("done");
+    peer.close();
+}
+
+fn everything_comes_back(engine: Engine, buffers: u16, incremental: bool) {
+    host(
+        engine,
+        pool(buffers, incremental),
+        Obedient::default,
+        |host| {
+            let threads: Vec<_> = (0..CONNECTIONS)
+                .map(|seed| {
+                    let peer = host.open();
+                    thread::spawn(move || converse(peer, seed + 100 * u64::from(buffers)))
+                })
+                .collect();
+            for thread in threads {
+                assert!(thread.join().is_ok());
+            }
+            assert!(host.counts().recv_starved > 0, "the pool never ran out");
+        },
+    );
+}
+
+#[test]
+fn one_buffer_used_up_whole() {
+    everything_comes_back(Engine::Shard, 1, false);
+}
+
+#[test]
+fn one_buffer_filled_piece_by_piece() {
+    everything_comes_back(Engine::Shard, 1, true);
+}
+
+#[test]
+fn two_buffers_used_up_whole() {
+    everything_comes_back(Engine::Shard, 2, false);
+}
+
+#[test]
+fn two_buffers_filled_piece_by_piece() {
+    everything_comes_back(Engine::Shard, 2, true);
+}
+
+#[test]
+fn two_buffers_on_each_of_two_shards() {
+    everything_comes_back(Engine::Server, 2, true);
+}
