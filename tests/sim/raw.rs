@@ -1,0 +1,493 @@
+//! Peers that are no shards: bytes in whatever order they like, and the ways to be gone.
+
+use ringwire::{
+    Address, ProtocolError,
+    proto::{Opcode, Role, frame::FrameHeader, handshake::accept_key},
+    ring::{
+        Time,
+        sim::{Prng, SimKernel, SimPeer, SimPeerListener, SimRead},
+    },
+};
+
+use crate::{
+    marks::{Journal, Mark},
+    plan::{PURPOSE_RAW, Plan, RawKind, draw_bytes},
+};
+
+/// Turns for which a raw peer waits after its last byte. Those that a server has to get rid of wait
+/// until it does.
+const PATIENCE_TURNS: usize = 400;
+
+/// How a raw peer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Closes,
+    EndsStream,
+    Resets,
+}
+
+/// A peer of the server, or of a client, that follows a script of bytes.
+pub struct Raw {
+    pub kind: Option<RawKind>,
+    pub index: usize,
+    prng: Prng,
+    connect_turn: usize,
+    connected_at: Time,
+    peer: Option<SimPeer>,
+    script: Vec<u8>,
+    written: usize,
+    pub received: Vec<u8>,
+    reads: bool,
+    /// Only the server ends it.
+    waits: bool,
+    exit: Exit,
+    patience: usize,
+    /// The server ended the stream; nothing failed before that.
+    pub ended_by_server_at: Option<Time>,
+    /// What the server has to say about the script.
+    pub violation: Option<ProtocolError>,
+    /// It wrote or read in its last step, and has more to do.
+    busy: bool,
+    done: bool,
+}
+
+/// A masked frame, or the start of one.
+fn frame(prng: &mut Prng, first: u8, payload: &[u8]) -> Vec<u8> {
+    let key = (prng.draw() as u32).to_be_bytes();
+    let mut bytes = vec![first];
+    match payload.len() {
+        len @ 0..=125 => bytes.push(0x80 | len as u8),
+        len @ 126..=0xffff => {
+            bytes.push(0x80 | 126);
+            bytes.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            bytes.push(0x80 | 127);
+            bytes.extend((len as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(key);
+    bytes.extend(
+        payload
+            .iter()
+            .zip(key.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
+    bytes
+}
+
+fn handshake(path: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+fn mutate(prng: &mut Prng, bytes: &mut Vec<u8>, from: usize) {
+    for _ in 0..1 + prng.below(3) {
+        if bytes.len() <= from {
+            return;
+        }
+        let at = from + prng.below((bytes.len() - from) as u64) as usize;
+        match prng.below(4) {
+            0 => bytes[at] ^= 1 << prng.below(8),
+            1 => bytes.insert(at, prng.draw() as u8),
+            2 => {
+                bytes.remove(at);
+            }
+            _ => bytes.truncate(at),
+        }
+    }
+}
+
+/// A violation, as its bytes and what they break.
+fn violation(prng: &mut Prng, message_bytes_max: u64) -> (Vec<u8>, ProtocolError) {
+    use ProtocolError::*;
+    match prng.below(15) {
+        0 => (frame(prng, 0xc1, b""), ReservedBit),
+        1 => (frame(prng, 0x83, b""), OpcodeReserved(3)),
+        2 => (frame(prng, 0x09, b""), ControlFragmented),
+        3 => (vec![0x89, 0x80 | 126, 0, 126], ControlTooLong),
+        4 => (vec![0x81, 0], MaskMissing),
+        5 => (frame(prng, 0x80, b"a"), ContinuationWithoutMessage),
+        6 => {
+            let mut bytes = frame(prng, 0x01, b"a");
+            bytes.extend(frame(prng, 0x81, b"b"));
+            (bytes, MessageInterleaved)
+        }
+        7 => (frame(prng, 0x81, &[0xff]), TextNotUtf8),
+        8 => (frame(prng, 0x88, &[3]), CloseBodyTooShort),
+        9 => (
+            frame(prng, 0x88, &1005u16.to_be_bytes()),
+            CloseCodeNotAllowed(1005),
+        ),
+        10 => (
+            frame(prng, 0x88, &[3, 0xe8, 0xc0, 0x80]),
+            CloseReasonNotUtf8,
+        ),
+        11 => (vec![0x82, 0x80 | 126, 0, 125, 0, 0, 0, 0], LengthNotMinimal),
+        12 => (vec![0x82, 0x80 | 127, 0x80], LengthTopBit),
+        13 => (frame(prng, 0x81, &[0xed]), TextNotUtf8),
+        _ => {
+            let mut bytes = vec![0x82, 0x80 | 127];
+            bytes.extend((message_bytes_max + (1 << 20)).to_be_bytes());
+            bytes.extend([0; 4]);
+            (bytes, MessageTooBig)
+        }
+    }
+}
+
+impl Raw {
+    /// A peer of the server.
+    pub fn against_server(seed: u64, index: usize, plan: &Plan) -> Self {
+        let mut prng = Prng::new(seed, PURPOSE_RAW + index as u64);
+        let kind = plan.raw[index];
+        let longest = plan.server.message_bytes_max.min(300);
+        let mut script = handshake(&format!("/raw/{index}"));
+        let head = script.len();
+        let mut violation_made = None;
+        let message = |prng: &mut Prng| {
+            let len = prng.below(longest + 1) as usize;
+            let payload = draw_bytes(prng, len);
+            frame(prng, 0x82, &payload)
+        };
+        match kind {
+            RawKind::Deaf => {
+                // More than the buffers of any seed hold.
+                let most = plan.server.message_bytes_max.min(4_000);
+                for _ in 0..600 {
+                    let payload = vec![5; prng.below(most + 1) as usize];
+                    script.extend(frame(&mut prng, 0x82, &payload));
+                }
+            }
+            RawKind::Garbage => {
+                let len = 1 + prng.below(3_000) as usize;
+                script = draw_bytes(&mut prng, len);
+            }
+            RawKind::HalfMessage => {
+                script.extend(message(&mut prng));
+                script.extend(frame(&mut prng, 0x01, b"h"));
+                let whole = message(&mut prng);
+                let half = prng.below(whole.len() as u64) as usize;
+                script.extend(&whole[..half]);
+            }
+            RawKind::Http => script = b"GET /page HTTP/1.1\r\nHost: sim\r\n\r\n".to_vec(),
+            RawKind::MutatedFrames => {
+                for _ in 0..5 {
+                    script.extend(message(&mut prng));
+                    script.extend(frame(&mut prng, 0x89, b"ping"));
+                }
+                mutate(&mut prng, &mut script, head);
+            }
+            RawKind::MutatedHandshake => {
+                script.extend(message(&mut prng));
+                mutate(&mut prng, &mut script, 0);
+            }
+            RawKind::Slow => script.truncate(prng.below(head as u64 - 1) as usize),
+            RawKind::Violation => {
+                for _ in 0..prng.below(3) {
+                    script.extend(message(&mut prng));
+                }
+                let (bytes, error) = violation(&mut prng, plan.server.message_bytes_max);
+                script.extend(bytes);
+                violation_made = Some(error);
+            }
+        }
+        let waits = matches!(kind, RawKind::Http | RawKind::Slow | RawKind::Violation);
+        let reads = kind != RawKind::Deaf;
+        Self::new(
+            prng,
+            Some(kind),
+            index,
+            script,
+            waits,
+            reads,
+            violation_made,
+        )
+    }
+
+    fn new(
+        mut prng: Prng,
+        kind: Option<RawKind>,
+        index: usize,
+        script: Vec<u8>,
+        waits: bool,
+        reads: bool,
+        violation: Option<ProtocolError>,
+    ) -> Self {
+        let exits = [Exit::Closes, Exit::EndsStream, Exit::Resets];
+        Self {
+            kind,
+            index,
+            connect_turn: prng.below(200) as usize,
+            connected_at: Time::default(),
+            peer: None,
+            script,
+            written: 0,
+            received: Vec::new(),
+            reads,
+            waits,
+            exit: exits[prng.below(3) as usize],
+            patience: PATIENCE_TURNS,
+            ended_by_server_at: None,
+            violation,
+            busy: false,
+            done: false,
+            prng,
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Whether time must not pass before its next step: the kernel does not know that it has one.
+    pub fn is_busy(&self) -> bool {
+        self.busy && !self.done
+    }
+
+    pub fn waited_ms(&self) -> Option<u64> {
+        let ended_at = self.ended_by_server_at?;
+        Some(ended_at.ns_since(self.connected_at) / 1_000_000)
+    }
+
+    /// One step of a peer of the server.
+    pub fn act(&mut self, turn: usize, kernel: &SimKernel, server: &Address, journal: &Journal) {
+        if self.done || turn < self.connect_turn {
+            return;
+        }
+        if self.peer.is_none() {
+            match kernel.connect(server) {
+                Ok(peer) => self.peer = Some(peer),
+                // The server does not listen any more.
+                Err(_) => self.done = true,
+            }
+            self.connected_at = kernel.now();
+            if let Some(kind) = self.kind {
+                journal.reach(mark_of(kind));
+            }
+            return;
+        }
+        self.step(kernel, journal);
+    }
+
+    fn step(&mut self, kernel: &SimKernel, journal: &Journal) {
+        let Some(peer) = &mut self.peer else { return };
+        self.busy = false;
+        if self.written < self.script.len() {
+            let most = [1, 7, 64, 10_000][self.prng.below(4) as usize];
+            let end = self.script.len().min(self.written + most);
+            match peer.write(&self.script[self.written..end]) {
+                Ok(0) if self.waits => {}
+                Ok(0) => self.patience = self.patience.saturating_sub(1),
+                Ok(count) => {
+                    self.written += count;
+                    self.busy = true;
+                }
+                // Nobody listens: what was said meanwhile can still be read.
+                Err(_) => self.written = self.script.len(),
+            }
+        } else if !self.waits {
+            self.patience = self.patience.saturating_sub(1);
+        }
+        if self.reads {
+            match peer.read(1 + self.prng.below(500) as usize) {
+                SimRead::Bytes(bytes) => {
+                    self.received.extend(bytes);
+                    self.busy = true;
+                }
+                SimRead::Nothing => {}
+                SimRead::End => {
+                    self.ended_by_server_at = Some(kernel.now());
+                    self.go(Exit::Closes, journal);
+                    return;
+                }
+                SimRead::Failed(_) => {
+                    self.go(Exit::Closes, journal);
+                    return;
+                }
+            }
+        }
+        if self.patience == 0 {
+            self.go(self.exit, journal);
+        }
+    }
+
+    fn go(&mut self, exit: Exit, journal: &Journal) {
+        match (exit, self.peer.take()) {
+            (Exit::Resets, Some(peer)) => {
+                journal.reach(Mark::RawReset);
+                peer.reset();
+            }
+            (Exit::EndsStream, Some(mut peer)) => {
+                journal.reach(Mark::RawEndOfStream);
+                peer.shutdown_write();
+                // It reads on until the server is done, or the simulation is.
+                self.exit = Exit::Closes;
+                self.patience = PATIENCE_TURNS;
+                self.waits = false;
+                self.reads = true;
+                self.peer = Some(peer);
+                return;
+            }
+            _ => {}
+        }
+        self.done = true;
+    }
+
+    /// Checks everything that the server wrote: a reply, and frames up to a close frame. A broken
+    /// transport may cut it anywhere, but nothing else. Returns the status code of the reply, and
+    /// of the close frame.
+    pub fn check_received(&self, journal: &Journal) -> (Option<u16>, Option<u16>) {
+        let mut closed_with = None;
+        let mut fail = None;
+        let head_len = self
+            .received
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n");
+        let status: Option<u16> = self
+            .received
+            .strip_prefix(b"HTTP/1.1 ")
+            .and_then(|rest| std::str::from_utf8(rest.get(..3)?).ok()?.parse().ok());
+        let mut rest = match (status, head_len) {
+            (Some(101), Some(len)) => &self.received[len + 4..],
+            _ => &[][..],
+        };
+        while !rest.is_empty() && fail.is_none() {
+            if closed_with.is_some() {
+                fail = Some(format!("{} bytes after a close frame", rest.len()));
+                break;
+            }
+            match FrameHeader::decode(rest, Role::Client) {
+                Err(error) => fail = Some(error.to_string()),
+                Ok(None) => break,
+                Ok(Some((header, at))) => {
+                    let Some(end) = at.checked_add(header.payload_len as usize) else {
+                        fail = Some("a frame without end".into());
+                        break;
+                    };
+                    let Some(payload) = rest.get(at..end) else {
+                        break;
+                    };
+                    if header.opcode == Opcode::Close {
+                        let code = payload
+                            .get(..2)
+                            .map(|two| u16::from_be_bytes([two[0], two[1]]));
+                        closed_with = Some(code.unwrap_or(0));
+                    }
+                    rest = &rest[end..];
+                }
+            }
+        }
+        if status.is_none() && self.received.len() >= 12 {
+            fail = Some("the reply is not HTTP".into());
+        }
+        journal.check(Mark::CheckServerWritesOnlyFrames, fail.is_none(), || {
+            format!("raw peer {} read {}", self.index, fail.unwrap_or_default())
+        });
+        (status, closed_with)
+    }
+}
+
+fn mark_of(kind: RawKind) -> Mark {
+    match kind {
+        RawKind::Deaf => Mark::RawDeaf,
+        RawKind::Garbage => Mark::RawGarbage,
+        RawKind::HalfMessage => Mark::RawHalfMessage,
+        RawKind::Http => Mark::RawHttp,
+        RawKind::MutatedFrames => Mark::RawMutatedFrames,
+        RawKind::MutatedHandshake => Mark::RawMutatedHandshake,
+        RawKind::Slow => Mark::RawSlow,
+        RawKind::Violation => Mark::RawViolation,
+    }
+}
+
+/// A server that keeps to no rule, for a client to meet.
+pub struct HostileServer {
+    listener: SimPeerListener,
+    answered: Option<Raw>,
+    behaviour: u64,
+    prng: Prng,
+}
+
+impl HostileServer {
+    pub fn new(seed: u64, kernel: &SimKernel, address: &Address) -> Self {
+        let mut prng = Prng::new(seed, PURPOSE_RAW - 1);
+        Self {
+            listener: kernel.listen_outside(address),
+            answered: None,
+            behaviour: prng.below(7),
+            prng,
+        }
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.answered.as_ref().is_some_and(Raw::is_busy)
+    }
+
+    pub fn act(&mut self, kernel: &SimKernel, journal: &Journal) {
+        if let Some(raw) = &mut self.answered {
+            // The script is an answer, and that needs the question.
+            if raw.script.is_empty() && raw.received.ends_with(b"\r\n\r\n") {
+                raw.script = answer(&mut self.prng, self.behaviour, &raw.received);
+            }
+            if !raw.done {
+                raw.step(kernel, journal);
+            }
+            return;
+        }
+        let Some(peer) = self.listener.accept() else {
+            return;
+        };
+        journal.reach(Mark::RawHostileServer);
+        let prng = Prng::new(self.prng.draw(), PURPOSE_RAW);
+        let mut raw = Raw::new(prng, None, 0, Vec::new(), false, true, None);
+        raw.peer = Some(peer);
+        self.answered = Some(raw);
+    }
+}
+
+/// What a hostile server says to an opening handshake.
+fn answer(prng: &mut Prng, behaviour: u64, question: &[u8]) -> Vec<u8> {
+    let question = String::from_utf8_lossy(question);
+    let key = question
+        .lines()
+        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
+        .unwrap_or("");
+    let accept = accept_key(key.as_bytes());
+    let mut bytes = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {}\r\n\r\n",
+        String::from_utf8_lossy(&accept)
+    )
+    .into_bytes();
+    let head = bytes.len();
+    match behaviour {
+        0 => draw_bytes(prng, 400),
+        1 => {
+            mutate(prng, &mut bytes, 0);
+            bytes
+        }
+        // A masked frame.
+        2 => {
+            bytes.extend(frame(prng, 0x81, b"masked"));
+            bytes
+        }
+        // A whole message, half of one, and then nothing.
+        3 => {
+            bytes.extend([0x81, 2, b'h', b'i', 0x82, 100, 1, 2, 3]);
+            bytes
+        }
+        4 => {
+            bytes.extend(draw_bytes(prng, 300));
+            bytes
+        }
+        5 => {
+            bytes.extend([0x89, 4, 1, 2, 3, 4, 0x88, 2, 3, 0xe8]);
+            mutate(prng, &mut bytes, head);
+            bytes
+        }
+        _ => b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_vec(),
+    }
+}
