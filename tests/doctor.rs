@@ -101,7 +101,10 @@ fn words(text: &str) -> String {
 /// What stands in the report of a host whose seccomp filter blocks io_uring.
 const SECCOMP_TEXTS: [&str; 7] = [
     "a seccomp filter blocks io_uring for this process",
-    r#"{"names": ["io_uring_setup", "io_uring_enter", "io_uring_register"], "action": "SCMP_ACT_ALLOW"}"#,
+    concat!(
+        r#"{"names": ["io_uring_setup", "io_uring_enter", "io_uring_register"], "#,
+        r#""action": "SCMP_ACT_ALLOW"}"#
+    ),
     "docker run --security-opt seccomp=ringwire-seccomp.json",
     "/var/lib/kubelet/seccomp/ringwire-seccomp.json",
     "seccompProfile: type: Localhost",

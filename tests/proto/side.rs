@@ -1,0 +1,178 @@
+//! An endpoint with everything it borrows, and what it reported so far.
+
+use ringwire::{
+    CloseCode, MessageKind, ProtocolError, SendError,
+    proto::{
+        Endpoint, Event, Limits, MessagePool, Role, VecSink,
+        endpoint::{Batch, Context, Control, MaskingKeys},
+        message::Outgoing,
+    },
+};
+
+/// An event that owns its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<u16>, String),
+    Failed(ProtocolError),
+}
+
+pub const LIMITS: Limits = Limits {
+    message_bytes_max: 1 << 20,
+    message_fragments_max: 1000,
+    message_empty_fragments_max: 100,
+};
+
+pub struct Side {
+    pub endpoint: Endpoint,
+    pub limits: Limits,
+    pub pool: MessagePool,
+    keys: MaskingKeys,
+    sink: VecSink,
+    pub seen: Vec<Seen>,
+    batches: bool,
+}
+
+impl Side {
+    pub fn new(role: Role) -> Self {
+        Self {
+            endpoint: Endpoint::new(role),
+            limits: LIMITS,
+            pool: MessagePool::new(1 << 20),
+            keys: MaskingKeys::new([9; 32]),
+            sink: VecSink::default(),
+            seen: Vec::new(),
+            batches: false,
+        }
+    }
+
+    /// One that takes whole messages in batches first, as a shard does.
+    pub fn in_batches(role: Role) -> Self {
+        Self {
+            batches: true,
+            ..Self::new(role)
+        }
+    }
+
+    /// Both ways of receiving.
+    pub fn both(role: Role) -> [Self; 2] {
+        [Self::new(role), Self::in_batches(role)]
+    }
+
+    fn call<T>(&mut self, call: impl FnOnce(&mut Endpoint, &mut Context<'_, VecSink>) -> T) -> T {
+        let mut context = Context {
+            limits: &self.limits,
+            pool: &mut self.pool,
+            keys: &mut self.keys,
+            sink: std::mem::take(&mut self.sink),
+        };
+        let result = call(&mut self.endpoint, &mut context);
+        self.sink = context.sink;
+        result
+    }
+
+    /// Receives these bytes, as one piece.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        let (batches, mut seen) = (self.batches, Vec::new());
+        let left = self.call(|endpoint, context| {
+            let mut input = &mut bytes[..];
+            let mut batch = Batch::new();
+            loop {
+                if batches {
+                    let full = endpoint.receive_batch(&mut input, &mut batch, context);
+                    for message in batch.messages() {
+                        seen.push(message_seen(message.kind(), message.payload()));
+                    }
+                    if full {
+                        continue;
+                    }
+                    if batch.is_failed() {
+                        seen.push(Seen::Failed(endpoint.fail_text(context)));
+                        break 0;
+                    }
+                }
+                match endpoint.receive(&mut input, context) {
+                    None => break input.len(),
+                    Some(event) => seen.push(event_seen(event, context.pool)),
+                }
+            }
+        });
+        assert_eq!(left, 0, "input was left over");
+        self.seen.append(&mut seen);
+    }
+
+    pub fn send<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Result<(), SendError> {
+        self.call(|endpoint, context| endpoint.send(message.into(), context))
+    }
+
+    pub fn send_fragmented<'m>(
+        &mut self,
+        message: impl Into<Outgoing<'m>>,
+        bytes: usize,
+    ) -> Result<(), SendError> {
+        self.call(|endpoint, context| endpoint.send_fragmented(&message.into(), bytes, context))
+    }
+
+    pub fn control(&mut self, control: Control, payload: &[u8]) -> Result<(), SendError> {
+        self.call(|endpoint, context| endpoint.send_control(control, payload, context))
+    }
+
+    pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<(), SendError> {
+        self.call(|endpoint, context| endpoint.close(code, reason, context))
+    }
+
+    /// What was written since this was last asked.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        let output = self.sink.written().to_vec();
+        self.sink.clear();
+        output
+    }
+
+    /// Ends the connection: no buffer of the pool may be left out then.
+    pub fn end(&mut self) {
+        self.endpoint.release(&mut self.pool);
+        assert_eq!(
+            self.pool.out(),
+            0,
+            "message buffers are not back in the pool"
+        );
+    }
+}
+
+fn message_seen(kind: MessageKind, payload: &[u8]) -> Seen {
+    match kind {
+        MessageKind::Binary => Seen::Binary(payload.to_vec()),
+        // Whoever hands out text that is not UTF-8 fails here.
+        MessageKind::Text => Seen::Text(String::from_utf8(payload.to_vec()).expect("UTF-8")),
+    }
+}
+
+fn event_seen(event: Event<'_>, pool: &mut MessagePool) -> Seen {
+    match event {
+        Event::Message { kind, payload } => {
+            let seen = message_seen(kind, &payload);
+            pool.reclaim(payload);
+            seen
+        }
+        Event::Ping(payload) => {
+            let seen = Seen::Ping(payload.to_vec());
+            pool.reclaim(payload);
+            seen
+        }
+        Event::Pong(payload) => {
+            let seen = Seen::Pong(payload.to_vec());
+            pool.reclaim(payload);
+            seen
+        }
+        Event::Close(frame) => {
+            let seen = Seen::Close(frame.code.map(CloseCode::number), frame.reason().to_owned());
+            pool.reclaim(frame.payload);
+            seen
+        }
+        Event::Failed(error) => Seen::Failed(error),
+    }
+}
