@@ -6,11 +6,11 @@ usage() {
   cat <<'END'
 Usage: scripts/idle-memory.sh [--connections N] [--bytes-max BYTES] [--binary PATH]
 
-Starts a server and opens connections that each echo one message and are idle then: 1000 at first,
-which bring the server's buffers to the size that a burst of openings needs, and N more while those
-stay. Prints the server's resident memory at the start, before and after the N, and what each of
-the N has cost. What is read is VmRSS of /proc/PID/status: all resident pages of the process, its
-files' pages among them. What the kernel keeps for a socket is not in it.
+Starts a server, opens N connections that each echo one message and are idle then, all of them in
+one burst, and prints the server's resident memory before and after, and what each of them has cost:
+the buffers that the burst needed are in it. Then 1000 more, to show what a connection costs once
+those buffers are there. What is read is VmRSS of /proc/PID/status: all resident pages of the
+process, its files' pages among them. What the kernel keeps for a socket is not in it.
 
   --connections N    default 10000; both sides need 1064 descriptors more than that (ulimit -Hn)
   --bytes-max BYTES  the most a connection may cost (default 512)
@@ -22,8 +22,8 @@ END
 }
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# Connections that stay open from before the first reading.
-FIRST=1000
+# Connections that come when the buffers are there.
+FURTHER=1000
 # Descriptors that a process has beside its connections.
 DESCRIPTORS_SPARE=64
 TIMEOUT_S=120
@@ -54,7 +54,7 @@ done
 [[ $connections =~ ^[1-9][0-9]*$ ]] || die "--connections takes a number from 1 up, not '$connections'."
 [[ $bytes_max =~ ^[0-9]+$ ]] || die "--bytes-max takes a number of bytes, not '$bytes_max'."
 limit=$(ulimit -Hn)
-needed=$((FIRST + connections + DESCRIPTORS_SPARE))
+needed=$((FURTHER + connections + DESCRIPTORS_SPARE))
 if [ "$limit" != unlimited ] && [ "$limit" -lt $needed ]; then
   die "$connections connections need $needed descriptors, and ulimit -Hn is $limit."
 fi
@@ -134,15 +134,15 @@ pids+=("$server_pid")
 wait_for $server_pid "$scratch/address" "ws://.*"
 url=$(sed -n 's/^ *\(ws:.*\)$/\1/p' "$scratch/address" | head -n 1)
 
-start=$(settled_kib)
-open_clients $FIRST first
 before=$(settled_kib)
-open_clients "$connections" further
+open_clients "$connections" idle
 after=$(settled_kib)
+open_clients $FURTHER further
+last=$(settled_kib)
 
 bytes=$(((after - before) * 1024 / connections))
-echo "VmRSS at the start: $start KiB"
-echo "VmRSS before:       $before KiB, with $FIRST idle connections"
-echo "VmRSS after:        $after KiB, with $connections more"
-echo "each of those:      $bytes B (at most $bytes_max)"
+echo "VmRSS before:      $before KiB"
+echo "VmRSS after:       $after KiB, with $connections idle connections"
+echo "each of those:     $bytes B (at most $bytes_max)"
+echo "VmRSS at the end:  $last KiB, with $FURTHER more, of $(((last - after) * 1024 / FURTHER)) B each"
 [ "$bytes" -le "$bytes_max" ]
