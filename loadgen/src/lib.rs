@@ -1,0 +1,40 @@
+//! A load generator for WebSocket servers whose numbers can be believed.
+//!
+//! ```text
+//!   arguments --> plan --> scenario --> run (one coordinator) --> driver (a thread per core)
+//!                                        |                          |  schedule: when
+//!                                        |                          |  verify: what, and what came
+//!                                        |                          v
+//!                                        +<--- slices, tallies --- histogram
+//!                                        v
+//!                               verdict --> result --> report, compare
+//! ```
+//!
+//! | module | knows | must not know |
+//! |---|---|---|
+//! | [`schedule`] | when messages are due | clocks, connections |
+//! | [`verify`] | what messages are made of, and what came back | connections, clocks |
+//! | [`histogram`] | how precise, how long | what is measured |
+//! | [`driver`] | one thread's loop on a [`ringwire::client::Client`] | what a reply means |
+//! | [`scenario`] | what is sent, what a reply means | threads |
+//! | [`run`] | threads, phases, the sum of all | what is sent |
+//! | [`verdict`] | when numbers cannot be believed | how they came about |
+//! | [`result`] | names and units | everything else |
+//!
+//! It is written against the public API of `ringwire` alone.
+
+#![forbid(unsafe_code)]
+
+pub mod compare;
+pub mod driver;
+pub mod environment;
+pub mod histogram;
+pub mod plan;
+pub mod raw;
+pub mod report;
+pub mod result;
+pub mod run;
+pub mod scenario;
+pub mod schedule;
+pub mod verdict;
+pub mod verify;

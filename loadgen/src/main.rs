@@ -1,0 +1,111 @@
+//! The `loadgen` command: arguments in, a report and an exit status out.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use clap::Parser;
+use loadgen::{
+    compare,
+    plan::{Cli, Command, Plan, PlanError, RunArgs},
+    report::progress::Live,
+    result::{Progress, Run},
+    run::Context,
+    scenario, verdict,
+};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Nothing was measured: the arguments, the host or the server were in the way.
+const NOTHING_RAN: u8 = 2;
+
+type Scenario<'a> = dyn Fn(&Arc<Plan>, &mut Context<'_>) -> Result<Run, String> + 'a;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let status = match &cli.command {
+        Command::Echo(args) => measure(&args.run, args.plan(), &scenario::echo::run),
+        Command::Connect(args) => measure(&args.run, args.plan(), &scenario::connect::run),
+        Command::Idle(args) => measure(&args.run, args.plan(), &scenario::idle::run),
+        Command::Fanout(args) => measure(&args.run, args.plan(), &scenario::fanout::run),
+        Command::Ingest(args) => measure(&args.run, args.plan(), &scenario::ingest::run),
+        Command::Saturate(args) => {
+            let search =
+                |_: &Arc<Plan>, context: &mut Context<'_>| scenario::saturate::run(args, context);
+            measure(&args.run, args.plan(), &search)
+        }
+        Command::Check(args) => check(args),
+        Command::Compare(args) => compare::run(args),
+    };
+    ExitCode::from(status)
+}
+
+fn fail(sentence: &str) -> u8 {
+    // Standard error may be closed; the status says it as well.
+    let _ = writeln!(io::stderr(), "loadgen: {sentence}");
+    NOTHING_RAN
+}
+
+/// Runs, reports, and judges.
+fn measure(args: &RunArgs, plan: Result<Plan, PlanError>, scenario: &Scenario<'_>) -> u8 {
+    let plan = match plan {
+        Ok(plan) => plan.shared(),
+        Err(error) => return fail(&error.to_string()),
+    };
+    if let Err(error) = args.outputs.check() {
+        return fail(&error.to_string());
+    }
+    let stopped = match stop_on_signals() {
+        Ok(stopped) => stopped,
+        Err(error) => return fail(&format!("cannot wait for signals: {error}")),
+    };
+    let mut live = Live::on_stderr(args.outputs.quiet);
+    let mut show = |progress: &Progress| live.show(progress);
+    let mut context = Context {
+        stopped,
+        progress: &mut show,
+        command: std::env::args().collect(),
+        note: None,
+    };
+    let result = scenario(&plan, &mut context);
+    live.clear();
+    let run = match result {
+        Ok(run) => run,
+        Err(sentence) => return fail(&sentence),
+    };
+    match args.outputs.write(&run) {
+        Ok(()) => verdict::exit_status(&run),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// The first signal ends the run, which is then reported; the second ends the program.
+fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, stopped.clone())?;
+        signal_hook::flag::register(signal, stopped.clone())?;
+    }
+    Ok(stopped)
+}
+
+fn check(args: &loadgen::plan::CheckArgs) -> u8 {
+    let found = match scenario::check::run(args, std::env::args().collect()) {
+        Ok(found) => found,
+        Err(sentence) => return fail(&sentence),
+    };
+    // Whoever reads it may have gone away; the file has not.
+    let _ = scenario::check::write_table(&mut io::stdout().lock(), &found);
+    if let Some(path) = &args.json
+        && let Err(error) = scenario::check::write_json(path, &found)
+    {
+        return fail(&format!("cannot write {}: {error}", path.display()));
+    }
+    u8::from(scenario::check::has_failed(&found))
+}

@@ -1,0 +1,210 @@
+//! Messages that come back.
+//!
+//! Knows: how many unanswered messages a connection may have, and when the next one goes. Refuses
+//! to know: what is in a message, which is `verify`'s, and when it is due, which is `schedule`'s.
+
+use std::sync::Arc;
+
+use ringwire::{Conn, Message};
+
+use crate::{
+    driver::{self, Due, Hub, Index, Start, Workload},
+    plan::{Plan, Traffic},
+    result::{Run, Scenario},
+    run::{self, Context},
+    schedule::{Schedule, Share},
+    verify::{Ledger, Payloads, Reply},
+};
+
+/// Bytes that wait on a connection beyond which nothing is put behind them: what is in the queue
+/// would be sent late without being counted as waiting.
+const QUEUE_MAX_BYTES: usize = 256 << 10;
+
+/// One thread's echo.
+#[derive(Debug)]
+pub struct Echo {
+    traffic: Traffic,
+    payloads: Payloads,
+    ledgers: Vec<Ledger>,
+    timeout_ns: u64,
+    seed: u64,
+}
+
+impl Echo {
+    /// One thread's part of the plan, which has traffic.
+    fn new(plan: &Plan, traffic: &Traffic, shard: usize) -> Self {
+        Self {
+            payloads: Payloads::new(&traffic.payload),
+            traffic: traffic.clone(),
+            ledgers: Vec::new(),
+            timeout_ns: plan.reply_timeout_ms.max(1) * 1_000_000,
+            seed: traffic.payload.nonce ^ shard as u64,
+        }
+    }
+
+    #[inline]
+    fn send(
+        &mut self,
+        hub: &mut Hub,
+        conn: &mut Conn<'_, Index>,
+        index: usize,
+        due_ns: u64,
+        now_ns: u64,
+    ) -> Due {
+        let ledger = &mut self.ledgers[index];
+        if ledger.open() >= self.traffic.in_flight {
+            return Due::WaitsForReply;
+        }
+        if conn.queued_bytes() > QUEUE_MAX_BYTES {
+            return Due::WaitsForRoom;
+        }
+        let name = ledger.next_name();
+        let message = self.payloads.outgoing(name);
+        let len = message.payload_len();
+        let sent = match self.traffic.fragment_bytes {
+            None => conn.send(message),
+            Some(bytes) => conn.send_fragmented(message, bytes),
+        };
+        // Refused only on a connection that is closing: whatever waits for it is counted when it
+        // has closed.
+        if sent.is_err() {
+            return Due::WaitsForReply;
+        }
+        ledger.sent(due_ns, now_ns);
+        hub.tally.sent(due_ns, now_ns, len);
+        Due::Sent
+    }
+
+    /// Sends whatever may go: in a closed loop as much as is allowed, in an open one what waits.
+    #[inline]
+    fn refill(&mut self, hub: &mut Hub, conn: &mut Conn<'_, Index>, index: usize, now_ns: u64) {
+        if self.traffic.rate_per_s.is_some() {
+            while let Some(&due_ns) = hub.places[index].backlog.front() {
+                if self.send(hub, conn, index, due_ns, now_ns) != Due::Sent {
+                    return;
+                }
+                hub.next_waiting(index);
+            }
+            return;
+        }
+        while now_ns < hub.end_ns && self.send(hub, conn, index, now_ns, now_ns) == Due::Sent {}
+    }
+}
+
+impl Workload for Echo {
+    type Output = ();
+
+    fn start(&mut self, hub: &mut Hub, start: &Start, share: Option<Share>) -> Option<Schedule> {
+        let places = hub.places.iter();
+        self.ledgers = places.map(|place| Ledger::new(place.stream)).collect();
+        let rate_per_s = self.traffic.rate_per_s?;
+        let arrivals = self.traffic.arrivals;
+        share.map(|share| Schedule::new(arrivals, rate_per_s, share, start.start_ns, self.seed))
+    }
+
+    fn begin(&mut self, hub: &mut Hub, conn: &mut Conn<'_, Index>, index: usize, now_ns: u64) {
+        self.refill(hub, conn, index, now_ns);
+    }
+
+    #[inline]
+    fn due(
+        &mut self,
+        hub: &mut Hub,
+        conn: &mut Conn<'_, Index>,
+        index: usize,
+        due_ns: u64,
+        now_ns: u64,
+    ) -> Due {
+        self.send(hub, conn, index, due_ns, now_ns)
+    }
+
+    #[inline]
+    fn message(
+        &mut self,
+        hub: &mut Hub,
+        conn: &mut Conn<'_, Index>,
+        index: usize,
+        message: Message<'_>,
+    ) {
+        let now_ns = conn.now().as_ns();
+        let Some(ledger) = self.ledgers.get_mut(index) else {
+            // It came before anything was sent.
+            hub.tally.messages.corrupted += 1;
+            hub.error();
+            return;
+        };
+        match ledger.receive(&self.payloads, &message, self.traffic.verify) {
+            Reply::Answers {
+                due_ns,
+                sent_ns,
+                reordered,
+                corrupted,
+                compared,
+            } => {
+                hub.tally
+                    .received(due_ns, sent_ns, now_ns, message.payload().len());
+                if hub.tally.is_measured(due_ns) {
+                    let messages = &mut hub.tally.messages;
+                    messages.reordered += u64::from(reordered);
+                    messages.corrupted += u64::from(corrupted);
+                    messages.compared += u64::from(compared);
+                }
+                if reordered || corrupted {
+                    hub.error();
+                }
+            }
+            Reply::Duplicate => {
+                hub.tally.messages.duplicated += u64::from(hub.tally.is_measured(now_ns));
+                hub.error();
+            }
+            Reply::Foreign => {
+                hub.tally.messages.corrupted += u64::from(hub.tally.is_measured(now_ns));
+                hub.error();
+            }
+        }
+        self.refill(hub, conn, index, now_ns);
+    }
+
+    fn tick(&mut self, hub: &mut Hub, now_ns: u64) -> bool {
+        let before_ns = now_ns.saturating_sub(self.timeout_ns);
+        let mut given_up = false;
+        for &index in &hub.open {
+            let ledger = &mut self.ledgers[index as usize];
+            let open = ledger.open();
+            if open > 0 {
+                ledger.give_up(before_ns);
+                given_up |= ledger.open() < open;
+            }
+        }
+        given_up
+    }
+
+    fn is_quiet(&self, hub: &Hub) -> bool {
+        let mut open = hub.open.iter();
+        open.all(|&index| self.ledgers[index as usize].open() == 0)
+    }
+
+    fn finish(&mut self, hub: &mut Hub) {
+        let from_ns = hub.tally.measure_from_ns;
+        let ledgers = self.ledgers.iter();
+        hub.tally.messages.lost = ledgers.map(|ledger| ledger.lost_since(from_ns)).sum();
+        if self.traffic.rate_per_s.is_none() {
+            hub.tally.messages.scheduled = hub.tally.messages.sent;
+        }
+    }
+}
+
+/// Carries the plan out.
+///
+/// # Errors
+///
+/// A sentence, when nothing could be measured.
+pub fn run(plan: &Arc<Plan>, context: &mut Context<'_>) -> Result<Run, String> {
+    let Some(traffic) = plan.traffic.clone() else {
+        return Err("an echo needs messages".to_owned());
+    };
+    let make = |shard| Echo::new(plan, &traffic, shard);
+    let config = driver::config(plan);
+    let executed = run::execute(plan, Scenario::Echo, &config, make, context)?;
+    Ok(executed.run)
+}

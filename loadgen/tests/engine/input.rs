@@ -1,0 +1,249 @@
+//! The command itself: what it says to bad input, and how it exits.
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::servers::{Choosy, Running, Shut};
+
+fn loadgen(words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(words)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn bad_input_is_one_clear_sentence() {
+    let server = Running::echo();
+    let shut = Running::start(|_| Shut);
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let nobody = format!("ws://{free}");
+    let missing = format!("{}nowhere", server.url);
+    let url = server.url.as_str();
+    let table: [(&[&str], &[&str]); 34] = [
+        (
+            &["echo", "http://127.0.0.1:1"],
+            &["http://127.0.0.1:1", "ws://"],
+        ),
+        (&["echo", "ws://127.0.0.1:99999"], &["port"]),
+        (&["echo", "ws://"], &["names no host"]),
+        (&["echo", "wss://127.0.0.1:1"], &["TLS"]),
+        (&["echo", "ws://nobody.invalid:1"], &["nobody.invalid"]),
+        (&["echo", &nobody, "-d", "1s"], &["Connection refused"]),
+        (
+            &["connect", &nobody, "-d", "200ms"],
+            &["Connection refused"],
+        ),
+        (&["idle", &nobody], &["Connection refused"]),
+        (&["check", &nobody], &["Connection refused"]),
+        (&["echo", "ws+unix:/nowhere/at/all.sock"], &["No such file"]),
+        (&["echo", &shut.url], &["403", "members only"]),
+        (
+            &["connect", &shut.url, "-d", "200ms"],
+            &["403", "members only"],
+        ),
+        (&["check", &shut.url], &["403", "members only"]),
+        (&["echo", &missing], &["404"]),
+        (&["echo", url, "--rate", "0"], &["impossible"]),
+        (&["echo", url, "--rate", "5G"], &["is not a rate"]),
+        (&["echo", url, "--rate", "2000M"], &["impossible"]),
+        (&["echo", url, "--size", "20,"], &["is not a size"]),
+        (
+            &["echo", url, "--size", "20:60%,30:60%"],
+            &["leave nothing"],
+        ),
+        (
+            &["echo", url, "--size", "20:60%,30:30%"],
+            &["add up to 100%"],
+        ),
+        (&["echo", url, "--size", "2000M"], &["more than"]),
+        (&["echo", url, "--fragment", "0"], &["carries nothing"]),
+        (&["echo", url, "--duration", "0s"], &["measures nothing"]),
+        (&["echo", url, "--duration", "ten"], &["is not a time"]),
+        (&["echo", url, "--in-flight", "0"], &["sends nothing"]),
+        (&["echo", url, "-c", "0"], &["from 1 to"]),
+        (&["echo", url, "-c", "9000000"], &["open files"]),
+        (
+            &["idle", url, "-c", "100000", "--source", "127.0.0.1"],
+            &["more ports"],
+        ),
+        (&["echo", url, "--compress"], &["permessage-deflate"]),
+        (&["echo", url, "--header", "nonsense"], &["no colon"]),
+        (&["echo", url, "--header", "Upgrade: no"], &["--header"]),
+        (&["echo", url, "--pid", "4194999"], &["no process"]),
+        (&["fanout", url, "--size", "20"], &["too small"]),
+        (
+            &["echo", url, "--json", "/nowhere/at/all.json", "-d", "100ms"],
+            &["/nowhere/at/all.json"],
+        ),
+    ];
+    for (words, expected) in table {
+        let output = loadgen(words);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        for part in expected {
+            assert!(said.contains(part), "{words:?} should say {part:?}: {said}");
+        }
+        assert!(!said.contains("panicked"), "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn a_slow_generator_is_told_and_refused_a_verdict() {
+    let server = Running::echo();
+    let slow = [
+        "echo",
+        &server.url,
+        "-c",
+        "4",
+        "-d",
+        "500ms",
+        "--warmup",
+        "100ms",
+        "--shards",
+        "1",
+    ];
+    let slow = [&slow[..], &["--rate", "20000", "--test-delay-ns", "200000"]].concat();
+    let output = loadgen(&[&slow[..], &["--reply-timeout", "200ms"]].concat());
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{table}{}", said(&output));
+    assert!(table.to_lowercase().contains("bottleneck"), "{table}");
+    assert!(
+        table.contains("p99"),
+        "the figures are shown all the same: {table}"
+    );
+}
+
+#[test]
+fn a_slow_generator_can_be_allowed() {
+    let server = Running::echo();
+    let slow = [
+        "echo",
+        &server.url,
+        "-c",
+        "1",
+        "-d",
+        "500ms",
+        "--warmup",
+        "100ms",
+        "--shards",
+        "1",
+    ];
+    let output = loadgen(
+        &[
+            &slow[..],
+            &["--test-delay-ns", "1000000", "--allow-client-bound"],
+        ]
+        .concat(),
+    );
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{table}{}", said(&output));
+    assert!(table.to_lowercase().contains("bottleneck"), "{table}");
+}
+
+#[test]
+fn a_rate_that_no_generator_can_keep_is_its_own_fault() {
+    let server = Running::echo();
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "4",
+        "-d",
+        "300ms",
+        "--warmup",
+        "0s",
+        "--rate",
+        "100M",
+    ];
+    let output = loadgen(&[&words[..], &["--reply-timeout", "200ms", "--shards", "1"]].concat());
+    assert_eq!(
+        output.status.code(),
+        Some(3),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
+
+#[test]
+fn failed_connections_show_in_the_exit_status_and_keep_the_results() {
+    let server = Running::start(|_| Choosy::default());
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("run.json");
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "4",
+        "-d",
+        "300ms",
+        "--rate",
+        "100",
+        "--quiet",
+    ];
+    let json = ["--json", json.to_str().unwrap(), "--allow-client-bound"];
+    let output = loadgen(&[&words[..], &json].concat());
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    let written = std::fs::read_to_string(json[1]).unwrap();
+    let run: loadgen::result::Run = serde_json::from_str(&written).unwrap();
+    assert_eq!((run.connections.opened, run.connections.failed), (2, 2));
+    assert_eq!(run.messages.received, 30);
+    assert_eq!(run.latency.corrected_ns.len(), 30);
+}
+
+#[test]
+fn an_interrupt_ends_the_run_early_and_still_reports() {
+    let server = Running::echo();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args([
+            "echo",
+            &server.url,
+            "-c",
+            "2",
+            "-d",
+            "60s",
+            "--warmup",
+            "0s",
+            "--quiet",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while server.handle().stats().counts.messages_received < 100 {
+        assert!(Instant::now() < until, "the run does not begin");
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < until, "the run does not end");
+        std::thread::yield_now();
+    }
+    let output = child.wait_with_output().unwrap();
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(table.contains("p99"), "{table}{}", said(&output));
+    assert!(
+        output
+            .status
+            .code()
+            .is_some_and(|code| code == 0 || code == 3),
+        "{table}"
+    );
+}
