@@ -363,6 +363,8 @@ pub struct Hub {
     reported: (u64, u64),
     blocked: Vec<u32>,
     backlog: usize,
+    /// Connections that messages wait for.
+    waiting: usize,
     turn_index: usize,
     /// Nothing new is sent from here on, in nanoseconds.
     pub end_ns: u64,
@@ -374,7 +376,9 @@ impl Hub {
     /// Takes the next message that waits for this connection, if it was due.
     #[inline]
     pub fn next_waiting(&mut self, index: usize) -> Option<u64> {
-        let due_ns = self.places[index].backlog.pop_front()?;
+        let backlog = &mut self.places[index].backlog;
+        let due_ns = backlog.pop_front()?;
+        self.waiting -= usize::from(backlog.is_empty());
         self.backlog -= 1;
         Some(due_ns)
     }
@@ -401,7 +405,9 @@ impl Hub {
             self.tally.messages.unsent += u64::from(self.tally.is_measured(due_ns));
             return;
         }
-        self.places[index].backlog.push_back(due_ns);
+        let backlog = &mut self.places[index].backlog;
+        self.waiting += usize::from(backlog.is_empty());
+        backlog.push_back(due_ns);
         self.backlog += 1;
         self.tally.backlog_max = self.tally.backlog_max.max(self.backlog as u64);
     }
@@ -428,6 +434,7 @@ impl Hub {
         let place = &mut self.places[index as usize];
         place.is_open = false;
         self.backlog -= place.backlog.len();
+        self.waiting -= usize::from(!place.backlog.is_empty());
         let from_ns = self.tally.measure_from_ns;
         let unsent = place.backlog.iter().filter(|&&due| due >= from_ns).count();
         self.tally.messages.unsent += unsent as u64;
@@ -679,6 +686,7 @@ fn work<W: Workload>(job: Job<W>) -> Result<(), String> {
         reported: (0, 0),
         blocked: Vec::new(),
         backlog: 0,
+        waiting: 0,
         turn_index: 0,
         end_ns: u64::MAX,
         ending: false,
@@ -848,7 +856,13 @@ impl<W: Workload> Thread<W> {
             let more = self.send_due(start.end_ns);
             self.send_waiting();
             let mut until_ns = slice_end_ns.min(start.end_ns).min(now_ns + WAIT_MAX_NS);
-            if let Some(schedule) = &self.schedule {
+            let hub = &self.client.service().hub;
+            let all_wait = hub.waiting == hub.open.len();
+            // Where every connection has messages waiting, the next instant adds one more and
+            // nothing else: it is for a reply that the thread has to wake.
+            if let Some(schedule) = &self.schedule
+                && !all_wait
+            {
                 until_ns = until_ns.min(schedule.next_ns());
             }
             let spins = may_spin && !self.gate.is_sleeping();
@@ -1020,6 +1034,7 @@ impl<W: Workload> Thread<W> {
             place.backlog.clear();
         }
         hub.backlog = 0;
+        hub.waiting = 0;
         let driver = self.client.service();
         driver.work.ended(&mut driver.hub);
         self.visit(|work, hub, conn, index, _| work.end(hub, conn, index))?;

@@ -843,7 +843,8 @@ impl LoadArgs {
         plan.figures.arrivals = rate_per_s.is_some().then_some(self.arrivals.into());
         plan.figures.in_flight = Some(self.in_flight);
         plan.figures.verify = Some(self.verify.into());
-        plan.spins = !self.no_spin && may_spin(plan.shards);
+        // A closed loop that sleeps finds more to do at once when it wakes, and has no instants.
+        plan.spins = rate_per_s.is_some() && !self.no_spin && may_spin(plan.shards);
         Ok(plan)
     }
 }
