@@ -51,6 +51,9 @@ const SEND_BITS: u64 = (Operation::Send as u64) << Token::TAG_BITS;
 /// `user_data` of the cancellation that a drop submits.
 const DROP_BITS: u64 = 0;
 
+/// The longest send that the kernel is asked to finish by itself.
+const FINISHED_BYTES_MAX: usize = 1 << 20;
+
 /// A kernel that cannot finish cancelled operations within this keeps their memory.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -557,21 +560,25 @@ impl Ring for Uring {
     fn submit_send(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
         debug_assert_eq!(token.operation(), Operation::Send);
         assert!(!queue.is_empty(), "an empty queue was submitted");
-        // NOSIGNAL: a broken pipe is a result. Not WAITALL: a long send then completes each time
-        // that the socket's buffer has room, which is how a slow reader is told from a dead one.
-        const FLAGS: i32 = libc::MSG_NOSIGNAL;
+        // NOSIGNAL: a broken pipe is a result. WAITALL: the kernel finishes the send by itself,
+        // which takes less than half the CPU at 256 KiB. Not for long ones: they complete each
+        // time that the socket's buffer has room, which tells a slow reader from a dead one.
+        let mut flags = libc::MSG_NOSIGNAL;
+        if queue.len() <= FINISHED_BYTES_MAX {
+            flags |= libc::MSG_WAITALL;
+        }
         let entry = match queue.only_piece() {
             Some(piece) => {
                 // No real piece comes near 4 GiB; if one does, this send is a short one.
                 let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
                 opcode::Send::new(fd(socket), piece.as_ptr(), len)
-                    .flags(FLAGS)
+                    .flags(flags)
                     .build()
             }
             None => {
                 let header = queue.vectored(PIECES_MAX);
                 opcode::SendMsg::new(fd(socket), header)
-                    .flags(FLAGS as u32)
+                    .flags(flags as u32)
                     .build()
             }
         };
