@@ -223,16 +223,15 @@ impl Builder {
         };
         if failed.is_some() || handle.inner.postboxes.len() < shards {
             handle.stop_within(0);
-            let panicked = threads
-                .into_iter()
-                .filter(|_| true)
-                .any(|thread| thread.join().is_err());
+            for thread in threads {
+                // Why it ended is in its report, or in the message of its panic.
+                let _ = thread.join();
+            }
             return Err(match failed {
                 Some(errno) => {
                     StartError::Unavailable(Box::new(Unavailable::from_setup_errno(errno)))
                 }
-                None if panicked => StartError::ShardPanicked,
-                None => StartError::NoAddress,
+                None => StartError::ShardPanicked,
             });
         }
         Ok(Server {

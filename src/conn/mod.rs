@@ -351,6 +351,15 @@ impl Link {
         }
     }
 
+    /// Puts what is left of a send back: what was written meanwhile follows it.
+    pub fn put_back(&mut self, mut queue: Box<SendQueue>, arena: &mut SendArena) {
+        if let Some(mut later) = self.outgoing.take() {
+            queue.append(&mut later);
+            arena.retire(later);
+        }
+        self.outgoing = Some(queue);
+    }
+
     /// The endpoint, and what it needs for a call.
     #[inline]
     pub fn split<'a>(

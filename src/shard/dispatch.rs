@@ -244,22 +244,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 if queue.is_empty() {
                     arena.retire(queue);
                 } else {
-                    // What was written meanwhile follows what is left.
-                    if let Some(mut later) = link.outgoing.take() {
-                        queue.append(&mut later);
-                        arena.retire(later);
-                    }
-                    link.outgoing = Some(queue);
+                    link.put_back(queue, arena);
                 }
                 None
             }
             Err(errno) => match errno.of_transfer() {
                 TransferError::Retry | TransferError::NoBuffers => {
-                    if let Some(mut later) = link.outgoing.take() {
-                        queue.append(&mut later);
-                        arena.retire(later);
-                    }
-                    link.outgoing = Some(queue);
+                    link.put_back(queue, arena);
                     None
                 }
                 kind => {
