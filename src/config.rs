@@ -59,6 +59,10 @@ pub struct Config {
     pub send_chunk_bytes: usize,
     /// Unused send chunks that one shard keeps, in bytes. 4 MiB.
     pub send_kept_bytes_max: usize,
+    /// A message of at least this many bytes that a service sends back as it came leaves from where
+    /// it was received; a shorter one is copied, which costs less than another piece in the send.
+    /// 4 KiB.
+    pub send_in_place_bytes_min: usize,
     /// Unused message buffers that one shard keeps, in bytes. 64 MiB.
     pub message_kept_bytes_max: usize,
     /// The `Server` header of replies; `None` sends none. `ringwire`.
@@ -91,6 +95,7 @@ impl Default for Config {
             recv_incremental: ring.recv_incremental,
             send_chunk_bytes: 32 << 10,
             send_kept_bytes_max: 4 << 20,
+            send_in_place_bytes_min: 4 << 10,
             message_kept_bytes_max: 64 << 20,
             server_header: Some("ringwire".to_owned()),
             date_header: true,

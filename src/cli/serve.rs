@@ -73,6 +73,9 @@ pub struct Args {
     /// Bytes in each chunk that outgoing frames are written into
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().send_chunk_bytes)]
     send_chunk_bytes: usize,
+    /// From how many bytes on a message that goes back as it came is sent from where it lies
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().send_in_place_bytes_min)]
+    send_in_place_bytes_min: usize,
     /// The Server header of replies; empty: none
     #[arg(long, value_name = "TEXT", default_value = "ringwire")]
     server_header: String,
@@ -103,6 +106,7 @@ impl Args {
         config.recv_buffer_bytes = self.recv_buffer_bytes;
         config.recv_incremental = !self.no_recv_incremental;
         config.send_chunk_bytes = self.send_chunk_bytes;
+        config.send_in_place_bytes_min = self.send_in_place_bytes_min;
         config.server_header = (!self.server_header.is_empty()).then(|| self.server_header.clone());
         config.date_header = !self.no_date_header;
         config

@@ -81,12 +81,25 @@ impl<'a, T> Conn<'a, T> {
         }
         let (endpoint, mut outbox) = self.link.endpoint_and_outbox(&mut self.shared.arena);
         if !endpoint.send_short(&message, &mut outbox) {
-            let (endpoint, mut context) = self.link.split(self.shared);
-            endpoint.send(message, &mut context)?;
+            self.send_long(message)?;
         }
         self.shared.counts.messages_sent += 1;
         self.shared.counts.payload_bytes_sent += payload_len as u64;
         Ok(self.status(queued + payload_len))
+    }
+
+    #[inline(never)]
+    fn send_long(&mut self, message: Outgoing<'_>) -> Result<(), SendError> {
+        let Self { link, shared, .. } = self;
+        if let Some(frame) = link.endpoint.as_sent(&message)
+            && frame.len() >= shared.config.send_in_place_bytes_min
+            && link.promise(frame, &mut shared.lending, &mut shared.arena)
+        {
+            shared.counts.messages_sent_in_place += 1;
+            return Ok(());
+        }
+        let (endpoint, mut context) = link.split(shared);
+        endpoint.send(message, &mut context)
     }
 
     /// Sends a ping of at most 125 bytes (RFC 6455 section 5.5.2). The answer comes to

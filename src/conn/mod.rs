@@ -25,22 +25,24 @@
 
 pub mod deadline;
 pub mod handle;
+pub mod lending;
 pub mod slab;
 pub mod token;
 
 use std::{fmt, time::Duration};
 
 pub use handle::Conn;
+use lending::Lending;
 pub use token::{ConnId, Key};
 
 use crate::{
     config::Config,
     proto::{
-        CloseCode, Endpoint, Limits, MessagePool, ProtocolError, Role, Sink,
+        CloseCode, Endpoint, Limits, MessagePool, Payload, ProtocolError, Role, Sink,
         endpoint::{Context, MaskingKeys},
         handshake::{ClientHandshakeError, ClientRequest, HeadScanner},
     },
-    ring::{Errno, SendArena, SendQueue, Time},
+    ring::{Errno, Lent, SendArena, SendQueue, Time},
 };
 
 /// Why a connection ended, as its service learns it.
@@ -142,6 +144,8 @@ pub struct Shared {
     pub queued_bytes: usize,
     /// Where replies to opening handshakes are put together.
     pub scratch: Vec<u8>,
+    /// What the service that is called right now may send from where it lies.
+    pub lending: Lending,
 }
 
 /// What happened on a shard so far, and what it holds now.
@@ -165,6 +169,8 @@ pub struct Counts {
     pub messages_sent: u64,
     /// Bytes of payload in them.
     pub payload_bytes_sent: u64,
+    /// Messages sent from where they were received, without a copy.
+    pub messages_sent_in_place: u64,
     /// Connections that failed for a violation.
     pub protocol_errors: u64,
     /// Times that a connection had to wait for receive buffers.
@@ -191,6 +197,7 @@ impl Shared {
             now: Time::default(),
             queued_bytes: 0,
             scratch: Vec::new(),
+            lending: Lending::default(),
             config,
         }
     }
@@ -351,8 +358,29 @@ impl Link {
         }
     }
 
+    /// Keeps a place in the queue for a frame that lies where it was received or put together, if
+    /// it can be sent from there. Returns whether it can.
+    pub fn promise(&mut self, frame: &[u8], lending: &mut Lending, arena: &mut SendArena) -> bool {
+        let queue = self.outgoing.get_or_insert_with(|| arena.queue());
+        // Receive memory that had to wait behind a send in flight would be missing to others.
+        lending.promise(frame, queue, !self.sending)
+    }
+
+    /// Nobody looks at a payload any more: it goes where it was promised, or back to the pool.
+    pub fn give_back(&mut self, payload: Payload<'_>, shared: &mut Shared) {
+        let place = shared.lending.take_message();
+        match (payload, place, &mut self.outgoing) {
+            (Payload::Owned(buffer), Some(place), Some(queue)) => {
+                let (bytes, part) = shared.pool.detach(buffer);
+                queue.fulfil(place, Lent::Memory { bytes, part });
+            }
+            (payload, ..) => shared.pool.reclaim(payload),
+        }
+    }
+
     /// Puts what is left of a send back: what was written meanwhile follows it.
     pub fn put_back(&mut self, mut queue: Box<SendQueue>, arena: &mut SendArena) {
+        queue.own(arena);
         if let Some(mut later) = self.outgoing.take() {
             queue.append(&mut later);
             arena.retire(later);

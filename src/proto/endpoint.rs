@@ -20,7 +20,7 @@ use super::{
     CloseCode, Message, MessageKind, MessagePool, Opcode, Payload, ProtocolError, Role, SendError,
     Sink,
     frame::{CONTROL_BYTES_MAX, FrameHeader, HEADER_BYTES_MAX},
-    message::{MessageBuffer, Outgoing, OutgoingPayload},
+    message::{Framed, MessageBuffer, Outgoing, OutgoingPayload},
 };
 use crate::kernels::{
     mask::{self, MaskingKey},
@@ -157,7 +157,7 @@ fn key_at(header: &[u8], at: usize) -> MaskingKey {
 /// What [`take_whole`] found.
 enum Whole<'a> {
     /// A whole message, unmasked where it was received, and UTF-8 if it is text.
-    Message(MessageKind, &'a mut [u8]),
+    Message(MessageKind, Framed<'a>),
     /// A whole text message that is not UTF-8.
     NotText,
     /// Something else, untouched.
@@ -175,7 +175,9 @@ fn fill<'a, const MASKED: bool>(
     let mut len = 0;
     for place in &mut batch.messages {
         match take_whole::<MASKED>(&mut rest, bytes_max) {
-            Whole::Message(kind, payload) => *place = Message::new(kind, payload),
+            Whole::Message(kind, Framed { header_len, frame }) => {
+                *place = Message::framed(kind, header_len, frame);
+            }
             other => {
                 batch.failed = matches!(other, Whole::NotText);
                 break;
@@ -188,8 +190,8 @@ fn fill<'a, const MASKED: bool>(
     len == BATCH_MESSAGES
 }
 
-/// Takes the frame that matters most off the input: a whole, final data frame with a 7 or 16 bit
-/// length, all of it here. The endpoint is between messages, and its peer masks or not.
+/// Takes the frame that matters most off the input: a whole, final data frame, all of it here. The
+/// endpoint is between messages, and its peer masks or not.
 #[inline(always)]
 fn take_whole<'a, const MASKED: bool>(input: &mut &'a mut [u8], bytes_max: u64) -> Whole<'a> {
     let mut at = if MASKED { 6 } else { 2 };
@@ -207,19 +209,16 @@ fn take_whole<'a, const MASKED: bool>(input: &mut &'a mut [u8], bytes_max: u64) 
     }
     let mut len = usize::from(second & 0x7f);
     if len > SHORT_BYTES_MAX {
-        at += 2;
+        let Some((long, wide)) = wide_length(input) else {
+            return Whole::Other;
+        };
+        len = long;
+        at += wide;
         let Some(header) = input.get(..at) else {
             return Whole::Other;
         };
-        if len == 127 {
-            return Whole::Other;
-        }
-        len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        if len <= SHORT_BYTES_MAX {
-            return Whole::Other;
-        }
         if MASKED {
-            key = key_at(header, 4);
+            key = key_at(header, 2 + wide);
         }
     }
     if input.len() - at < len || len as u64 > bytes_max {
@@ -227,23 +226,69 @@ fn take_whole<'a, const MASKED: bool>(input: &mut &'a mut [u8], bytes_max: u64) 
     }
     let (frame, rest) = mem::take(input).split_at_mut(at + len);
     *input = rest;
-    let payload = &mut frame[at..];
-    if first == 0x82 {
+    let kind = if first == 0x82 {
         if MASKED {
-            mask::apply(payload, key);
+            mask::apply(&mut frame[at..], key);
         }
-        return Whole::Message(MessageKind::Binary, payload);
-    }
-    let mut validator = Validator::new();
-    let checked = if MASKED {
-        utf8::unmask_and_validate(payload, key, &mut validator)
+        MessageKind::Binary
     } else {
-        validator.push(payload)
+        let payload = &mut frame[at..];
+        let mut validator = Validator::new();
+        let checked = if MASKED {
+            utf8::unmask_and_validate(payload, key, &mut validator)
+        } else {
+            validator.push(payload)
+        };
+        if checked.is_err() || !validator.is_boundary() {
+            return Whole::NotText;
+        }
+        MessageKind::Text
     };
-    if checked.is_err() || !validator.is_boundary() {
-        return Whole::NotText;
+    if !MASKED {
+        let payload = Framed::without_header(&mut frame[at..]);
+        return Whole::Message(kind, payload);
     }
-    Whole::Message(MessageKind::Text, payload)
+    // Where the key was, now that it is read, is room for the header that a server sends: the same
+    // but for the mask bit.
+    let frame = &mut frame[KEY_BYTES..];
+    if let Some(start) = frame.first_chunk_mut() {
+        *start = [first, second & 0x7f];
+    }
+    if at > 6 {
+        write_wide_length(frame, len);
+    }
+    Whole::Message(
+        kind,
+        Framed {
+            header_len: (at - KEY_BYTES) as u8,
+            frame,
+        },
+    )
+}
+
+/// Bytes of a masking key.
+const KEY_BYTES: usize = 4;
+
+/// A payload length of 16 or 64 bits, if it is here and minimal, and how many bytes it takes.
+#[inline]
+fn wide_length(header: &[u8]) -> Option<(usize, usize)> {
+    if header[1] & 0x7f == 126 {
+        let len = usize::from(u16::from_be_bytes([*header.get(2)?, *header.get(3)?]));
+        return (len > SHORT_BYTES_MAX).then_some((len, 2));
+    }
+    let len = u64::from_be_bytes(*header.get(2..)?.first_chunk()?);
+    let len = usize::try_from(len).ok()?;
+    (len > usize::from(u16::MAX)).then_some((len, 8))
+}
+
+/// Writes a payload length of 16 or 64 bits behind the first two bytes of a frame.
+#[inline]
+fn write_wide_length(frame: &mut [u8], len: usize) {
+    if let Ok(len) = u16::try_from(len) {
+        frame[2..4].copy_from_slice(&len.to_be_bytes());
+    } else {
+        frame[2..10].copy_from_slice(&(len as u64).to_be_bytes());
+    }
 }
 
 /// A close frame's payload.
@@ -346,8 +391,8 @@ impl Endpoint {
                 Role::Server => take_whole::<true>(input, bytes_max),
             };
             match whole {
-                Whole::Message(kind, payload) => {
-                    let payload = Payload::Borrowed(payload);
+                Whole::Message(kind, framed) => {
+                    let payload = Payload::Borrowed(framed);
                     return Some(Event::Message { kind, payload });
                 }
                 Whole::NotText => {
@@ -553,7 +598,8 @@ impl Endpoint {
                         .map_err(|_| ProtocolError::TextNotUtf8)?;
                 }
             }
-            return self.message_complete(kind, Payload::Borrowed(piece), context.pool);
+            let payload = Payload::Borrowed(Framed::without_header(piece));
+            return self.message_complete(kind, payload, context.pool);
         }
         if !piece.is_empty() {
             let message = self.message.get_or_insert_with(|| context.pool.take());
@@ -574,8 +620,13 @@ impl Endpoint {
             return Ok(None);
         }
         let payload = match self.message.take() {
-            Some(message) => Payload::Owned(message),
-            None => Payload::Borrowed(piece),
+            Some(mut message) => {
+                if self.role == Role::Server {
+                    message.put_header(kind.opcode());
+                }
+                Payload::Owned(message)
+            }
+            None => Payload::Borrowed(Framed::without_header(piece)),
         };
         self.message_complete(kind, payload, context.pool)
     }
@@ -615,7 +666,7 @@ impl Endpoint {
     ) -> Result<Option<Event<'a>>, ProtocolError> {
         let payload = if complete && self.control.is_none() {
             mask::apply(piece, self.key);
-            Payload::Borrowed(piece)
+            Payload::Borrowed(Framed::without_header(piece))
         } else {
             let control = self.control.get_or_insert_with(|| context.pool.take());
             let room = control.extend(piece.len(), CONTROL_BYTES_MAX);
@@ -703,10 +754,11 @@ impl Endpoint {
         }
         let opcode = outgoing.kind.opcode();
         match outgoing.payload {
-            OutgoingPayload::Borrowed(payload) => {
-                write_frame(context, self.role, opcode, true, payload);
+            OutgoingPayload::Framed { frame, .. } if self.role == Role::Server => {
+                context.sink.write(frame);
             }
             OutgoingPayload::Shared(payload) => self.send_shared(opcode, payload, context),
+            _ => write_frame(context, self.role, opcode, true, outgoing.payload()),
         }
         Ok(())
     }
@@ -717,21 +769,44 @@ impl Endpoint {
     /// It is apart because two bytes of header and a short copy need nothing of a [`Context`].
     #[inline(always)]
     pub fn send_short<S: Sink>(&mut self, outgoing: &Outgoing<'_>, sink: &mut S) -> bool {
-        let OutgoingPayload::Borrowed(payload) = outgoing.payload else {
-            return false;
-        };
-        if payload.len() > SHORT_BYTES_MAX || self.role == Role::Client || self.close_sent {
+        if self.role == Role::Client || self.close_sent {
             return false;
         }
-        let total = 2 + payload.len();
-        let Some(([first, second], room)) = sink.space(total).split_first_chunk_mut() else {
-            return false;
-        };
-        *first = 0x80 | outgoing.kind.opcode() as u8;
-        *second = payload.len() as u8;
-        copy_short(room, payload);
-        sink.commit(total);
+        match outgoing.payload {
+            OutgoingPayload::Framed { frame, .. } => {
+                if frame.len() > SHORT_FRAME_BYTES_MAX {
+                    return false;
+                }
+                copy_short(sink.space(frame.len()), frame);
+                sink.commit(frame.len());
+            }
+            OutgoingPayload::Borrowed(payload) => {
+                let total = 2 + payload.len();
+                if total > SHORT_FRAME_BYTES_MAX {
+                    return false;
+                }
+                let Some((start, room)) = sink.space(total).split_first_chunk_mut() else {
+                    return false;
+                };
+                *start = [0x80 | outgoing.kind.opcode() as u8, payload.len() as u8];
+                copy_short(room, payload);
+                sink.commit(total);
+            }
+            OutgoingPayload::Shared(_) => return false,
+        }
         true
+    }
+
+    /// The frame as which the message would be sent, if it lies there already.
+    pub fn as_sent<'m>(&self, outgoing: &Outgoing<'m>) -> Option<&'m [u8]> {
+        match outgoing.payload {
+            OutgoingPayload::Framed { frame, .. }
+                if self.role == Role::Server && !self.close_sent =>
+            {
+                Some(frame)
+            }
+            _ => None,
+        }
     }
 
     fn send_shared<S: Sink>(
@@ -872,6 +947,9 @@ fn check_close(payload: &[u8]) -> Result<Option<CloseCode>, ProtocolError> {
 
 /// Payloads with a 7 bit length.
 const SHORT_BYTES_MAX: usize = 125;
+
+/// A server's frames with such a payload.
+const SHORT_FRAME_BYTES_MAX: usize = 2 + SHORT_BYTES_MAX;
 
 /// Copies a few bytes without a call of memcpy, which costs as much again: two pieces that overlap
 /// in the middle, both read before either is written.

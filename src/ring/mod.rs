@@ -18,7 +18,7 @@
 //! * Completions of one token arrive in order.
 //! * Bytes given to `submit_send` are owned by the ring until their completion hands them back.
 //! * Received bytes belong to whoever holds the lease; the kernel writes there again only after
-//!   [`Ring::recycle`].
+//!   [`Ring::recycle`]. A lease may be sent: it moves into a [`SendQueue`] and comes back with it.
 //! * A socket is handed over to [`Ring::submit_close`] only when nothing else is in flight on it.
 //!
 //! This is one of the two places where `unsafe` is allowed: memory is shared with the kernel here,
@@ -38,7 +38,7 @@ pub mod waker;
 
 pub use errno::Errno;
 pub use recv_pool::RecvLease;
-pub use send::{SendArena, SendQueue};
+pub use send::{Lent, SendArena, SendQueue};
 pub use socket::{Address, PeerAddress};
 pub use uring::{Uring, UringOptions};
 pub use waker::Waker;
@@ -270,7 +270,9 @@ pub trait Ring {
     /// [`recv_ready`](Self::recv_ready)).
     fn submit_recv(&mut self, socket: &Self::Socket, token: Token);
 
-    /// Sends what the queue holds. At most one send is in flight on a socket.
+    /// Sends what the queue holds. At most one send is in flight on a socket. A queue that
+    /// [holds leases](SendQueue::holds_leases) does not wait for the peer: it completes at once,
+    /// with what the socket had room for, or an error that says that it had none.
     ///
     /// # Panics
     ///
@@ -314,6 +316,13 @@ pub trait Ring {
 
     /// The next completion that the last turn brought.
     fn next_completion(&mut self) -> Option<Completion<Self::Socket>>;
+
+    /// Makes two leases of one, on the first `at` bytes and on the rest.
+    ///
+    /// # Panics
+    ///
+    /// When the lease has fewer bytes.
+    fn split(&mut self, lease: RecvLease, at: usize) -> (RecvLease, RecvLease);
 
     /// Gives received memory back to the kernel.
     fn recycle(&mut self, lease: RecvLease);

@@ -195,6 +195,38 @@ impl RecvPool {
         }
     }
 
+    /// Makes two leases of one: on the first `at` bytes, and on the rest.
+    ///
+    /// # Panics
+    ///
+    /// When the lease is of another pool, or has fewer bytes.
+    pub fn split(&mut self, lease: RecvLease, at: usize) -> (RecvLease, RecvLease) {
+        assert_eq!(
+            lease.pool, self.id,
+            "a lease was split by a pool that it is not from"
+        );
+        assert!(
+            at <= lease.len as usize,
+            "a lease on {} bytes cannot be split at {at}",
+            lease.len
+        );
+        self.states[usize::from(lease.buffer)].leases += 1;
+        self.leases += 1;
+        // SAFETY: `at` is at most the length of the lease (asserted), so that the address lies
+        // inside the mapping.
+        let rest = unsafe { lease.bytes.add(at) };
+        let first = RecvLease {
+            len: at as u32,
+            ..lease
+        };
+        let rest = RecvLease {
+            bytes: rest,
+            len: lease.len - at as u32,
+            ..lease
+        };
+        (first, rest)
+    }
+
     /// Ends a lease. Returns the buffer when it may go back to the kernel, empty.
     ///
     /// # Panics
@@ -247,6 +279,21 @@ mod tests {
         assert_eq!(pool.release(second), None);
         assert_eq!(pool.release(first), Some(1));
         assert_eq!((pool.leases(), pool.free(), pool.used(1)), (0, 2, 0));
+    }
+
+    #[test]
+    fn a_split_lease_is_two_that_share_nothing() {
+        let mut pool = RecvPool::new(1, 100).unwrap();
+        let mut lease = pool.lease(0, 60, true);
+        lease.fill(1);
+        let (first, mut rest) = pool.split(lease, 20);
+        rest.fill(2);
+        let (none, rest) = pool.split(rest, 0);
+        assert_eq!((first.len(), none.len(), rest.len()), (20, 0, 40));
+        assert_eq!((&first[..], &rest[..]), (&[1; 20][..], &[2; 40][..]));
+        assert_eq!((pool.leases(), pool.free()), (3, 0));
+        assert_eq!((pool.release(first), pool.release(none)), (None, None));
+        assert_eq!(pool.release(rest), Some(0));
     }
 
     #[test]

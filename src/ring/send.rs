@@ -11,11 +11,16 @@
 //! A queue is filled by its owner, moved into the ring for as long as the kernel may read it, and
 //! comes back with the count of bytes taken. Because it moves, nothing can change or free its bytes
 //! meanwhile. Small payloads are copied into chunks; large or shared ones are adopted as
-//! [`Bytes`] and never copied.
+//! [`Bytes`] and never copied; what goes back as it came is sent from where it was received.
+//!
+//! While somebody still reads such bytes they cannot move in here yet. A place is kept for them
+//! with [`SendQueue::promise`], and [`SendQueue::fulfil`] puts them there before the queue is sent.
 
-use std::{collections::VecDeque, fmt, mem};
+use std::{collections::VecDeque, fmt, mem, ops::Range};
 
 use bytes::Bytes;
+
+use super::RecvLease;
 
 /// At least this many bytes of [`SendQueue::space`] lie together, so that a frame header and a
 /// small payload can be written without looking for a seam.
@@ -40,6 +45,10 @@ pub struct SendQueue {
     len: usize,
     /// Bytes of the first piece that were sent already.
     sent: usize,
+    /// Pieces that are leases on receive memory.
+    leases: usize,
+    /// Promises not fulfilled yet.
+    promises: usize,
     pieces: VecDeque<Piece>,
     /// Where the kernel finds the pieces during a vectored send. They live here so that they stay
     /// put for as long as the boxed queue does, and are not allocated anew each time.
@@ -49,6 +58,8 @@ pub struct SendQueue {
 
 enum Piece {
     Chunk { bytes: Vec<u8>, len: usize },
+    Lent(Lent),
+    Promised { len: usize },
     Shared(Bytes),
 }
 
@@ -56,7 +67,35 @@ impl Piece {
     fn written(&self) -> &[u8] {
         match self {
             Self::Chunk { bytes, len } => &bytes[..*len],
+            Self::Lent(Lent::Lease(lease)) => lease,
+            Self::Lent(Lent::Memory { bytes, part }) => &bytes[part.clone()],
+            Self::Promised { .. } => unreachable!("a queue is read only once promises are kept"),
             Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// Memory that is sent as it is and then goes back to whom it belongs, by way of
+/// [`SendArena::take_returned`].
+#[derive(Debug)]
+pub enum Lent {
+    /// Receive memory. It is scarce, so it must not wait for a slow peer: see
+    /// [`SendQueue::own`].
+    Lease(RecvLease),
+    /// Part of a buffer of the caller's.
+    Memory {
+        /// The buffer.
+        bytes: Vec<u8>,
+        /// What of it is to be sent.
+        part: Range<usize>,
+    },
+}
+
+impl Lent {
+    fn len(&self) -> usize {
+        match self {
+            Self::Lease(lease) => lease.len(),
+            Self::Memory { part, .. } => part.len(),
         }
     }
 }
@@ -146,6 +185,69 @@ impl SendQueue {
         }
     }
 
+    /// Keeps a place for `len` bytes that will be lent. Returns the name of the promise, for
+    /// [`fulfil`](Self::fulfil), which has to come before anything else than writing.
+    pub fn promise(&mut self, len: usize) -> usize {
+        self.seal();
+        self.len += len;
+        self.promises += 1;
+        self.pieces.push_back(Piece::Promised { len });
+        self.pieces.len() - 1
+    }
+
+    /// Puts what was promised into its place.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such promise, or it was for another number of bytes.
+    pub fn fulfil(&mut self, promise: usize, lent: Lent) {
+        let place = &mut self.pieces[promise];
+        assert!(
+            matches!(place, Piece::Promised { len } if *len == lent.len()),
+            "something else was promised"
+        );
+        self.promises -= 1;
+        self.leases += usize::from(matches!(lent, Lent::Lease(_)));
+        *place = Piece::Lent(lent);
+    }
+
+    /// Whether part of it lies in receive memory.
+    #[inline]
+    pub fn holds_leases(&self) -> bool {
+        self.leases > 0
+    }
+
+    /// Copies what lies in receive memory, so that the leases go back: called when the peer did not
+    /// take all of it at once.
+    pub fn own(&mut self, arena: &mut SendArena) {
+        if self.leases == 0 {
+            return;
+        }
+        self.seal();
+        self.len = 0;
+        let mut skip = mem::take(&mut self.sent);
+        // Each piece moves from the front to the back, copied on the way or not.
+        for _ in 0..self.pieces.len() {
+            let Some(piece) = self.pieces.pop_front() else {
+                break;
+            };
+            match piece {
+                Piece::Lent(Lent::Lease(lease)) => {
+                    self.write(arena, &lease[mem::take(&mut skip)..]);
+                    arena.returned.push(Lent::Lease(lease));
+                }
+                piece => {
+                    self.seal();
+                    self.len += piece.written().len() - skip;
+                    // Only the first piece can be sent in part.
+                    self.sent += mem::take(&mut skip);
+                    self.pieces.push_back(piece);
+                }
+            }
+        }
+        self.leases = 0;
+    }
+
     /// Takes `bytes` off the front: the kernel has them. Chunks go back to the arena.
     ///
     /// # Panics
@@ -169,8 +271,9 @@ impl SendQueue {
                 break;
             }
             self.sent -= written;
-            if let Some(Piece::Chunk { bytes, .. }) = self.pieces.pop_front() {
-                arena.take_back(bytes);
+            if let Some(piece) = self.pieces.pop_front() {
+                self.leases -= usize::from(matches!(piece, Piece::Lent(Lent::Lease(_))));
+                arena.take_back(piece);
             }
         }
     }
@@ -186,6 +289,11 @@ impl SendQueue {
             "a queue that is partly sent cannot follow another one"
         );
         self.seal();
+        assert_eq!(
+            later.promises, 0,
+            "a queue with promises stays where they were made"
+        );
+        self.leases += mem::take(&mut later.leases);
         self.pieces.append(&mut later.pieces);
         self.open = mem::take(&mut later.open);
         self.open_len = mem::take(&mut later.open_len);
@@ -241,12 +349,21 @@ impl SendQueue {
     fn clear(&mut self, arena: &mut SendArena) {
         self.seal();
         for piece in self.pieces.drain(..) {
-            if let Piece::Chunk { bytes, .. } = piece {
-                arena.take_back(bytes);
-            }
+            arena.take_back(piece);
         }
         self.sent = 0;
         self.len = 0;
+        self.leases = 0;
+        self.promises = 0;
+    }
+
+    /// Takes out the leases, wherever they are, so that they can be released. What is left is not
+    /// to be sent any more.
+    pub(super) fn into_leases(self) -> impl Iterator<Item = RecvLease> {
+        self.pieces.into_iter().filter_map(|piece| match piece {
+            Piece::Lent(Lent::Lease(lease)) => Some(lease),
+            _ => None,
+        })
     }
 }
 
@@ -276,6 +393,7 @@ pub struct SendArena {
         reason = "the queues move in and out of the ring as boxes"
     )]
     queues: Vec<Box<SendQueue>>,
+    returned: Vec<Lent>,
     chunks_out: usize,
     queues_out: usize,
 }
@@ -309,6 +427,7 @@ impl SendArena {
             large: chunks(chunk_bytes, kept_bytes_max / chunk_bytes),
             small: chunks(chunk_bytes.min(SMALL_CHUNK_BYTES), SMALL_KEPT_MAX),
             queues: Vec::new(),
+            returned: Vec::new(),
             chunks_out: 0,
             queues_out: 0,
         }
@@ -356,8 +475,23 @@ impl SendArena {
             .unwrap_or_else(|| Vec::with_capacity(chunks.bytes))
     }
 
+    /// Something that was lent and is no longer needed, to be given back to its owner.
     #[inline]
-    fn take_back(&mut self, chunk: Vec<u8>) {
+    pub fn take_returned(&mut self) -> Option<Lent> {
+        self.returned.pop()
+    }
+
+    #[inline]
+    fn take_back(&mut self, piece: Piece) {
+        match piece {
+            Piece::Chunk { bytes, .. } => self.keep(bytes),
+            Piece::Lent(lent) => self.returned.push(lent),
+            Piece::Promised { .. } | Piece::Shared(_) => {}
+        }
+    }
+
+    #[inline]
+    fn keep(&mut self, chunk: Vec<u8>) {
         self.chunks_out -= 1;
         let small = chunk.capacity() < self.large.bytes;
         let chunks = if small {

@@ -318,7 +318,8 @@ impl Uring {
         }
     }
 
-    /// One `io_uring_enter(2)` that submits everything and waits for `least` completions.
+    /// One `io_uring_enter(2)` that submits everything and waits for `least` completions. Without
+    /// a wait, it only looks for completions when none are left to be handed out.
     fn enter(&mut self, least: u32, timeout: Option<&Timespec>) -> Result<(), Errno> {
         let submitted = match timeout {
             Some(timeout) => {
@@ -330,10 +331,12 @@ impl Uring {
             None if least > 0 => self.ring.submit_and_wait(least as usize),
             None => {
                 let queued = self.ring.submission().len() as u32;
+                let nothing_reaped = self.reaped.is_empty() && self.reaped_sends.is_empty();
+                let flags = if nothing_reaped { GETEVENTS } else { 0 };
                 let submitter = self.ring.submitter();
                 // SAFETY: no argument is passed that the kernel would read, and the entries that it
                 // submits were vouched for when they were pushed.
-                unsafe { submitter.enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) }
+                unsafe { submitter.enter::<libc::sigset_t>(queued, 0, flags, None) }
             }
         };
         match submitted.map_err(Errno::from) {
@@ -563,8 +566,11 @@ impl Ring for Uring {
         // NOSIGNAL: a broken pipe is a result. WAITALL: the kernel finishes the send by itself,
         // which takes less than half the CPU at 256 KiB. Not for long ones: they complete each
         // time that the socket's buffer has room, which tells a slow reader from a dead one.
+        // DONTWAIT where receive memory is sent, which no slow peer may keep.
         let mut flags = libc::MSG_NOSIGNAL;
-        if queue.len() <= FINISHED_BYTES_MAX {
+        if queue.holds_leases() {
+            flags |= libc::MSG_DONTWAIT;
+        } else if queue.len() <= FINISHED_BYTES_MAX {
             flags |= libc::MSG_WAITALL;
         }
         let entry = match queue.only_piece() {
@@ -673,6 +679,10 @@ impl Ring for Uring {
         }
     }
 
+    fn split(&mut self, lease: RecvLease, at: usize) -> (RecvLease, RecvLease) {
+        self.pool.split(lease, at)
+    }
+
     #[inline]
     fn recycle(&mut self, lease: RecvLease) {
         if let Some(buffer) = self.pool.release(lease) {
@@ -713,6 +723,11 @@ impl Uring {
             while let Some(completion) = self.next_completion() {
                 match completion.outcome {
                     Outcome::Received(lease) => self.recycle(lease),
+                    Outcome::Sent { queue, .. } => {
+                        for lease in queue.into_leases() {
+                            self.recycle(lease);
+                        }
+                    }
                     Outcome::Accepted(socket) => drop(socket),
                     _ => {}
                 }

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{Shard, TICK, acceptor_index, service::Service};
 use crate::{
     conn::{CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, token::SLOTS_MAX},
-    proto::{CloseCode, Event, Message, Role, endpoint::Batch},
+    proto::{CloseCode, Event, Message, Payload, Role, endpoint::Batch},
     ring::{
         Completion, Errno, Operation, Outcome, RecvLease, Ring, SendQueue, errno::TransferError,
     },
@@ -72,8 +72,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
             Outcome::Received(mut lease) => {
                 link.heard_ms = self.now.as_ms() as u32;
                 link.pinged = false;
+                self.turn_bytes += lease.len();
+                self.shared.lending.lend(&lease);
                 self.received(key, &mut lease);
-                self.ring.recycle(lease);
+                let connection = self.slab.get_mut(key);
+                let queue =
+                    connection.and_then(|connection| connection.link.outgoing.as_deref_mut());
+                self.shared.lending.settle(&mut self.ring, lease, queue);
             }
             Outcome::EndOfStream => self.stream_ended(key),
             Outcome::Failed(errno) => match errno.of_transfer() {
@@ -166,9 +171,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 match endpoint.receive(&mut input, &mut context) {
                     None => break,
                     Some(Event::Message { kind, payload }) => {
-                        let payload = held.insert(payload);
-                        let mut conn = Conn::new(id, link, state, shared);
-                        deliver(service, &mut conn, Message::new(kind, payload));
+                        let payload = &*held.insert(payload);
+                        let message = payload.message(kind);
+                        if let Payload::Owned(_) = payload {
+                            shared.lending.lend_message(message.frame());
+                        }
+                        deliver(service, &mut Conn::new(id, link, state, shared), message);
                     }
                     Some(Event::Ping(payload)) => {
                         let payload = held.insert(payload);
@@ -195,14 +203,14 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     Some(Event::Failed(error)) => failed = Some(error),
                 }
                 if let Some(payload) = held.take() {
-                    shared.pool.reclaim(payload);
+                    link.give_back(payload, shared);
                 }
             }
         }));
         shared.counts.messages_received += delivered;
         if let Some(payload) = held {
             // The service panicked over it.
-            shared.pool.reclaim(payload);
+            link.give_back(payload, shared);
         }
         if let Some(error) = failed {
             shared.counts.protocol_errors += 1;

@@ -41,7 +41,7 @@ use crate::{
     config::Config,
     conn::{CloseCause, Conn, ConnId, Connection, Key, Shared, Stage, deadline::Wheel, slab::Slab},
     proto::CloseCode,
-    ring::{Errno, Operation, Ring, Time, Token, Wait},
+    ring::{Errno, Lent, Operation, Ring, Time, Token, Wait},
 };
 
 /// Keys of operations that are the shard's own have slots that no connection can have.
@@ -58,6 +58,11 @@ const WAKE: Key = Key {
 /// does not wait for more. Each may hold a send chunk until then: thousands of them would spread
 /// over memory that is never needed again, and out of the cache.
 const TURN_COMPLETIONS_MAX: usize = 128;
+
+/// Received bytes after which a turn looks at no more completions, likewise. What goes back as it
+/// came is sent while it is in the cache, and its receive memory is free again before the next
+/// connections need some: 4 % of the CPU of an echo of 16 KiB with 64 connections.
+const TURN_BYTES_MAX: usize = 128 * 1024;
 
 /// The seconds of a `Date` header, put into words once each.
 #[derive(Debug, Default)]
@@ -104,6 +109,10 @@ pub struct Shard<R: Ring, S: Service> {
     now: Time,
     tick_at: Option<Time>,
     tick_cancelling: bool,
+    /// Receive memory that one turn may leave in queues: what the next one receives needs some.
+    lent_bytes_max: usize,
+    /// Bytes received in this turn so far.
+    turn_bytes: usize,
     /// When a stopping shard drops what is left.
     drain_until: Option<Time>,
     id: u16,
@@ -125,6 +134,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let now = ring.now();
         let (postbox, mailbox) = mailbox(config.mailbox_messages_max, ring.waker());
         ring.submit_wake(WAKE.token(Operation::Wake));
+        let lent_bytes_max =
+            usize::from(config.recv_buffers) * config.recv_buffer_bytes as usize / 2;
         Self {
             ring,
             service,
@@ -145,6 +156,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
             now,
             tick_at: None,
             tick_cancelling: false,
+            lent_bytes_max,
+            turn_bytes: 0,
             drain_until: None,
             id,
         }
@@ -210,7 +223,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.now = self.ring.now();
         self.shared.now = self.now;
         self.shared.counts.turns += 1;
+        self.shared.lending.begin_turn(self.lent_bytes_max);
+        self.turn_bytes = 0;
         for _ in 0..TURN_COMPLETIONS_MAX {
+            if self.turn_bytes >= TURN_BYTES_MAX {
+                break;
+            }
             let Some(completion) = self.ring.next_completion() else {
                 break;
             };
@@ -218,6 +236,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         self.handle_deadlines();
         self.settle_touched();
+        self.return_lent();
         self.feed_starved();
         self.stats.publish(
             &self.shared.counts,
@@ -225,6 +244,17 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.shared.queued_bytes,
         );
         Ok(())
+    }
+
+    /// Gives memory back that was sent as it lay.
+    #[inline]
+    fn return_lent(&mut self) {
+        while let Some(lent) = self.shared.arena.take_returned() {
+            match lent {
+                Lent::Lease(lease) => self.ring.recycle(lease),
+                Lent::Memory { bytes, .. } => self.shared.pool.take_back(bytes),
+            }
+        }
     }
 
     /// Sees to it that the ring wakes up for the first deadline.

@@ -55,6 +55,7 @@ stats! {
     messages_received
     payload_bytes_received
     messages_sent
+    messages_sent_in_place
     payload_bytes_sent
     protocol_errors
     recv_starved

@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use ringwire::ring::{
-    Address, Completion, Errno, Operation, Outcome, PeerAddress, RecvLease, Ring, Shutdown, Token,
-    Wait,
+    Address, Completion, Errno, Lent, Operation, Outcome, PeerAddress, RecvLease, Ring, Shutdown,
+    Token, Wait,
     errno::TransferError,
     sim::{Prng, SimRead},
 };
@@ -509,6 +509,88 @@ pub fn sends_many_pieces_in_order<E: Env>(env: E) {
     let (bytes, sends) = driver.send_to_reader(&socket, queue, &mut peer, KIB);
     assert!(sends > 1, "more pieces than one send takes");
     assert_eq!(bytes, text);
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn sends_what_it_received_from_where_it_lies<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let text = pattern(2 * KIB);
+    assert_eq!(peer.write(&text), text.len());
+    let (mut receiver, mut received) = (Receiver::new(0), 0);
+    let mut queue = driver.queue(b"head");
+    while received < text.len() {
+        let outcome = receiver.next(&mut driver, &socket);
+        let Some(Outcome::Received(lease)) = outcome else {
+            assert!(matches!(
+                outcome,
+                None | Some(Outcome::Failed(Errno::NO_BUFFERS))
+            ));
+            driver.turn();
+            continue;
+        };
+        received += lease.len();
+        // The first half of each lease waits for its place, the second follows as a copy.
+        let half = lease.len() / 2;
+        let (first, second) = driver.ring.split(lease, half);
+        let place = queue.promise(half);
+        queue.write(&mut driver.arena, &second);
+        driver.ring.recycle(second);
+        queue.fulfil(place, Lent::Lease(first));
+        assert!(queue.holds_leases());
+    }
+    if receiver.armed {
+        driver.cancel(receiver.token);
+    }
+    let (bytes, _) = driver.send_to_reader(&socket, queue, &mut peer, KIB);
+    assert!(
+        bytes.starts_with(b"head") && bytes[4..] == text,
+        "the bytes differ"
+    );
+    driver.recycle_returned();
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn receive_memory_waits_for_no_reader<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    assert_eq!(peer.write(b"lent"), 4);
+    let mut bytes = Vec::new();
+    let recv = token(Operation::Recv, 0);
+    let mut queue = driver.arena.queue();
+    while bytes.len() < 4 {
+        driver.ring.submit_recv(&socket, recv);
+        let Completion { outcome, more, .. } = driver.wait_for(recv);
+        let Outcome::Received(lease) = outcome else {
+            panic!("nothing was received");
+        };
+        if more {
+            driver.cancel_or_starved(recv);
+        }
+        bytes.extend_from_slice(&lease);
+        let place = queue.promise(lease.len());
+        queue.fulfil(place, Lent::Lease(lease));
+    }
+    // More than any socket has room for, and nobody reads.
+    queue.adopt(Bytes::from(vec![1; 32 * KIB * KIB]));
+    let send = token(Operation::Send, 0);
+    let len = queue.len();
+    driver.ring.submit_send(&socket, send, queue);
+    let (mut queue, result) = driver.sent(send);
+    let sent = result.unwrap_or_else(|errno| {
+        assert_eq!(errno.of_transfer(), TransferError::Retry);
+        0
+    });
+    assert!(sent < len, "nobody reads");
+    // Whatever is left of the lease is copied, and the queue is as long as before.
+    queue.own(&mut driver.arena);
+    assert!(!queue.holds_leases());
+    assert_eq!(queue.len(), len - sent);
+    driver.arena.retire(queue);
+    driver.recycle_returned();
+    assert!(driver.ring.recv_ready());
     driver.close(socket);
     driver.finish();
 }

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use ringwire::ring::{
-    Completion, Errno, Operation, Outcome, Ring, SendArena, SendQueue, Token, Wait, sim::SimRead,
+    Completion, Errno, Lent, Operation, Outcome, Ring, SendArena, SendQueue, Token, Wait,
+    sim::SimRead,
 };
 
 use crate::env::{Env, Peer, Sizes, Socket};
@@ -230,6 +231,13 @@ impl<E: Env> Driver<E> {
         self.arena.retire(queue);
         bytes.extend(self.read_exactly(peer, total - bytes.len()));
         (bytes, sends)
+    }
+
+    /// Gives receive memory back that was sent.
+    pub fn recycle_returned(&mut self) {
+        while let Some(Lent::Lease(lease)) = self.arena.take_returned() {
+            self.ring.recycle(lease);
+        }
     }
 
     /// The end of every clause that closed all it opened.

@@ -26,10 +26,12 @@ macro_rules! contract {
                 connects_or_is_refused
                 ends_a_stream_after_its_last_byte_and_still_sends
                 more_operations_than_entries_fit_in_a_turn
+                receive_memory_waits_for_no_reader
                 reset_connections_fail
                 running_out_of_buffers_loses_no_bytes
                 sends_many_pieces_in_order
                 sends_much_to_a_slow_reader
+                sends_what_it_received_from_where_it_lies
                 shutting_down_ends_what_is_in_flight
                 ticks_are_never_early
                 tokens_can_be_used_again_at_once

@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use bytes::Bytes;
 use ringwire::ring::{
-    Address, Completion, Operation, Outcome, Ring, SendArena, SendQueue, Shutdown, Time, Token,
-    Wait,
+    Address, Completion, Lent, Operation, Outcome, RecvLease, Ring, SendArena, SendQueue, Shutdown,
+    Time, Token, Wait,
     errno::{AcceptError, TransferError},
     sim::{Knob, Knobs, Marks, Prng, SimKernel, SimOptions, SimPeer, SimRing, SimSocket},
 };
@@ -344,6 +344,10 @@ impl Side {
         }
         match (operation, outcome) {
             (Operation::Recv, Outcome::Received(lease)) => {
+                if self.is_server && !connection.sending && self.prng.coin() {
+                    self.send_lease(index, lease);
+                    return;
+                }
                 self.received(index, &lease);
                 if self.mistake == Mistake::ForgetsALease && self.prng.below(20) == 0 {
                     return;
@@ -366,11 +370,15 @@ impl Side {
                         queue.advance(&mut self.arena, queue.len());
                     }
                     Ok(bytes) => queue.advance(&mut self.arena, bytes),
-                    Err(errno) => {
-                        assert_eq!(errno.of_transfer(), TransferError::PeerGone);
-                        connection.failed = true;
-                    }
+                    Err(errno) => match errno.of_transfer() {
+                        TransferError::Retry => assert!(queue.holds_leases()),
+                        other => {
+                            assert_eq!(other, TransferError::PeerGone);
+                            connection.failed = true;
+                        }
+                    },
                 }
+                queue.own(&mut self.arena);
                 // What was written meanwhile follows what is left.
                 queue.append(&mut connection.outbox);
                 let empty = std::mem::replace(&mut connection.outbox, queue);
@@ -386,6 +394,23 @@ impl Side {
             }
             (operation, outcome) => panic!("{operation:?} brought {outcome:?}"),
         }
+        while let Some(lent) = self.arena.take_returned() {
+            match lent {
+                Lent::Lease(lease) => self.ring.recycle(lease),
+                Lent::Memory { .. } => panic!("nobody lent memory"),
+            }
+        }
+    }
+
+    /// Sends back part of what was received from where it lies, and the rest as a copy.
+    fn send_lease(&mut self, index: usize, lease: RecvLease) {
+        let outbox = &mut self.connections[index].outbox;
+        let at = self.prng.up_to(lease.len() as u64) as usize;
+        let (first, rest) = self.ring.split(lease, at);
+        let place = outbox.promise(first.len());
+        outbox.write(&mut self.arena, &rest);
+        outbox.fulfil(place, Lent::Lease(first));
+        self.ring.recycle(rest);
     }
 
     fn received(&mut self, index: usize, bytes: &[u8]) {

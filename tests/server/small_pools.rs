@@ -1,11 +1,15 @@
 //! Receive memory so small that it runs out all the time: slower, and not a byte is lost.
 
-use std::thread;
+use std::{
+    io::{ErrorKind, Write},
+    thread,
+    time::Instant,
+};
 
 use ringwire::Config;
 
 use crate::{
-    common::{BINARY, Peer, TEXT, masked},
+    common::{BINARY, PATIENCE, Peer, TEXT, masked},
     host::{Engine, Obedient, config, host},
     peer::{FIN, Prng},
 };
@@ -19,6 +23,7 @@ fn pool(buffers: u16, incremental: bool) -> Config {
         config.recv_buffers = buffers;
         config.recv_buffer_bytes = 256;
         config.recv_incremental = incremental;
+        config.send_in_place_bytes_min = 100;
     })
 }
 
@@ -80,7 +85,9 @@ fn everything_comes_back(engine: Engine, buffers: u16, incremental: bool) {
             for thread in threads {
                 assert!(thread.join().is_ok());
             }
-            assert!(host.counts().recv_starved > 0, "the pool never ran out");
+            let counts = host.counts();
+            assert!(counts.recv_starved > 0, "the pool never ran out");
+            assert!(counts.messages_sent_in_place > 0, "everything was copied");
         },
     );
 }
@@ -108,4 +115,47 @@ fn two_buffers_filled_piece_by_piece() {
 #[test]
 fn two_buffers_on_each_of_two_shards() {
     everything_comes_back(Engine::Server, 2, true);
+}
+
+/// Sends a frame over and over, and reads nothing, until the server reads no more.
+fn fill(peer: &Peer, frame: &[u8], paused: impl Fn() -> bool) {
+    let mut writer = peer.stream.try_clone().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut at = 0;
+    while !paused() {
+        assert!(Instant::now() < deadline, "the server goes on reading");
+        match writer.write(&frame[at..]) {
+            Ok(count) => at = (at + count) % frame.len(),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    writer.set_nonblocking(false).unwrap();
+}
+
+#[test]
+fn who_does_not_read_keeps_no_receive_memory_from_others() {
+    let config = config(|config| {
+        config.recv_buffers = 4;
+        config.recv_buffer_bytes = 16 * 1024;
+        config.send_in_place_bytes_min = 1024;
+        config.queue_high_bytes = 100_000;
+        config.queue_low_bytes = 10_000;
+    });
+    host(Engine::Shard, config, Obedient::default, |host| {
+        let frame = masked(BINARY, &[7; 8 * 1024]);
+        let deaf: Vec<_> = (0..8)
+            .map(|_| {
+                let peer = host.open();
+                let before = host.counts().reads_paused;
+                fill(&peer, &frame, || host.counts().reads_paused > before);
+                peer
+            })
+            .collect();
+        assert!(host.counts().messages_sent_in_place > 0);
+        // All of the pool is there for those who read.
+        converse(host.open(), 1);
+        drop(deaf);
+    });
 }

@@ -320,6 +320,7 @@ fn draw_config(prng: &mut Prng, short_deadlines: bool) -> Config {
     // Some that are not a multiple of four, so that masking keys turn from chunk to chunk.
     config.send_chunk_bytes =
         (1024 << (prng.below(3) * prng.below(3))) + (prng.below(2) * prng.below(6)) as usize;
+    config.send_in_place_bytes_min = [0, 200, 4096][prng.below(3) as usize];
     config.send_kept_bytes_max = [0, 4096, 1 << 20][prng.below(3) as usize];
     config.message_kept_bytes_max = [0, 4096, 1 << 20][prng.below(3) as usize];
     config.mailbox_messages_max = 1 + prng.below(64) as usize;

@@ -198,10 +198,25 @@ impl Kernel {
         pool.free() >= usize::from(pool.buffers()).div_ceil(2)
     }
 
+    pub(super) fn split(
+        &mut self,
+        ring: usize,
+        lease: RecvLease,
+        at: usize,
+    ) -> (RecvLease, RecvLease) {
+        self.rings[ring].pool.split(lease, at)
+    }
+
     pub(super) fn recycle(&mut self, ring: usize, lease: RecvLease) {
         let ring = &mut self.rings[ring];
         if let Some(buffer) = ring.pool.release(lease) {
             ring.free.push_back(buffer);
+        }
+    }
+
+    fn recycle_all(&mut self, ring: usize, queue: Box<SendQueue>) {
+        for lease in queue.into_leases() {
+            self.recycle(ring, lease);
         }
     }
 
@@ -217,10 +232,14 @@ impl Kernel {
             match event.completion.outcome {
                 Outcome::Accepted(id) => self.network.close(&mut self.faults, id),
                 Outcome::Received(lease) => self.recycle(ring, lease),
+                Outcome::Sent { queue, .. } => self.recycle_all(ring, queue),
                 _ => {}
             }
         }
-        for (bits, flight) in live {
+        for (bits, mut flight) in live {
+            if let Work::Send { queue, .. } = &mut flight.work {
+                self.recycle_all(ring, std::mem::take(queue));
+            }
             if let Some(id) = flight.socket {
                 self.network
                     .socket_mut(id)

@@ -62,6 +62,12 @@ named! {
         CancelNotFound,
         /// A turn with nothing to do moved the clock to the next event.
         ClockAdvanced,
+        /// A send of receive memory found no room.
+        LeaseNotTaken,
+        /// Receive memory was sent from where it lies.
+        LeaseSent,
+        /// A send of receive memory ended before all of it was taken.
+        LeaseSentInPart,
         /// An accepted or connected peer was gone when something was sent to it.
         PeerWasGone,
         /// The receive pool really ran empty.

@@ -383,6 +383,10 @@ impl Ring for SimRing {
         })
     }
 
+    fn split(&mut self, lease: RecvLease, at: usize) -> (RecvLease, RecvLease) {
+        self.shared.borrow_mut().split(self.id, lease, at)
+    }
+
     fn recycle(&mut self, lease: RecvLease) {
         self.shared.borrow_mut().recycle(self.id, lease);
     }

@@ -194,6 +194,8 @@ impl Kernel {
         else {
             return;
         };
+        // Receive memory waits for nobody.
+        let at_once = queue.holds_leases();
         let most: usize = queue.pieces().take(PIECES_MAX).map(<[u8]>::len).sum();
         let or_taken = |taken: usize, errno| if taken > 0 { Ok(taken) } else { Err(errno) };
         let result = match self.network.way_out(id) {
@@ -211,6 +213,10 @@ impl Kernel {
                     self.network.reset(id, false);
                     Ok(most)
                 }
+            }
+            WayOut::Room(0) if at_once => {
+                self.faults.marks.reach(Mark::LeaseNotTaken);
+                Err(Errno::new(libc::EAGAIN))
             }
             WayOut::Room(0) => {
                 self.faults.marks.reach(Mark::WindowFull);
@@ -235,7 +241,13 @@ impl Kernel {
                 }
                 self.put_pieces(id, queue, *taken, count);
                 *taken += count;
-                if *taken < most && !short && (*insists || self.faults.roll(Knob::SendWaits)) {
+                if at_once {
+                    self.faults.marks.reach(Mark::LeaseSent);
+                    if *taken < most {
+                        self.faults.marks.reach(Mark::LeaseSentInPart);
+                    }
+                } else if *taken < most && !short && (*insists || self.faults.roll(Knob::SendWaits))
+                {
                     (*insists, *waits) = (true, true);
                     return;
                 }
