@@ -214,7 +214,7 @@ impl Kernel {
         }
     }
 
-    fn recycle_all(&mut self, ring: usize, queue: Box<SendQueue>) {
+    fn recycle_all(&mut self, ring: usize, queue: SendQueue) {
         for lease in queue.into_leases() {
             self.recycle(ring, lease);
         }
@@ -232,13 +232,13 @@ impl Kernel {
             match event.completion.outcome {
                 Outcome::Accepted(id) => self.network.close(&mut self.faults, id),
                 Outcome::Received(lease) => self.recycle(ring, lease),
-                Outcome::Sent { queue, .. } => self.recycle_all(ring, queue),
+                Outcome::Sent { queue, .. } => self.recycle_all(ring, *queue),
                 _ => {}
             }
         }
         for (bits, mut flight) in live {
             if let Work::Send { queue, .. } = &mut flight.work {
-                self.recycle_all(ring, std::mem::take(queue));
+                self.recycle_all(ring, std::mem::take(&mut **queue));
             }
             if let Some(id) = flight.socket {
                 self.network
