@@ -251,11 +251,10 @@ fn take_whole<'a, const MASKED: bool>(input: &mut &'a mut [u8], bytes_max: u64) 
     // Where the key was, now that it is read, is room for the header that a server sends: the same
     // but for the mask bit.
     let frame = &mut frame[KEY_BYTES..];
-    if let Some(start) = frame.first_chunk_mut() {
+    if len > SHORT_BYTES_MAX {
+        FrameHeader::of_server(kind.opcode(), len as u64).encode(frame);
+    } else if let Some(start) = frame.first_chunk_mut() {
         *start = [first, second & 0x7f];
-    }
-    if at > 6 {
-        write_wide_length(frame, len);
     }
     Whole::Message(
         kind,
@@ -279,16 +278,6 @@ fn wide_length(header: &[u8]) -> Option<(usize, usize)> {
     let len = u64::from_be_bytes(*header.get(2..)?.first_chunk()?);
     let len = usize::try_from(len).ok()?;
     (len > usize::from(u16::MAX)).then_some((len, 8))
-}
-
-/// Writes a payload length of 16 or 64 bits behind the first two bytes of a frame.
-#[inline]
-fn write_wide_length(frame: &mut [u8], len: usize) {
-    if let Ok(len) = u16::try_from(len) {
-        frame[2..4].copy_from_slice(&len.to_be_bytes());
-    } else {
-        frame[2..10].copy_from_slice(&(len as u64).to_be_bytes());
-    }
 }
 
 /// A close frame's payload.
@@ -820,13 +809,7 @@ impl Endpoint {
             write_frame(context, self.role, opcode, true, &payload);
             return;
         }
-        let payload_len = payload.len() as u64;
-        let header = FrameHeader {
-            fin: true,
-            opcode,
-            payload_len,
-            key: None,
-        };
+        let header = FrameHeader::of_server(opcode, payload.len() as u64);
         let space = context.sink.space(HEADER_BYTES_MAX);
         let len = header.encode(space);
         context.sink.commit(len);

@@ -68,6 +68,17 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// The header of a whole message in one frame, as a server sends it.
+    #[inline]
+    pub const fn of_server(opcode: Opcode, payload_len: u64) -> Self {
+        Self {
+            fin: true,
+            opcode,
+            payload_len,
+            key: None,
+        }
+    }
+
     /// Reads the header at the start of `bytes`, sent by the peer of an endpoint of `role`.
     /// `Ok(None)` while it is incomplete and nothing is wrong yet. Returns it with its length in
     /// bytes.

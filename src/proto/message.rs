@@ -338,12 +338,7 @@ impl MessageBuffer {
 
     /// Writes a server's header in front of the whole payload.
     pub(super) fn put_header(&mut self, opcode: Opcode) {
-        let header = FrameHeader {
-            fin: true,
-            opcode,
-            payload_len: self.len as u64,
-            key: None,
-        };
+        let header = FrameHeader::of_server(opcode, self.len as u64);
         let len = header.encoded_len();
         if let Some(room) = self.bytes.get_mut(HEADROOM_BYTES - len..HEADROOM_BYTES) {
             header.encode(room);

@@ -318,6 +318,12 @@ impl Uring {
         }
     }
 
+    /// Whether every completion that was copied out was handed out.
+    #[inline]
+    fn nothing_reaped(&self) -> bool {
+        self.reaped.is_empty() && self.reaped_sends.is_empty()
+    }
+
     /// One `io_uring_enter(2)` that submits everything and waits for `least` completions. Without
     /// a wait, it only looks for completions when none are left to be handed out.
     fn enter(&mut self, least: u32, timeout: Option<&Timespec>) -> Result<(), Errno> {
@@ -331,8 +337,7 @@ impl Uring {
             None if least > 0 => self.ring.submit_and_wait(least as usize),
             None => {
                 let queued = self.ring.submission().len() as u32;
-                let nothing_reaped = self.reaped.is_empty() && self.reaped_sends.is_empty();
-                let flags = if nothing_reaped { GETEVENTS } else { 0 };
+                let flags = if self.nothing_reaped() { GETEVENTS } else { 0 };
                 let submitter = self.ring.submitter();
                 // SAFETY: no argument is passed that the kernel would read, and the entries that it
                 // submits were vouched for when they were pushed.
@@ -649,8 +654,11 @@ impl Ring for Uring {
     #[inline]
     fn turn(&mut self, wait: Wait) -> Result<(), Errno> {
         // What is reaped already must not wait for more.
-        let nothing_reaped = self.reaped.is_empty() && self.reaped_sends.is_empty();
-        let wait = if nothing_reaped { wait } else { Wait::Poll };
+        let wait = if self.nothing_reaped() {
+            wait
+        } else {
+            Wait::Poll
+        };
         let entered = match wait {
             Wait::Poll => self.enter(0, None),
             Wait::Forever => self.enter(1, None),
@@ -715,8 +723,7 @@ impl Uring {
         let deadline = Instant::now() + DRAIN_MAX;
         let slice = Timespec::new().nsec(50_000_000);
         while self.in_flight > 0 && Instant::now() < deadline {
-            let nothing_reaped = self.reaped.is_empty() && self.reaped_sends.is_empty();
-            if nothing_reaped && self.enter(1, Some(&slice)).is_err() {
+            if self.nothing_reaped() && self.enter(1, Some(&slice)).is_err() {
                 return false;
             }
             self.reap();
