@@ -9,6 +9,9 @@
 //!
 //! Pings are answered and close frames are echoed here, so that no service can forget them. The
 //! first violation wins: [`fail_connection`](Endpoint) is the only way to fail.
+//!
+//! An endpoint of [hixie-76](super::hixie) is one whose RFC 6455 half counts as closed from the
+//! start: every path below tests that anyway, and asks the other framing then.
 
 use std::mem;
 
@@ -18,8 +21,9 @@ use rand_core::{Rng, SeedableRng};
 
 use super::{
     CloseCode, Message, MessageKind, MessagePool, Opcode, Payload, ProtocolError, Role, SendError,
-    Sink,
+    Sink, Version,
     frame::{CONTROL_BYTES_MAX, FrameHeader, HEADER_BYTES_MAX},
+    hixie::Hixie,
     message::{Framed, MessageBuffer, Outgoing, OutgoingPayload},
 };
 use crate::kernels::{
@@ -32,7 +36,7 @@ pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 
 /// A payload of at least this many bytes is adopted by the sink instead of copied, when it is
 /// shared. Below it, the copy costs less than another piece in the send.
-const ADOPT_BYTES_MIN: usize = 4096;
+pub(super) const ADOPT_BYTES_MIN: usize = 4096;
 
 /// What a peer may ask of us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,9 +326,12 @@ pub struct Endpoint {
     frame: Option<(Opcode, bool)>,
     /// The message in progress.
     kind: Option<MessageKind>,
+    /// Our close frame was written, or would never be: with `hixie` it is on from the start.
     close_sent: bool,
     /// A close frame or a violation came: whatever follows is not looked at.
     input_ended: bool,
+    /// The framing in place of RFC 6455's, if the opening handshake agreed on that.
+    hixie: Option<Box<Hixie>>,
 }
 
 impl Endpoint {
@@ -345,6 +352,26 @@ impl Endpoint {
             kind: None,
             close_sent: false,
             input_ended: false,
+            hixie: None,
+        }
+    }
+
+    /// A server's endpoint right after the opening handshake of [hixie-76](super::hixie). It gives
+    /// the same events, except that there are no pings and pongs, and that close frames carry
+    /// nothing.
+    pub fn hixie76() -> Self {
+        Self {
+            close_sent: true,
+            hixie: Some(Box::new(Hixie::new())),
+            ..Self::new(Role::Server)
+        }
+    }
+
+    /// Which framing it speaks.
+    pub const fn version(&self) -> Version {
+        match self.hixie {
+            None => Version::Rfc6455,
+            Some(_) => Version::Hixie76,
         }
     }
 
@@ -356,6 +383,10 @@ impl Endpoint {
     /// Whether our close frame was written: nothing can be sent any more.
     pub const fn is_close_sent(&self) -> bool {
         self.close_sent
+            && match &self.hixie {
+                None => true,
+                Some(hixie) => hixie.is_close_sent(),
+            }
     }
 
     /// Whether the peer's close frame came, or a violation: nothing is received any more.
@@ -437,6 +468,9 @@ impl Endpoint {
         input: &mut &'a mut [u8],
         context: &mut Context<'_, S>,
     ) -> Option<Event<'a>> {
+        if self.hixie.is_some() {
+            return self.receive_hixie(input, context);
+        }
         loop {
             if self.input_ended {
                 *input = &mut [];
@@ -471,6 +505,29 @@ impl Endpoint {
                 Ok(Some(event)) => return Some(event),
                 Err(error) => return Some(self.fail_connection(error, context)),
             }
+        }
+    }
+
+    #[cold]
+    fn receive_hixie<'a, S: Sink>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        context: &mut Context<'_, S>,
+    ) -> Option<Event<'a>> {
+        let hixie = self.hixie.as_mut().filter(|_| !self.input_ended);
+        let Some(hixie) = hixie else {
+            *input = &mut [];
+            return None;
+        };
+        match hixie.receive(input, context) {
+            Ok(event) => {
+                if matches!(event, Some(Event::Close(_))) {
+                    self.input_ended = true;
+                    self.release(context.pool);
+                }
+                event
+            }
+            Err(error) => Some(self.fail_connection(error, context)),
         }
     }
 
@@ -725,13 +782,31 @@ impl Endpoint {
         if let Some(control) = self.control.take() {
             pool.give_back(control);
         }
+        if let Some(hixie) = &mut self.hixie {
+            hixie.release(pool);
+        }
+    }
+
+    /// What sending comes to where `close_sent` is on.
+    #[cold]
+    fn send_otherwise<S: Sink>(
+        &mut self,
+        outgoing: Outgoing<'_>,
+        context: &mut Context<'_, S>,
+    ) -> Result<(), SendError> {
+        match &mut self.hixie {
+            None => Err(SendError::Closed),
+            Some(hixie) => hixie.send(outgoing, &mut context.sink),
+        }
     }
 
     /// Writes a message.
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`] once our close frame was written.
+    /// [`SendError::Closed`] once our close frame was written. [`SendError::Unsupported`] for
+    /// binary to a hixie-76 peer that has not sent any itself: it may be a browser, which would
+    /// throw it away.
     #[inline(always)]
     pub fn send<S: Sink>(
         &mut self,
@@ -739,7 +814,7 @@ impl Endpoint {
         context: &mut Context<'_, S>,
     ) -> Result<(), SendError> {
         if self.close_sent {
-            return Err(SendError::Closed);
+            return self.send_otherwise(outgoing, context);
         }
         let opcode = outgoing.kind.opcode();
         match outgoing.payload {
@@ -817,11 +892,11 @@ impl Endpoint {
     }
 
     /// Writes a message as several frames with at most `fragment_bytes` bytes of payload each
-    /// (section 5.4), at least one.
+    /// (section 5.4), at least one. Hixie-76 has no fragments: there it is [`send`](Self::send).
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`] once our close frame was written.
+    /// As [`send`](Self::send).
     ///
     /// # Panics
     ///
@@ -837,7 +912,7 @@ impl Endpoint {
             "a fragment of no bytes never comes to the end of a message"
         );
         if self.close_sent {
-            return Err(SendError::Closed);
+            return self.send_otherwise(outgoing.clone(), context);
         }
         let payload = outgoing.payload();
         let mut opcode = outgoing.kind.opcode();
@@ -857,7 +932,8 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// [`SendError::ControlTooLong`] for more than 125 bytes, [`SendError::Closed`].
+    /// [`SendError::ControlTooLong`] for more than 125 bytes, [`SendError::Closed`];
+    /// [`SendError::Unsupported`] to a hixie-76 peer.
     pub fn send_control<S: Sink>(
         &mut self,
         control: Control,
@@ -868,7 +944,11 @@ impl Endpoint {
             return Err(SendError::ControlTooLong);
         }
         if self.close_sent {
-            return Err(SendError::Closed);
+            return Err(if self.is_close_sent() {
+                SendError::Closed
+            } else {
+                SendError::Unsupported
+            });
         }
         let opcode = match control {
             Control::Ping => Opcode::Ping,
@@ -895,7 +975,11 @@ impl Endpoint {
             return Err(SendError::ControlTooLong);
         }
         if self.close_sent {
-            return Err(SendError::Closed);
+            return match &mut self.hixie {
+                None => Err(SendError::Closed),
+                // Its close frame has room for neither.
+                Some(hixie) => hixie.close(&mut context.sink),
+            };
         }
         let mut payload = [0; CONTROL_BYTES_MAX];
         let len = 2 + reason.len();

@@ -106,6 +106,9 @@ pub enum SendError {
     QueueFull,
     /// The text is not UTF-8.
     TextNotUtf8,
+    /// The peer speaks [hixie-76](super::hixie), which has no pings and pongs, and whose browsers
+    /// throw binary messages away.
+    Unsupported,
 }
 
 impl fmt::Display for SendError {
@@ -120,6 +123,9 @@ impl fmt::Display for SendError {
                  on_drain, or close the connection"
             }
             Self::TextNotUtf8 => "a text message has to be UTF-8; send it as binary",
+            Self::Unsupported => {
+                "the peer speaks hixie-76, without pings, pongs and binary messages; send it text"
+            }
         })
     }
 }

@@ -9,6 +9,8 @@
 //!                                       +-------> Sink: pongs, close frames, messages to send
 //! ```
 //!
+//! [`hixie`] is what came before it, on the same endpoint, for servers that ask for it.
+//!
 //! One core serves the server, the client, the load generator and the tests: whoever has bytes and
 //! somewhere to put bytes can drive it.
 
@@ -17,6 +19,7 @@ pub mod endpoint;
 pub mod error;
 pub mod frame;
 pub mod handshake;
+pub mod hixie;
 pub mod message;
 
 pub use close_code::CloseCode;
@@ -34,6 +37,16 @@ pub enum Role {
     Client,
     /// It was connected to and does not mask.
     Server,
+}
+
+/// Which WebSocket protocol a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Version {
+    /// draft-hixie-thewebsocketprotocol-76, as [`hixie`] has it.
+    Hixie76,
+    /// RFC 6455: `Sec-WebSocket-Version: 13`.
+    Rfc6455,
 }
 
 /// Where an endpoint writes what goes to its peer.

@@ -7,6 +7,7 @@ mod chunks;
 mod close;
 mod endpoint;
 mod frame;
+mod hixie;
 mod limits;
 mod message;
 mod reference;
