@@ -65,6 +65,10 @@ pub struct Config {
     pub send_in_place_bytes_min: usize,
     /// Unused message buffers that one shard keeps, in bytes. 64 MiB.
     pub message_kept_bytes_max: usize,
+    /// Whether clients of hixie-76, the protocol before RFC 6455, may connect as well; they are
+    /// answered 426 otherwise. They cannot be pinged: one that only listens is closed after
+    /// `idle_timeout_ms`. Off.
+    pub legacy_hixie76: bool,
     /// The `Server` header of replies; `None` sends none. `ringwire`.
     pub server_header: Option<String>,
     /// Whether replies carry `Date`. On.
@@ -97,6 +101,7 @@ impl Default for Config {
             send_kept_bytes_max: 4 << 20,
             send_in_place_bytes_min: 4 << 10,
             message_kept_bytes_max: 64 << 20,
+            legacy_hixie76: false,
             server_header: Some("ringwire".to_owned()),
             date_header: true,
         }

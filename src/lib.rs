@@ -77,7 +77,7 @@ pub mod shard;
 pub use config::{Config, ConfigError};
 pub use conn::{CloseCause, Conn, ConnId, Counts, Timeout, handle::SendStatus};
 pub use proto::{
-    CloseCode, Message, MessageKind, ProtocolError, SendError,
+    CloseCode, Message, MessageKind, ProtocolError, SendError, Version,
     handshake::{Answer, HandshakeError, HttpReply, Refusal, Request, Upgrade},
     message::Outgoing,
 };

@@ -76,6 +76,11 @@ pub struct Args {
     /// From how many bytes on a message that goes back as it came is sent from where it lies
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().send_in_place_bytes_min)]
     send_in_place_bytes_min: usize,
+    /// Let clients of hixie-76 (hybi-00), the protocol before RFC 6455, connect as well; without
+    /// this they are answered 426. They cannot be pinged: one that only listens is closed after
+    /// the idle timeout
+    #[arg(long)]
+    legacy_hixie76: bool,
     /// The Server header of replies; empty: none
     #[arg(long, value_name = "TEXT", default_value = "ringwire")]
     server_header: String,
@@ -107,6 +112,7 @@ impl Args {
         config.recv_incremental = !self.no_recv_incremental;
         config.send_chunk_bytes = self.send_chunk_bytes;
         config.send_in_place_bytes_min = self.send_in_place_bytes_min;
+        config.legacy_hixie76 = self.legacy_hixie76;
         config.server_header = (!self.server_header.is_empty()).then(|| self.server_header.clone());
         config.date_header = !self.no_date_header;
         config

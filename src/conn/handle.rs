@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::{CloseCause, ConnId, Link, Shared, Stage};
 use crate::{
-    proto::{CloseCode, SendError, endpoint::Control, message::Outgoing},
+    proto::{CloseCode, SendError, Version, endpoint::Control, message::Outgoing},
     ring::Time,
 };
 
@@ -58,6 +58,12 @@ impl<'a, T> Conn<'a, T> {
         self.id
     }
 
+    /// Which protocol the peer speaks. With [`Version::Hixie76`] there are no pings and pongs, and
+    /// binary messages only for a peer that has sent one: see [`hixie`](crate::proto::hixie).
+    pub const fn version(&self) -> Version {
+        self.link.endpoint.version()
+    }
+
     /// What the service keeps for this connection.
     #[inline]
     pub const fn state(&mut self) -> &mut T {
@@ -70,7 +76,9 @@ impl<'a, T> Conn<'a, T> {
     /// # Errors
     ///
     /// [`SendError::Closed`] once the connection is closing, [`SendError::QueueFull`] when the
-    /// message would put more than `queue_bytes_max` bytes in the queue. Nothing was sent then.
+    /// message would put more than `queue_bytes_max` bytes in the queue, [`SendError::Unsupported`]
+    /// for binary to a [hixie-76](crate::proto::hixie) peer that has not sent any: it may be a
+    /// browser, which would throw it away. Nothing was sent then.
     #[inline(always)]
     pub fn send<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Result<SendStatus, SendError> {
         let message = message.into();
@@ -107,7 +115,8 @@ impl<'a, T> Conn<'a, T> {
     ///
     /// # Errors
     ///
-    /// [`SendError::ControlTooLong`], [`SendError::Closed`].
+    /// [`SendError::ControlTooLong`], [`SendError::Closed`]; [`SendError::Unsupported`] for a
+    /// [hixie-76](crate::proto::hixie) peer, so that nobody waits for its pong.
     pub fn ping(&mut self, payload: &[u8]) -> Result<SendStatus, SendError> {
         self.control(Control::Ping, payload)
     }
@@ -117,7 +126,7 @@ impl<'a, T> Conn<'a, T> {
     ///
     /// # Errors
     ///
-    /// [`SendError::ControlTooLong`], [`SendError::Closed`].
+    /// As [`ping`](Self::ping).
     pub fn pong(&mut self, payload: &[u8]) -> Result<SendStatus, SendError> {
         self.control(Control::Pong, payload)
     }
@@ -130,7 +139,7 @@ impl<'a, T> Conn<'a, T> {
 
     /// Starts the closing handshake with a code and a reason of at most 123 bytes of UTF-8. What
     /// was sent before goes out first. The connection ends when the peer has answered, or after
-    /// `close_timeout_ms`.
+    /// `close_timeout_ms`. A [hixie-76](crate::proto::hixie) peer learns neither code nor reason.
     ///
     /// # Errors
     ///

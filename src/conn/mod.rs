@@ -5,14 +5,16 @@
 //!
 //! ```text
 //!  Connecting --> Opening --> Open --> Closing --> Finishing --> Lingering --> Stopping --> Closed
-//!  (client)          |          |                   ^   |                        ^
-//!                    +----------+-------------------+   +------------------------+
+//!  (client)        |    |      ^  |                   ^   |                        ^
+//!      (hixie-76)  |    +------|--+-------------------+   +------------------------+
+//!                  +--> Challenged
 //! ```
 //!
 //! | stage | what happens in it | it ends when |
 //! |---|---|---|
 //! | Connecting | a connect is in flight | it succeeds |
 //! | Opening | the head of the opening handshake arrives | it was answered |
+//! | Challenged | the eight bytes behind a head of hixie-76 arrive | they were answered |
 //! | Open | messages go both ways | a close frame goes either way, or a violation comes |
 //! | Closing | our close frame is out | the peer's has come |
 //! | Finishing | what is queued is sent | all of it is |
@@ -41,6 +43,7 @@ use crate::{
         CloseCode, Endpoint, Limits, MessagePool, Payload, ProtocolError, Role, Sink,
         endpoint::{Context, MaskingKeys},
         handshake::{ClientHandshakeError, ClientRequest, HeadScanner},
+        hixie::Challenge,
     },
     ring::{Errno, Lent, SendArena, SendQueue, Time},
 };
@@ -210,6 +213,8 @@ pub enum Stage {
     Connecting(Box<ClientRequest>),
     /// The head of the opening handshake has not come whole yet.
     Opening(Opening),
+    /// The opening handshake of hixie-76 was accepted, and what it wants proven has not come whole.
+    Challenged(Box<Challenge>),
     /// Messages go both ways.
     Open,
     /// Our close frame is out and the peer's is not in.
@@ -344,6 +349,7 @@ impl Link {
             && matches!(
                 self.stage,
                 Stage::Opening(_)
+                    | Stage::Challenged(_)
                     | Stage::Open
                     | Stage::Closing
                     | Stage::Finishing(_)

@@ -112,6 +112,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 Some(head) => input = &mut input[head..],
                 None => return,
             },
+            Stage::Challenged(_) => match self.receive_challenge(key, input) {
+                Some(proof) => input = &mut input[proof..],
+                None => return,
+            },
             // It is over for the peer: only the end of the stream is waited for.
             _ => return,
         }
@@ -284,7 +288,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let link = &mut connection.link;
         link.stream_ended = true;
         match link.stage {
-            Stage::Open | Stage::Closing | Stage::Opening(_) => {
+            Stage::Open | Stage::Closing | Stage::Opening(_) | Stage::Challenged(_) => {
                 if !matches!(link.stage, Stage::Opening(_)) || connection.state.is_some() {
                     link.ends(CloseCause::Vanished);
                 }

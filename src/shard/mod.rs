@@ -354,7 +354,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     connection.link.ends(CloseCause::Stopping);
                     self.touch(key);
                 }
-                Stage::Connecting(_) | Stage::Opening(_) => {
+                Stage::Connecting(_) | Stage::Opening(_) | Stage::Challenged(_) => {
                     connection.link.ends(CloseCause::Stopping);
                     self.stop_connection(key);
                 }

@@ -9,12 +9,13 @@ use super::{Shard, service::Service};
 use crate::{
     conn::{CloseCause, Ending, Key, Stage},
     proto::{
-        Sink,
+        Endpoint, Sink,
         handshake::{
-            Answer, ClientHandshakeError, Content, HandshakeError, HttpReply, Refusal,
+            Answer, ClientHandshakeError, Content, HandshakeError, HttpReply, Proof, Refusal,
             ReplyHeaders, Request, check_upgrade, encode_http_reply, encode_refusal,
             encode_switching_protocols,
         },
+        hixie,
     },
     ring::Ring,
 };
@@ -22,7 +23,7 @@ use crate::{
 /// What is written in answer to a request.
 enum Reply<T> {
     Accepted {
-        accept_key: [u8; 28],
+        proof: Proof,
         answer: Answer,
         state: T,
     },
@@ -73,7 +74,27 @@ impl<R: Ring, S: Service> Shard<R, S> {
         } else {
             self.answer_head(key, head)
         };
-        opened.then_some(rest_at)
+        if !opened {
+            // What follows the head may belong to the handshake all the same.
+            let used = self.receive_challenge(key, &bytes[rest_at..])?;
+            return Some(rest_at + used);
+        }
+        Some(rest_at)
+    }
+
+    /// Takes bytes that follow the head of a hixie-76 handshake. Returns how many of them belong to
+    /// it once the connection is open.
+    pub(super) fn receive_challenge(&mut self, key: Key, bytes: &[u8]) -> Option<usize> {
+        let connection = self.slab.get_mut(key)?;
+        let link = &mut connection.link;
+        let Stage::Challenged(challenge) = &mut link.stage else {
+            return None;
+        };
+        let (used, answer) = challenge.push(bytes)?;
+        link.outbox(&mut self.shared.arena).write(&answer);
+        link.endpoint = Endpoint::hixie76();
+        self.open(key);
+        Some(used)
     }
 
     /// Answers a whole request head. Returns whether the connection is open now.
@@ -93,6 +114,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return false;
         };
         let peer = self.ring.peer_address(socket);
+        let legacy_hixie76 = self.shared.config.legacy_hixie76;
         let service = &mut self.service;
         let called = catch_unwind(AssertUnwindSafe(|| {
             if !request.is_upgrade() {
@@ -101,14 +123,19 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     Err(refusal) => Reply::Refused(refusal),
                 };
             }
-            let upgrade = match check_upgrade(&request) {
+            let checked = if legacy_hixie76 && hixie::is_opening(&request) {
+                hixie::check_opening(&request)
+            } else {
+                check_upgrade(&request)
+            };
+            let upgrade = match checked {
                 Ok(upgrade) => upgrade,
                 Err(error) => return Reply::Refused(error.into()),
             };
             let mut answer = Answer::new();
             match service.on_handshake(&upgrade, peer, &mut answer) {
                 Ok(state) => Reply::Accepted {
-                    accept_key: upgrade.accept_key(),
+                    proof: upgrade.proof(),
                     answer,
                     state,
                 },
@@ -117,10 +144,24 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }));
         match called {
             Ok(Reply::Accepted {
-                accept_key,
+                proof: Proof::AcceptKey(accept_key),
                 answer,
                 state,
             }) => self.accept_handshake(key, &accept_key, &answer, state),
+            Ok(Reply::Accepted {
+                proof: Proof::Challenge(challenge),
+                answer,
+                state,
+            }) => {
+                self.reply(key, |scratch, headers| {
+                    hixie::encode_head(scratch, &request, false, &answer, headers);
+                });
+                if let Some(connection) = self.slab.get_mut(key) {
+                    connection.state = Some(state);
+                    connection.link.stage = Stage::Challenged(Box::new(challenge));
+                }
+                false
+            }
             Ok(Reply::Http(reply)) => {
                 self.shared.counts.http_requests += 1;
                 self.reply(key, |scratch, headers| {

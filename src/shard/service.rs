@@ -76,7 +76,9 @@ pub trait Service {
     }
 
     /// The connection is gone: the last thing that a service is told of it. It is called once for
-    /// each connection whose handshake the service accepted, and once for each dialled one.
+    /// each connection whose handshake the service accepted, and once for each dialled one; without
+    /// an `on_open` before it, when a dialled one came to nothing or a hixie-76 client stopped in
+    /// the middle of its handshake.
     fn on_close(&mut self, id: ConnId, state: Self::State, cause: &CloseCause) {
         let _ = (id, state, cause);
     }

@@ -294,7 +294,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 self.shared.counts.timeouts += 1;
                 self.refuse(key, HandshakeError::Timeout.into(), Content::Sent);
             }
-            Stage::Connecting(_) | Stage::Opening(_) => self.drop_late(key, Timeout::Handshake),
+            // Part of an answer is out already, so that a 408 would be a part of it.
+            Stage::Connecting(_) | Stage::Opening(_) | Stage::Challenged(_) => {
+                self.drop_late(key, Timeout::Handshake);
+            }
             Stage::Open => self.check_idle(key),
             Stage::Closing | Stage::Finishing(_) | Stage::Lingering => {
                 self.drop_late(key, Timeout::Close);

@@ -147,6 +147,9 @@ pub struct Events {
     pub closes: Vec<CloseCause>,
     pub drains: usize,
     messages: u64,
+    /// Ends of connections that never came to be open, and how many are yet to come.
+    unopened: usize,
+    unopened_expected: usize,
     neighbours: usize,
     mistakes: Vec<String>,
 }
@@ -244,6 +247,11 @@ impl<S: Service> Service for Watched<S> {
         self.log.note(|events| {
             events.closes.push(cause.clone());
             if !events.open.remove(&id) {
+                if events.unopened_expected > 0 {
+                    events.unopened_expected -= 1;
+                    events.unopened += 1;
+                    return;
+                }
                 let mistake = format!("{id} was closed and is not open: {cause}");
                 events.mistakes.push(mistake);
             }
@@ -442,6 +450,11 @@ impl Host {
         self.closes(1).remove(0)
     }
 
+    /// So many connections that the service accepts will end before they are open.
+    pub fn expect_unopened(&self, count: usize) {
+        self.log.note(|events| events.unopened_expected = count);
+    }
+
     /// How often the service was told that a queue is short again.
     pub fn drains(&self) -> usize {
         self.log.events().drains
@@ -483,7 +496,8 @@ impl Host {
         let events = self.log.events();
         assert_eq!(events.mistakes, [""; 0]);
         assert!(events.open.is_empty(), "never closed: {:?}", events.open);
-        assert_eq!(events.opens, events.closes.len());
+        assert_eq!(events.unopened_expected, 0, "more of them came to be open");
+        assert_eq!(events.opens + events.unopened, events.closes.len());
         let counts = last.counts;
         assert_eq!((last.connections_open, last.queued_bytes), (0, 0));
         let opens = (events.opens + events.neighbours) as u64;

@@ -14,6 +14,7 @@ mod deadlines;
 mod descriptors;
 mod frames;
 mod handle;
+mod hixie;
 mod listeners;
 mod opening;
 mod panics;

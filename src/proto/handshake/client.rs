@@ -645,7 +645,7 @@ impl From<HandshakeError> for ClientHandshakeError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::request::{Request, check_upgrade};
+    use super::super::request::{Proof, Request, check_upgrade};
     use super::*;
 
     const NONCE: [u8; 16] = *b"the sample nonce";
@@ -864,7 +864,7 @@ mod tests {
             let parsed = Request::parse(&head).expect(url);
             assert_eq!(parsed.target(), request.url().resource_name());
             let upgrade = check_upgrade(&parsed).expect(url);
-            assert_eq!(upgrade.accept_key(), expected);
+            assert_eq!(upgrade.proof(), Proof::AcceptKey(expected));
             assert!(upgrade.subprotocols().eq(["v1"]));
         }
     }

@@ -224,7 +224,7 @@ impl<'a> Headers<'a> {
     }
 
     /// The value of the header called `name` if it was sent exactly once.
-    pub(super) fn only(&self, name: &str) -> Occurrence<'a> {
+    pub(in crate::proto) fn only(&self, name: &str) -> Occurrence<'a> {
         let mut values = self.all(name);
         match (values.next(), values.next()) {
             (None, _) => Occurrence::Missing,
@@ -253,7 +253,7 @@ impl<'a> Headers<'a> {
 }
 
 /// How often a header that must not be repeated was sent.
-pub(super) enum Occurrence<'a> {
+pub(in crate::proto) enum Occurrence<'a> {
     Missing,
     Once(&'a [u8]),
     Repeated,

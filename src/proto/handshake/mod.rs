@@ -36,7 +36,7 @@ pub use client::{
     ClientAccepted, ClientHandshakeError, ClientRequest, Response, Scheme, WsUrl, WsUrlError,
 };
 pub use head::{HeadScanner, Headers};
-pub use request::{HttpVersion, Request, Upgrade, check_upgrade};
+pub use request::{HttpVersion, Proof, Request, Upgrade, check_upgrade};
 pub use response::{
     Answer, Content, FieldError, HttpReply, Refusal, ReplyHeaders, encode_http_reply,
     encode_refusal, encode_switching_protocols,
@@ -98,6 +98,9 @@ handshake_errors! {
     /// The opening handshake announces a body (RFC 6455 section 4.1: it is a GET without one).
     BodyNotAllowed = 400,
         "An opening handshake has no body; leave out Content-Length and Transfer-Encoding.";
+    /// `Sec-WebSocket-Key1` or `Sec-WebSocket-Key2` is not as [hixie-76](super::hixie) has it.
+    ChallengeInvalid = 400,
+        "The Sec-WebSocket-Key1 and Key2 headers are not those of hixie-76; send version 13.";
     /// `Upgrade: websocket` without `Connection: Upgrade` (RFC 6455 section 4.2.1).
     ConnectionWithoutUpgrade = 400,
         "The Connection header lacks \"Upgrade\"; a proxy in between must forward it.";

@@ -14,6 +14,7 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
+use super::super::{Version, hixie::Challenge};
 use super::HandshakeError;
 use super::accept_key::{ACCEPT_KEY_LEN, accept_key};
 use super::head::{HeadScanner, Headers, Occurrence, is_token, list_items};
@@ -250,22 +251,8 @@ impl<'a> Request<'a> {
 ///
 /// [`HandshakeError`], with the status of each in its table.
 pub fn check_upgrade<'a>(request: &'a Request<'a>) -> Result<Upgrade<'a>, HandshakeError> {
-    if request.method != "GET" {
-        return Err(HandshakeError::MethodNotAllowed);
-    }
-    if request.announces_body {
-        return Err(HandshakeError::BodyNotAllowed);
-    }
+    check_hop(request)?;
     let headers = &request.headers;
-    if !request.is_upgrade() {
-        return Err(HandshakeError::UpgradeRequired);
-    }
-    if request.version < HttpVersion::Http11 {
-        return Err(HandshakeError::UpgradeOverHttp10);
-    }
-    if !headers.list_contains("connection", "upgrade") {
-        return Err(HandshakeError::ConnectionWithoutUpgrade);
-    }
     match headers.only("sec-websocket-version") {
         Occurrence::Once(b"13") => {}
         Occurrence::Once(value) if value.contains(&b',') => {
@@ -288,14 +275,50 @@ pub fn check_upgrade<'a>(request: &'a Request<'a>) -> Result<Upgrade<'a>, Handsh
     {
         return Err(HandshakeError::SubprotocolInvalid);
     }
-    Ok(Upgrade { request, key })
+    let keys = Keys::Rfc6455(key);
+    Ok(Upgrade { request, keys })
+}
+
+/// The part of it that is HTTP and the same for every version of WebSocket.
+pub(in crate::proto) fn check_hop(request: &Request<'_>) -> Result<(), HandshakeError> {
+    if request.method != "GET" {
+        return Err(HandshakeError::MethodNotAllowed);
+    }
+    if request.announces_body {
+        return Err(HandshakeError::BodyNotAllowed);
+    }
+    if !request.is_upgrade() {
+        return Err(HandshakeError::UpgradeRequired);
+    }
+    if request.version < HttpVersion::Http11 {
+        return Err(HandshakeError::UpgradeOverHttp10);
+    }
+    if !request.headers.list_contains("connection", "upgrade") {
+        return Err(HandshakeError::ConnectionWithoutUpgrade);
+    }
+    Ok(())
 }
 
 /// A valid opening handshake of a client, which a service may accept or refuse.
 #[derive(Clone, Copy, Debug)]
 pub struct Upgrade<'a> {
     request: &'a Request<'a>,
-    key: &'a [u8; KEY_LEN],
+    keys: Keys<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Keys<'a> {
+    Hixie76(Challenge),
+    Rfc6455(&'a [u8; KEY_LEN]),
+}
+
+/// How a client learns that its opening handshake was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// By the value of `Sec-WebSocket-Accept` (RFC 6455 section 4.2.2).
+    AcceptKey([u8; ACCEPT_KEY_LEN]),
+    /// By what follows the head (hixie-76).
+    Challenge(Challenge),
 }
 
 impl<'a> Upgrade<'a> {
@@ -304,14 +327,37 @@ impl<'a> Upgrade<'a> {
         self.request
     }
 
-    /// `Sec-WebSocket-Key` as sent.
-    pub const fn key(&self) -> &'a [u8; KEY_LEN] {
-        self.key
+    /// One of the draft before RFC 6455; [`hixie`](crate::proto::hixie) has checked it.
+    pub(in crate::proto) const fn of_hixie76(
+        request: &'a Request<'a>,
+        challenge: Challenge,
+    ) -> Upgrade<'a> {
+        let keys = Keys::Hixie76(challenge);
+        Upgrade { request, keys }
     }
 
-    /// The `Sec-WebSocket-Accept` value that answers the key.
-    pub fn accept_key(&self) -> [u8; ACCEPT_KEY_LEN] {
-        accept_key(self.key)
+    /// Which protocol the client asks for.
+    pub const fn version(&self) -> Version {
+        match self.keys {
+            Keys::Hixie76(_) => Version::Hixie76,
+            Keys::Rfc6455(_) => Version::Rfc6455,
+        }
+    }
+
+    /// `Sec-WebSocket-Key` as sent; `None` in hixie-76, which has keys of another kind.
+    pub const fn key(&self) -> Option<&'a [u8; KEY_LEN]> {
+        match self.keys {
+            Keys::Hixie76(_) => None,
+            Keys::Rfc6455(key) => Some(key),
+        }
+    }
+
+    /// What answers the key.
+    pub fn proof(&self) -> Proof {
+        match self.keys {
+            Keys::Hixie76(challenge) => Proof::Challenge(challenge),
+            Keys::Rfc6455(key) => Proof::AcceptKey(accept_key(key)),
+        }
     }
 
     /// The subprotocols the client offers, most wanted first; all of them tokens.
@@ -320,9 +366,12 @@ impl<'a> Upgrade<'a> {
     }
 
     /// The `Sec-WebSocket-Extensions` values as sent, one per header line. Each is a list of its
-    /// own, to be read as if the lines were joined by commas (RFC 6455 section 9.1).
+    /// own, to be read as if the lines were joined by commas (RFC 6455 section 9.1). None in
+    /// hixie-76.
     pub fn extensions(&self) -> impl Iterator<Item = &'a [u8]> {
-        self.request.headers.all("sec-websocket-extensions")
+        let has_extensions = self.version() == Version::Rfc6455;
+        let values = self.request.headers.all("sec-websocket-extensions");
+        values.filter(move |_| has_extensions)
     }
 }
 
@@ -625,8 +674,12 @@ mod tests {
         assert_eq!(request.subprotocols().next(), None);
         assert!(request.is_upgrade());
         let upgrade = check_upgrade(&request).unwrap();
-        assert_eq!(upgrade.key(), b"uRovscZjNol/umbTt5uKmw==");
-        assert_eq!(&upgrade.accept_key(), b"rLHCkw/SKsO9GAH/ZSFhBATDKrU=");
+        assert_eq!(upgrade.version(), Version::Rfc6455);
+        assert_eq!(upgrade.key(), Some(b"uRovscZjNol/umbTt5uKmw=="));
+        assert_eq!(
+            upgrade.proof(),
+            Proof::AcceptKey(*b"rLHCkw/SKsO9GAH/ZSFhBATDKrU=")
+        );
         assert_eq!(upgrade.extensions().next(), None);
     }
 
@@ -635,7 +688,10 @@ mod tests {
         let request = Request::parse(SECTION_1_2.as_bytes()).unwrap();
         let upgrade = check_upgrade(&request).unwrap();
         assert_eq!(upgrade.request().path(), "/chat");
-        assert_eq!(&upgrade.accept_key(), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            upgrade.proof(),
+            Proof::AcceptKey(*b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+        );
         assert!(upgrade.subprotocols().eq(["chat", "superchat"]));
     }
 

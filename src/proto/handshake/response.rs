@@ -96,7 +96,7 @@ pub struct ReplyHeaders<'a> {
 }
 
 impl ReplyHeaders<'_> {
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(in crate::proto) fn encode(&self, out: &mut Vec<u8>) {
         if let Some(date) = self.date {
             push_field(out, "Date", date.as_bytes());
         }
@@ -167,6 +167,16 @@ impl Answer {
     /// The subprotocol chosen so far.
     pub fn subprotocol(&self) -> Option<&str> {
         self.subprotocol.as_deref()
+    }
+
+    /// The reason phrase, if it was replaced.
+    pub(in crate::proto) fn reason_phrase(&self) -> Option<&str> {
+        self.reason_phrase.as_deref()
+    }
+
+    /// The lines of the headers that were added.
+    pub(in crate::proto) fn fields(&self) -> &[u8] {
+        &self.fields.lines
     }
 
     /// Adds a header. Headers of one name may be added more than once, such as `Set-Cookie`.
@@ -335,7 +345,7 @@ impl HttpReply {
 }
 
 /// Appends the 101 that accepts an opening handshake (RFC 6455 section 4.2.2). `accept_key` is what
-/// [`Upgrade::accept_key`] gave.
+/// [`Upgrade::proof`] gave.
 pub fn encode_switching_protocols(
     out: &mut Vec<u8>,
     accept_key: &[u8; ACCEPT_KEY_LEN],
@@ -475,7 +485,7 @@ const REPLY_RESERVED: &[&str] = &[
     "X-Content-Type-Options",
 ];
 
-pub(super) fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(in crate::proto) fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);

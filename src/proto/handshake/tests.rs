@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::{Version, hixie};
 use super::*;
 
 const REQUESTS: &[&str] = &[
@@ -25,6 +26,14 @@ const REQUESTS: &[&str] = &[
     "\r\nGET / HTTP/1.0\r\nAccept: */*\r\n\r\n",
     "GET / HTTP/1.0\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     "OPTIONS * HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "GET /demo?x HTTP/1.1\r\n\
+     Host: example.com\r\n\
+     Connection: Upgrade\r\n\
+     Sec-WebSocket-Key2: 12998 5 Y3 1  .P00\r\n\
+     Sec-WebSocket-Protocol: sample\r\n\
+     Upgrade: WebSocket\r\n\
+     Sec-WebSocket-Key1: 4 @1  46546xW%0l 1 5\r\n\
+     Origin: http://example.com\r\n\r\n",
 ];
 
 const RESPONSE: &str = "HTTP/1.1 101 Switching Protocols\r\n\
@@ -126,8 +135,8 @@ fn scan_in_pieces(bytes: &[u8], random: &mut Random) -> Result<Option<usize>, Ha
 fn mutated_requests_never_panic_and_keep_what_parse_promises() {
     let mut random = Random(6455);
     let mut seen = BTreeSet::new();
-    let (mut parsed, mut upgraded) = (0, 0);
-    for round in 0..30_000 {
+    let (mut parsed, mut upgraded, mut legacy) = (0, 0, 0);
+    for round in 0..36_000 {
         let bytes = random.mutated(REQUESTS[round % REQUESTS.len()].as_bytes());
         let shown = bytes.escape_ascii();
         let scanned = HeadScanner::new().push(&bytes, usize::MAX);
@@ -171,9 +180,19 @@ fn mutated_requests_never_panic_and_keep_what_parse_promises() {
         }
         assert!(request.query_pairs().count() <= bytes.len());
         assert!(request.cookies().all(|(name, _)| !name.is_empty()));
-        match check_upgrade(&request) {
+        let checked = if hixie::is_opening(&request) {
+            hixie::check_opening(&request)
+        } else {
+            check_upgrade(&request)
+        };
+        match checked {
             Ok(upgrade) => {
-                upgraded += 1;
+                if upgrade.version() == Version::Hixie76 {
+                    legacy += 1;
+                    check_hixie_reply(&request);
+                } else {
+                    upgraded += 1;
+                }
                 assert!(request.is_upgrade() && !request.announces_body(), "{shown}");
                 assert_eq!(request.method(), "GET");
                 assert!(
@@ -191,6 +210,7 @@ fn mutated_requests_never_panic_and_keep_what_parse_promises() {
         upgraded > 300,
         "only {upgraded} inputs were opening handshakes"
     );
+    assert!(legacy > 300, "only {legacy} inputs were those of hixie-76");
     let outer = [
         HandshakeError::ContentTooLarge,
         HandshakeError::Forbidden,
@@ -210,6 +230,19 @@ fn mutated_requests_never_panic_and_keep_what_parse_promises() {
             "{error:?} among {seen:?}"
         );
     }
+}
+
+/// What the reply repeats of the request is in its place, whatever it is.
+fn check_hixie_reply(request: &Request<'_>) {
+    let mut out = Vec::new();
+    let reply = ReplyHeaders::default();
+    hixie::encode_head(&mut out, request, false, &Answer::new(), &reply);
+    let shown = out.escape_ascii();
+    let scanned = HeadScanner::new().push(&out, usize::MAX);
+    assert_eq!(scanned, Ok(Some(out.len())), "{shown}");
+    let lines = out.split(|&byte| byte == b'\n').count();
+    let expected = 4 + usize::from(request.origin().is_some());
+    assert_eq!(lines, expected + 2, "{shown}");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! What WebSocket was before RFC 6455: draft-hixie-thewebsocketprotocol-76, which is
 //! draft-ietf-hybi-thewebsocketprotocol-00, from the server's side.
 //!
-//! Knows that draft's framing. Refuses to know RFC 6455: an [`Endpoint`](super::Endpoint) made with
-//! [`Endpoint::hixie76`](super::Endpoint::hixie76) asks this module instead, and gives the same
-//! events for it.
+//! Knows that draft's opening handshake and its framing. Refuses to know RFC 6455: an endpoint made
+//! with [`Endpoint::hixie76`](super::Endpoint::hixie76) asks this module instead, and gives the
+//! same events for it.
 //!
 //! ```text
 //!  text     00 <UTF-8> FF
@@ -16,6 +16,8 @@
 //! they receive. Other clients of the time use them, so that they are read here, and sent to
 //! peers that have shown that they know them by sending one.
 
+mod challenge;
 mod frames;
 
+pub use challenge::{Challenge, check_opening, encode_head, is_opening};
 pub(super) use frames::Hixie;
