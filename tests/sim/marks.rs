@@ -95,6 +95,9 @@ marks! {
     RawSlow,
     RawDeaf,
     RawHttp,
+    RawLegacy,
+    RawLegacySlow,
+    RawMutatedLegacy,
     RawReset,
     RawEndOfStream,
     RawHostileServer,
@@ -130,6 +133,8 @@ marks! {
     CheckViolationIsToldToTheService,
     CheckHttpIsAnswered,
     CheckSlowIsAnswered408,
+    CheckLegacyEchoesAll,
+    CheckLegacySlowIsDropped,
 
     // What is checked at the end of a seed.
     CheckExchangeEnds,

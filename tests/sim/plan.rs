@@ -89,8 +89,11 @@ pub enum RawKind {
     Garbage,
     HalfMessage,
     Http,
+    Legacy,
+    LegacySlow,
     MutatedFrames,
     MutatedHandshake,
+    MutatedLegacy,
     Slow,
     Violation,
 }
@@ -105,6 +108,9 @@ const RAW_KINDS: [RawKind; 8] = [
     RawKind::Slow,
     RawKind::Violation,
 ];
+
+/// Those of hixie-76, which come on top.
+const LEGACY_KINDS: [RawKind; 3] = [RawKind::Legacy, RawKind::LegacySlow, RawKind::MutatedLegacy];
 
 /// Which shards are stopped at the end, and in which order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +201,7 @@ impl Plan {
 
         let hostile_server = prng.below(4) == 0;
         let raw_count = if few_connections { 0 } else { prng.below(3) };
-        let raw = (0..raw_count)
+        let mut raw: Vec<RawKind> = (0..raw_count)
             .map(|_| RAW_KINDS[prng.below(RAW_KINDS.len() as u64) as usize])
             .collect();
         let push_one_in = (prng.below(3) == 0).then(|| 3 + prng.below(60));
@@ -254,6 +260,7 @@ impl Plan {
                 journal.reach(mark);
             }
         }
+        server.legacy_hixie76 = true;
         server.validate().expect("a drawn configuration is valid");
         client.validate().expect("a drawn configuration is valid");
         let stop_order = match prng.below(5) {
@@ -268,6 +275,9 @@ impl Plan {
             (true, _) => prng.below(500),
             (false, _) => 60_000,
         };
+        if !few_connections && prng.below(3) == 0 {
+            raw.push(LEGACY_KINDS[prng.below(LEGACY_KINDS.len() as u64) as usize]);
+        }
         Self {
             knobs,
             server,

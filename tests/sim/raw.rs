@@ -11,7 +11,7 @@ use ringwire::{
 
 use crate::{
     marks::{Journal, Mark},
-    plan::{PURPOSE_RAW, Plan, RawKind, draw_bytes},
+    plan::{PURPOSE_RAW, Plan, RawKind, draw_bytes, draw_text},
 };
 
 /// Turns for which a raw peer waits after its last byte. Those that a server has to get rid of wait
@@ -82,6 +82,67 @@ fn handshake(path: &str) -> Vec<u8> {
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     .into_bytes()
+}
+
+/// The opening handshake of hixie-76, with the example's keys, and what answers it.
+fn legacy_handshake(path: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key1: 4 @1  46546xW%0l 1 5\r\n\
+         Sec-WebSocket-Key2: 12998 5 Y3 1  .P00\r\n\r\n^n:ds[4U"
+    )
+    .into_bytes()
+}
+
+const LEGACY_ANSWER: &[u8] = b"8jKS'y:G*Co,Wxa-";
+const LEGACY_CLOSE: &[u8] = &[0xFF, 0x00];
+
+/// A frame of hixie-76, text or binary.
+fn legacy_frame(prng: &mut Prng, longest: u64) -> Vec<u8> {
+    let len = prng.below(longest + 1) as usize;
+    if prng.coin() {
+        return [&[0x00], &draw_text(prng, len)[..], &[0xFF]].concat();
+    }
+    let payload = draw_bytes(prng, len);
+    let mut frame = vec![0x80];
+    if len >= 128 {
+        frame.push(0x80 | (len / 128) as u8);
+    }
+    frame.push((len % 128) as u8);
+    frame.extend(payload);
+    frame
+}
+
+/// Reads frames of hixie-76. Returns how many bytes are a close frame and what follows it.
+fn check_legacy_frames(mut rest: &[u8]) -> Result<usize, String> {
+    loop {
+        match rest {
+            [0xFF, 0x00, ..] => return Ok(rest.len()),
+            [] | [0xFF] => return Ok(0),
+            [0x00, after @ ..] => {
+                let end = after.iter().position(|&byte| byte == 0xFF);
+                let text = &after[..end.unwrap_or(after.len())];
+                let broken = std::str::from_utf8(text).err();
+                if broken.is_some_and(|error| end.is_some() || error.error_len().is_some()) {
+                    return Err("text that is not UTF-8".into());
+                }
+                let Some(end) = end else { return Ok(0) };
+                rest = &after[end + 1..];
+            }
+            [0x80, after @ ..] => {
+                let Some(at) = after.iter().position(|&byte| byte < 0x80) else {
+                    return Ok(0);
+                };
+                let groups = after[..=at].iter();
+                let len = groups.fold(0, |len, byte| len * 128 + usize::from(byte % 128));
+                let Some(later) = after.get(at + 1 + len..) else {
+                    return Ok(0);
+                };
+                rest = later;
+            }
+            [other, ..] => return Err(format!("a frame of type {other:#04x}")),
+        }
+    }
 }
 
 fn mutate(prng: &mut Prng, bytes: &mut Vec<u8>, from: usize) {
@@ -173,6 +234,22 @@ impl Raw {
                 script.extend(&whole[..half]);
             }
             RawKind::Http => script = b"GET /page HTTP/1.1\r\nHost: sim\r\n\r\n".to_vec(),
+            RawKind::Legacy | RawKind::MutatedLegacy => {
+                script = legacy_handshake(&format!("/raw/{index}"));
+                let head = script.len() - 8;
+                for _ in 0..prng.below(6) {
+                    script.extend(legacy_frame(&mut prng, longest));
+                }
+                if kind == RawKind::Legacy {
+                    script.extend(LEGACY_CLOSE);
+                } else {
+                    mutate(&mut prng, &mut script, head);
+                }
+            }
+            RawKind::LegacySlow => {
+                script = legacy_handshake(&format!("/raw/{index}"));
+                script.truncate(script.len() - 1 - prng.below(8) as usize);
+            }
             RawKind::MutatedFrames => {
                 for _ in 0..5 {
                     script.extend(message(&mut prng));
@@ -194,7 +271,14 @@ impl Raw {
                 violation_made = Some(error);
             }
         }
-        let waits = matches!(kind, RawKind::Http | RawKind::Slow | RawKind::Violation);
+        let waits = matches!(
+            kind,
+            RawKind::Http
+                | RawKind::Legacy
+                | RawKind::LegacySlow
+                | RawKind::Slow
+                | RawKind::Violation
+        );
         let reads = kind != RawKind::Deaf;
         Self::new(
             prng,
@@ -336,6 +420,25 @@ impl Raw {
         self.done = true;
     }
 
+    fn is_legacy(&self) -> bool {
+        use RawKind::{Legacy, LegacySlow, MutatedLegacy};
+        matches!(self.kind, Some(Legacy | LegacySlow | MutatedLegacy))
+    }
+
+    /// Whether the server has answered the handshake of hixie-76 and everything behind it with the
+    /// same bytes.
+    pub fn got_all_echoes(&self) -> bool {
+        let after_head = |bytes: &[u8]| {
+            let at = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+            at.map(|at| bytes[at + 4..].to_vec())
+        };
+        let (Some(sent), Some(received)) = (after_head(&self.script), after_head(&self.received))
+        else {
+            return false;
+        };
+        received == [LEGACY_ANSWER, &sent[8..]].concat()
+    }
+
     /// Checks everything that the server wrote: a reply, and frames up to a close frame. A broken
     /// transport may cut it anywhere, but nothing else. Returns the status code of the reply, and
     /// of the close frame.
@@ -354,6 +457,16 @@ impl Raw {
             (Some(101), Some(len)) => &self.received[len + 4..],
             _ => &[][..],
         };
+        if self.is_legacy() {
+            // The answer to a challenge, and frames of another kind.
+            let frames = rest.get(LEGACY_ANSWER.len()..).unwrap_or_default();
+            match check_legacy_frames(frames) {
+                Ok(0 | 2) => {}
+                Ok(len) => fail = Some(format!("{} bytes after a close frame", len - 2)),
+                Err(error) => fail = Some(error),
+            }
+            rest = &[];
+        }
         while !rest.is_empty() && fail.is_none() {
             if closed_with.is_some() {
                 fail = Some(format!("{} bytes after a close frame", rest.len()));
@@ -396,6 +509,9 @@ fn mark_of(kind: RawKind) -> Mark {
         RawKind::Garbage => Mark::RawGarbage,
         RawKind::HalfMessage => Mark::RawHalfMessage,
         RawKind::Http => Mark::RawHttp,
+        RawKind::Legacy => Mark::RawLegacy,
+        RawKind::LegacySlow => Mark::RawLegacySlow,
+        RawKind::MutatedLegacy => Mark::RawMutatedLegacy,
         RawKind::MutatedFrames => Mark::RawMutatedFrames,
         RawKind::MutatedHandshake => Mark::RawMutatedHandshake,
         RawKind::Slow => Mark::RawSlow,

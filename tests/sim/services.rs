@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use ringwire::{
     Answer, CloseCause, CloseCode, Conn, ConnId, HandshakeError, HttpReply, Message, MessageKind,
-    Outgoing, PeerAddress, Refusal, Request, SendError, Service, Timeout, Upgrade,
+    Outgoing, PeerAddress, Refusal, Request, SendError, Service, Timeout, Upgrade, Version,
     conn::handle::SendStatus,
     ring::{Time, sim::SimKernel},
 };
@@ -38,13 +38,14 @@ pub enum Whose {
 #[derive(Debug)]
 pub struct Accepted {
     pub whose: Whose,
+    version: Version,
     pub id: Option<ConnId>,
     pub messages: usize,
     pings: usize,
     pongs: usize,
     /// Our side was closed on purpose, with this code.
     closed_with: Option<CloseCode>,
-    opened: bool,
+    pub opened: bool,
     behind: bool,
     pub cause: Option<CloseCause>,
 }
@@ -204,6 +205,7 @@ impl Service for Echo {
         }
         self.accepted.push(Accepted {
             whose,
+            version: upgrade.version(),
             id: None,
             messages: 0,
             pings: 0,
@@ -360,9 +362,10 @@ impl Service for Echo {
     fn on_close(&mut self, id: ConnId, state: AcceptedState, cause: &CloseCause) {
         let accepted = state.0.map(|number| &mut self.accepted[number]);
         let first = accepted.is_some_and(|accepted| {
-            accepted.id == Some(id)
-                && accepted.opened
-                && accepted.cause.replace(cause.clone()).is_none()
+            let was_open = accepted.id == Some(id) && accepted.opened;
+            // One that never sent all of its handshake was accepted, and no more than that.
+            let never_open = accepted.version == Version::Hixie76 && !accepted.opened;
+            (was_open || never_open) && accepted.cause.replace(cause.clone()).is_none()
         });
         self.journal
             .check(Mark::CheckCloseIsLastAndOnce, first, || {

@@ -545,6 +545,31 @@ impl World {
                     format!("raw peer {index} asked for a page and got {status:?}")
                 });
             }
+            Some(RawKind::Legacy) => {
+                let mark = Mark::CheckLegacyEchoesAll;
+                journal.check(mark, raw.got_all_echoes(), || {
+                    format!(
+                        "raw peer {index} of hixie-76 got {} bytes",
+                        raw.received.len()
+                    )
+                });
+            }
+            Some(RawKind::LegacySlow) => {
+                let silent = raw.received.ends_with(b"\r\n\r\n");
+                let mut all = self.server.service().accepted.iter();
+                let accepted = all.find(|accepted| accepted.whose == Whose::Raw(index));
+                let cause = accepted.and_then(|accepted| accepted.cause.as_ref());
+                let late = CloseCause::Timeout(Timeout::Handshake);
+                let fine = status == Some(101) && silent && cause == Some(&late);
+                journal.check(Mark::CheckLegacySlowIsDropped, fine, || {
+                    format!("raw peer {index} of hixie-76 was slow, got {status:?} and {cause:?}")
+                });
+                let (waited, most) = (raw.waited_ms(), self.plan.server.handshake_timeout_ms);
+                let fine = waited.is_some_and(|waited| waited >= most);
+                journal.check(Mark::CheckTimeoutNotEarly, fine, || {
+                    format!("raw peer {index} was given up after {waited:?} of {most} ms")
+                });
+            }
             Some(RawKind::Slow) => {
                 journal.check(Mark::CheckSlowIsAnswered408, status == Some(408), || {
                     format!("raw peer {index} was slow and got {status:?}")
@@ -602,7 +627,8 @@ impl World {
         }
         let echo = self.server.service();
         let counts = server.counts;
-        let accepted = echo.accepted.len() as u64;
+        let opened = echo.accepted.iter().filter(|accepted| accepted.opened);
+        let opened = opened.count() as u64;
         let answered = counts.handshakes + counts.handshakes_refused + counts.http_requests;
         let with_protocol_cause = echo
             .accepted
@@ -612,7 +638,7 @@ impl World {
         let server_facts = [
             ("connections_open", server.connections_open == 0),
             ("queued_bytes", server.queued_bytes == 0),
-            ("handshakes", counts.handshakes == accepted),
+            ("handshakes", counts.handshakes == opened),
             ("answers", answered <= counts.connections),
             ("http_requests", counts.http_requests == echo.http_requests),
             (
