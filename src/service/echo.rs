@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 
 use crate::{
-    Answer, CloseCode, Conn, HandshakeError, HttpReply, Message, PeerAddress, Refusal, Request,
-    SendError, Service, Upgrade, proto::handshake::FieldError,
+    Answer, CloseCode, Conn, HandshakeError, HttpReply, Message, MessageKind, PeerAddress, Refusal,
+    Request, SendError, Service, Upgrade, proto::handshake::FieldError,
 };
 
 /// The page: it connects to the echo and shows what goes over the wire.
@@ -21,6 +21,9 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
 /// An echo at the path `/`, with any query; a sink at `/sink`; a page for a plain `GET /`; 404
 /// elsewhere.
 ///
+/// With `?encoding=text` the echo answers every message as text, and closes with 1007 if it is not
+/// UTF-8; with `?encoding=binary` as binary; without, each as what it was.
+///
 /// The sink reads and counts. To the text `stats` it answers with what it counted on this
 /// connection before, as JSON: `{"messages":2,"payload_bytes":40}`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +35,8 @@ pub enum Route {
     /// Messages come back.
     #[default]
     Echo,
+    /// Messages come back as this, whatever they were.
+    EchoAs(MessageKind),
     /// Messages are counted.
     Sink {
         /// Messages so far.
@@ -51,7 +56,7 @@ impl Service for Echo {
         _answer: &mut Answer,
     ) -> Result<Route, Refusal> {
         match upgrade.request().path() {
-            "/" => Ok(Route::Echo),
+            "/" => echo_route(upgrade.request()),
             "/sink" => Ok(Route::Sink {
                 messages: 0,
                 payload_bytes: 0,
@@ -74,23 +79,76 @@ impl Service for Echo {
 
     #[inline]
     fn on_message(&mut self, conn: &mut Conn<'_, Route>, message: Message<'_>) {
-        if let Route::Sink {
-            messages,
-            payload_bytes,
-        } = conn.state()
-        {
-            let stats = format_stats(message, messages, payload_bytes);
-            if let Some(stats) = stats {
-                let _ = conn.send(stats);
+        let sent = match conn.state() {
+            Route::Echo => conn.send(message),
+            Route::EchoAs(kind) => {
+                let kind = *kind;
+                return echo_as(conn, message, kind);
             }
-            return;
-        }
-        // A peer that does not read is not read from, so that its queue cannot fill up; should it
-        // all the same, an echo that loses a message silently would be worse than none.
-        if conn.send(message) == Err(SendError::QueueFull) {
-            let _ = conn.close(CloseCode::TRY_AGAIN_LATER, "the peer reads too slowly");
+            Route::Sink {
+                messages,
+                payload_bytes,
+            } => {
+                let stats = format_stats(message, messages, payload_bytes);
+                if let Some(stats) = stats {
+                    let _ = conn.send(stats);
+                }
+                return;
+            }
+        };
+        if let Err(error) = sent {
+            not_echoed(conn, error);
         }
     }
+}
+
+/// How the echo answers, from the query.
+fn echo_route(request: &Request<'_>) -> Result<Route, Refusal> {
+    match request.query_value("encoding").as_deref() {
+        None => Ok(Route::Echo),
+        Some("binary") => Ok(Route::EchoAs(MessageKind::Binary)),
+        Some("text") => Ok(Route::EchoAs(MessageKind::Text)),
+        Some(_) => {
+            let sentence = "The encoding in the query is neither text nor binary; send one of \
+                            these, or none.\n";
+            let refusal = Refusal::new(400, sentence);
+            Err(refusal.unwrap_or_else(|_| HandshakeError::TargetInvalid.into()))
+        }
+    }
+}
+
+#[inline(never)]
+fn echo_as(conn: &mut Conn<'_, Route>, message: Message<'_>, kind: MessageKind) {
+    let sent = match (kind, message.kind()) {
+        (MessageKind::Binary, _) => conn.send(message.payload()),
+        (MessageKind::Text, MessageKind::Text) => conn.send(message),
+        (MessageKind::Text, MessageKind::Binary) => {
+            let Ok(text) = simdutf8::basic::from_utf8(message.payload()) else {
+                let reason = "not UTF-8, so that it cannot be answered as text";
+                let _ = conn.close(CloseCode::INVALID_PAYLOAD_DATA, reason);
+                return;
+            };
+            conn.send(text)
+        }
+    };
+    if let Err(error) = sent {
+        not_echoed(conn, error);
+    }
+}
+
+/// An echo that loses a message silently would be worse than none.
+#[cold]
+fn not_echoed(conn: &mut Conn<'_, Route>, error: SendError) {
+    let (code, reason) = match error {
+        SendError::Closed => return,
+        // A peer that does not read is not read from, so that its queue hardly ever fills up.
+        SendError::QueueFull => (CloseCode::TRY_AGAIN_LATER, "the peer reads too slowly"),
+        _ => (
+            CloseCode::UNSUPPORTED_DATA,
+            "the peer cannot take this kind of message",
+        ),
+    };
+    let _ = conn.close(code, reason);
 }
 
 /// Counts a message of the sink, or answers it.

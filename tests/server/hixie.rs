@@ -455,7 +455,8 @@ fn binary_goes_to_those_who_have_sent_some(engine: Engine) {
         assert_eq!(peer.read_draft(), Frame::Binary(vec![0, 0xFF]));
         peer.draft_close();
     });
-    // The echo of a binary message needs no proof: it is one.
+    // The echo of a binary message needs no proof: it is one. One that is asked for nothing but
+    // binary does, and closes rather than say nothing.
     host(
         engine,
         legacy(|_| {}),
@@ -465,6 +466,15 @@ fn binary_goes_to_those_who_have_sent_some(engine: Engine) {
             peer.write(&[0x80, 0x00]);
             assert_eq!(peer.read_draft(), Frame::Binary(Vec::new()));
             peer.draft_close();
+            let mut peer = host.connect();
+            let head = HEAD.replacen("?demo", "?encoding=binary", 1);
+            peer.write(&[head.as_bytes(), BODY, &text("a browser")].concat());
+            peer.expect_answer();
+            assert_eq!(peer.read_draft(), Frame::Close);
+            peer.write(&CLOSE);
+            peer.expect_end();
+            let cause = CloseCause::Application(CloseCode::UNSUPPORTED_DATA);
+            assert_eq!(host.closes(2)[1], cause);
         },
     );
 }

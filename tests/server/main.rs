@@ -12,6 +12,7 @@ mod binary;
 mod closing;
 mod deadlines;
 mod descriptors;
+mod encoding;
 mod frames;
 mod handle;
 mod hixie;
