@@ -4,5 +4,7 @@
 //! know: rings, tokens, buffers.
 
 mod echo;
+mod origins;
 
 pub use echo::Echo;
+pub use origins::{OriginError, Origins};

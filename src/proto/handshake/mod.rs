@@ -22,6 +22,7 @@
 pub mod accept_key;
 pub mod client;
 pub mod head;
+pub mod origin;
 pub mod request;
 pub mod response;
 
@@ -36,6 +37,7 @@ pub use client::{
     ClientAccepted, ClientHandshakeError, ClientRequest, Response, Scheme, WsUrl, WsUrlError,
 };
 pub use head::{HeadScanner, Headers};
+pub use origin::Origin;
 pub use request::{HttpVersion, Proof, Request, Upgrade, check_upgrade};
 pub use response::{
     Answer, Content, FieldError, HttpReply, Refusal, ReplyHeaders, encode_http_reply,
