@@ -24,7 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve an echo at `/`, and a page that talks to it
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Look at this host: can it run ringwire, and what would make it better
     Doctor(doctor::Args),
 }

@@ -5,7 +5,10 @@ use std::{
     process::ExitCode,
 };
 
-use ringwire::{Address, Config, Server, service::Echo};
+use ringwire::{
+    Address, Config, Server,
+    service::{Echo, Gate, OriginError, Origins},
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -76,6 +79,19 @@ pub struct Args {
     /// From how many bytes on a message that goes back as it came is sent from where it lies
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().send_in_place_bytes_min)]
     send_in_place_bytes_min: usize,
+    /// Let pages of this origin open connections, and no others but those of further
+    /// --allow-origin; without any, all may. https://example.com, https://*.example.com for what
+    /// is below it, http://localhost:* for every port, same-origin, null, or * for all;
+    /// /sink=https://example.com for one path alone. Others get a 403. Programs that send no
+    /// Origin are let in. The built-in page is same-origin
+    #[arg(long, value_name = "[PATH=]ORIGIN", value_parser = Allowed::parse)]
+    allow_origin: Vec<Allowed>,
+    /// Answer opening handshakes as a server of old did, for clients that compare the reply with
+    /// a recording. kaazing: the gateway behind echo.websocket.org in 2012, with its reason
+    /// phrase, its order of headers and the origin in Access-Control headers; its name is up to
+    /// --server-header
+    #[arg(long, value_name = "SERVER")]
+    compat: Option<Compat>,
     /// Let clients of hixie-76 (hybi-00), the protocol before RFC 6455, connect as well; without
     /// this they are answered 426. They cannot be pinged: one that only listens is closed after
     /// the idle timeout
@@ -92,7 +108,59 @@ pub struct Args {
     log: tracing::Level,
 }
 
+/// Whose 101 to imitate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Compat {
+    Kaazing,
+}
+
+/// An origin that is welcome, at one path or at all.
+#[derive(Clone, Debug)]
+struct Allowed {
+    path: Option<String>,
+    origin: String,
+}
+
+impl Allowed {
+    fn parse(text: &str) -> Result<Self, OriginError> {
+        // An origin begins with a letter or an asterisk.
+        let (path, origin) = match text.split_once('=') {
+            Some((path, origin)) if path.starts_with('/') => (Some(path.to_owned()), origin),
+            _ => (None, text),
+        };
+        Origins::default().allow(origin)?;
+        let origin = origin.to_owned();
+        Ok(Self { path, origin })
+    }
+}
+
 impl Args {
+    /// The service, with what stands before it.
+    fn service(&self) -> Result<Gate<Echo>, OriginError> {
+        let compat = self.compat == Some(Compat::Kaazing);
+        let mut gate = Gate::new(Echo).like_kaazing(compat);
+        let of = |path: Option<&str>| {
+            let allowed = self.allow_origin.iter();
+            let mut here = allowed.filter(|allowed| allowed.path.as_deref() == path);
+            here.try_fold(Origins::default(), |origins, allowed| {
+                origins.allow(&allowed.origin)
+            })
+        };
+        if self
+            .allow_origin
+            .iter()
+            .any(|allowed| allowed.path.is_none())
+        {
+            gate = gate.origins(of(None)?);
+        }
+        for allowed in &self.allow_origin {
+            if let Some(path) = &allowed.path {
+                gate = gate.route(path, of(Some(path))?);
+            }
+        }
+        Ok(gate)
+    }
+
     fn config(&self) -> Config {
         let mut config = Config::default();
         config.message_bytes_max = self.message_bytes_max;
@@ -140,7 +208,11 @@ pub fn run(args: &Args) -> ExitCode {
     if let Some(shards) = args.shards {
         builder = builder.shards(shards);
     }
-    let server = match builder.start(|_shard| Echo) {
+    let service = match args.service() {
+        Ok(service) => service,
+        Err(error) => return fail(&error.to_string()),
+    };
+    let server = match builder.start(move |_shard| service.clone()) {
         Ok(server) => server,
         Err(error) => return fail(&error.to_string()),
     };

@@ -4,7 +4,9 @@
 //! know: rings, tokens, buffers.
 
 mod echo;
+mod gate;
 mod origins;
 
 pub use echo::Echo;
+pub use gate::Gate;
 pub use origins::{OriginError, Origins};

@@ -12,8 +12,10 @@ use ringwire::Address;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    common::Peer,
+    common::{Peer, request},
+    hixie::open_at,
     host::guarded,
+    origins::{ARTICLES_REQUEST, expect_articles_response},
     peer::{CLOSE, close_payload, until},
 };
 
@@ -134,6 +136,48 @@ fn it_says_where_it_is_and_serves() {
 }
 
 #[test]
+fn options_let_in_legacy_clients_and_welcome_pages_alone() {
+    guarded(|| {
+        let options = [
+            ("--server-header", "Kaazing Gateway"),
+            ("--compat", "kaazing"),
+            ("--allow-origin", "http://websocket.org"),
+            ("--allow-origin", "/sink=same-origin"),
+        ];
+        let mut arguments = LISTEN.to_vec();
+        arguments.extend(options.iter().flat_map(|(name, value)| [name, value]));
+        arguments.push("--legacy-hixie76");
+        let ringwire = Ringwire::start(&mut command(&arguments));
+        let address = &ringwire.addresses[0];
+        let mut peer = Peer::connect(address);
+        peer.write(ARTICLES_REQUEST.as_bytes());
+        expect_articles_response(&peer.read_head());
+        peer.echo("as in 2012");
+        peer.close();
+        // The list of a path stands in place of that of all.
+        for (target, origin, status) in [
+            ("/", "http://evil.net", 403),
+            ("/", "http://server.example.com", 403),
+            ("/sink", "http://websocket.org", 403),
+            ("/sink", "http://server.example.com", 101),
+        ] {
+            let mut peer = Peer::connect(address);
+            let line = format!("Version: 13\r\nOrigin: {origin}");
+            let head = request(target).replacen("Version: 13", &line, 1);
+            peer.write(head.as_bytes());
+            let answer = peer.read_head();
+            let expected = format!("HTTP/1.1 {status} ");
+            assert!(answer.starts_with(&expected), "{target} {origin} {answer}");
+        }
+        let mut peer = open_at(address, "http://websocket.org");
+        peer.draft_echo("as in 2010");
+        peer.draft_close();
+        ringwire.signal(Signal::TERM);
+        assert_eq!(ringwire.wait().0.code(), Some(0));
+    });
+}
+
+#[test]
 fn signals_drain_and_end_it_well() {
     guarded(|| {
         for signal in [Signal::TERM, Signal::INT] {
@@ -211,6 +255,9 @@ fn help_names_the_limits_and_ends_well() {
         let (output, stdout, _) = self::output(&["serve", "--help"]);
         assert!(output.status.success());
         for option in [
+            "--allow-origin",
+            "--compat",
+            "--legacy-hixie76",
             "--listen",
             "--idle-timeout-ms",
             "--message-bytes-max",
@@ -265,6 +312,14 @@ fn what_it_cannot_do_it_says_in_one_sentence() {
             (
                 &["--shards", "many"],
                 "invalid value 'many' for '--shards <N>'",
+            ),
+            (
+                &["--allow-origin", "example.com"],
+                "'example.com' is not an origin; write scheme://host",
+            ),
+            (
+                &["--compat", "netscape"],
+                "invalid value 'netscape' for '--compat <SERVER>'",
             ),
             (&["dance"], "unrecognized subcommand 'dance'"),
         ] {

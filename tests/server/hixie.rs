@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use ringwire::{
-    CloseCause, CloseCode, Config, HandshakeError, ProtocolError, SendError, Timeout, Version,
-    service::Echo,
+    Address, CloseCause, CloseCode, Config, HandshakeError, ProtocolError, SendError, Timeout,
+    Version, service::Echo,
 };
 
 use crate::{
@@ -115,7 +115,7 @@ impl Peer {
     }
 
     #[track_caller]
-    fn draft_echo(&mut self, payload: &str) {
+    pub fn draft_echo(&mut self, payload: &str) {
         self.write(&text(payload));
         assert_eq!(self.read_draft(), Frame::Text(payload.into()));
     }
@@ -128,7 +128,7 @@ impl Peer {
     }
 
     #[track_caller]
-    fn draft_close(mut self) {
+    pub fn draft_close(mut self) {
         self.write(&CLOSE);
         assert_eq!(self.read_draft(), Frame::Close);
         self.expect_end();
@@ -136,8 +136,14 @@ impl Peer {
 }
 
 fn open(host: &Host) -> Peer {
-    let mut peer = host.connect();
-    peer.write(&[HEAD.as_bytes(), BODY].concat());
+    open_at(host.address(), "http://example.com")
+}
+
+/// For a page of this origin.
+pub fn open_at(address: &Address, origin: &str) -> Peer {
+    let mut peer = Peer::connect(address);
+    let head = HEAD.replacen("http://example.com", origin, 1);
+    peer.write(&[head.as_bytes(), BODY].concat());
     peer.expect_answer();
     peer
 }

@@ -18,5 +18,6 @@ mod handle;
 mod hixie;
 mod listeners;
 mod opening;
+mod origins;
 mod panics;
 mod small_pools;

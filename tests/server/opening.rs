@@ -15,6 +15,7 @@ use ringwire::{
 use crate::{
     common::{ACCEPT, KEY, PATIENCE, Peer, TEXT, masked, request},
     host::{Engine, Host, Obedient, config, host, on_each_engine},
+    origins::ARTICLES_REQUEST,
     peer::Reply,
 };
 
@@ -73,17 +74,7 @@ fn the_articles_request_is_answered_as_in_the_article(engine: Engine) {
         config(|_| {}),
         || Echo,
         |host| {
-            let answer = accepted(
-                host,
-                "GET ws://echo.websocket.org/?encoding=text HTTP/1.1\r\n\
-             Origin: http://websocket.org\r\n\
-             Cookie: __utma=99as\r\n\
-             Connection: Upgrade\r\n\
-             Host: echo.websocket.org\r\n\
-             Sec-WebSocket-Key: uRovscZjNol/umbTt5uKmw==\r\n\
-             Upgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\n\r\n",
-            );
+            let answer = accepted(host, ARTICLES_REQUEST);
             for line in [
                 "Upgrade: websocket",
                 "Connection: Upgrade",

@@ -21,10 +21,12 @@ use std::fmt;
 use super::HandshakeError;
 use super::accept_key::ACCEPT_KEY_LEN;
 use super::head::{is_field_value, is_token};
-use super::request::Upgrade;
+use super::request::{Request, Upgrade};
 
 /// The reason phrase of RFC 6455 section 1.3.
 const SWITCHING_PROTOCOLS: &str = "Switching Protocols";
+/// That of the gateway which [`Answer::imitate_kaazing`] imitates.
+const KAAZING_PHRASE: &str = "WebSocket Protocol Handshake";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Why something a service or a client's caller wants to put into a head cannot stand there. The
@@ -134,6 +136,16 @@ pub struct Answer {
     subprotocol: Option<Box<str>>,
     reason_phrase: Option<Cow<'static, str>>,
     fields: Fields,
+    layout: Layout,
+}
+
+/// The form of the 101.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+enum Layout {
+    #[default]
+    Plain,
+    /// As [`Answer::imitate_kaazing`] says, with the origin that is echoed.
+    Kaazing(Option<Box<str>>),
 }
 
 impl Answer {
@@ -143,7 +155,19 @@ impl Answer {
             subprotocol: None,
             reason_phrase: None,
             fields: Fields::new(),
+            layout: Layout::Plain,
         }
+    }
+
+    /// Writes the 101 as the Kaazing gateway behind `echo.websocket.org` did in 2012, for clients
+    /// that compare it with a recording: its reason phrase, its order of headers, `WebSocket` as
+    /// the value of `Upgrade`, and the origin of the request echoed in `Access-Control` headers.
+    /// Headers that are added come last. Hixie-76 has a form of its own, which stays.
+    ///
+    /// It decides nothing: a browser pays no heed to those headers of a 101. Which origins are
+    /// welcome is another question.
+    pub fn imitate_kaazing(&mut self, request: &Request<'_>) {
+        self.layout = Layout::Kaazing(request.origin().map(Box::from));
     }
 
     /// Speaks the subprotocol `name` on this connection; a later choice replaces an earlier one.
@@ -355,6 +379,9 @@ pub fn encode_switching_protocols(
     // The usual reply is 129 bytes and a date; one reservation keeps a fresh buffer from growing
     // four times.
     out.reserve(256 + answer.fields.lines.len());
+    if let Layout::Kaazing(origin) = &answer.layout {
+        return encode_like_kaazing(out, accept_key, answer, origin.as_deref(), reply);
+    }
     out.extend_from_slice(b"HTTP/1.1 101 ");
     let reason_phrase = answer
         .reason_phrase
@@ -370,6 +397,41 @@ pub fn encode_switching_protocols(
         push_field(out, "Sec-WebSocket-Protocol", subprotocol.as_bytes());
     }
     reply.encode(out);
+    out.extend_from_slice(&answer.fields.lines);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// As the recording has it, header for header.
+fn encode_like_kaazing(
+    out: &mut Vec<u8>,
+    accept_key: &[u8; ACCEPT_KEY_LEN],
+    answer: &Answer,
+    origin: Option<&str>,
+    reply: &ReplyHeaders<'_>,
+) {
+    out.extend_from_slice(b"HTTP/1.1 101 ");
+    let reason_phrase = answer.reason_phrase();
+    out.extend_from_slice(reason_phrase.unwrap_or(KAAZING_PHRASE).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    if let Some(date) = reply.date {
+        push_field(out, "Date", date.as_bytes());
+    }
+    push_field(out, "Connection", b"Upgrade");
+    if let Some(server) = reply.server {
+        push_field(out, "Server", server.as_bytes());
+    }
+    push_field(out, "Upgrade", b"WebSocket");
+    if let Some(origin) = origin {
+        push_field(out, "Access-Control-Allow-Origin", origin.as_bytes());
+        push_field(out, "Access-Control-Allow-Credentials", b"true");
+    }
+    push_field(out, "Sec-WebSocket-Accept", accept_key);
+    if let Some(subprotocol) = answer.subprotocol() {
+        push_field(out, "Sec-WebSocket-Protocol", subprotocol.as_bytes());
+    }
+    if origin.is_some() {
+        push_field(out, "Access-Control-Allow-Headers", b"content-type");
+    }
     out.extend_from_slice(&answer.fields.lines);
     out.extend_from_slice(b"\r\n");
 }
@@ -616,6 +678,48 @@ mod tests {
              Access-Control-Allow-Origin: http://websocket.org\r\n\
              Set-Cookie: a=1\r\n\
              Set-Cookie: b=2\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn the_recorded_acceptance_of_2012() {
+        let head = b"GET ws://echo.websocket.org/?encoding=text HTTP/1.1\r\n\
+            Origin: http://websocket.org\r\nCookie: __utma=99as\r\nConnection: Upgrade\r\n\
+            Host: echo.websocket.org\r\nSec-WebSocket-Key: uRovscZjNol/umbTt5uKmw==\r\n\
+            Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        let request = Request::parse(head).unwrap();
+        let mut answer = Answer::new();
+        answer.imitate_kaazing(&request);
+        let recorded = ReplyHeaders {
+            date: Some("Fri, 10 Feb 2012 17:38:18 GMT"),
+            server: Some("Kaazing Gateway"),
+        };
+        assert_eq!(
+            accepted(&answer, &recorded),
+            "HTTP/1.1 101 WebSocket Protocol Handshake\r\n\
+             Date: Fri, 10 Feb 2012 17:38:18 GMT\r\n\
+             Connection: Upgrade\r\n\
+             Server: Kaazing Gateway\r\n\
+             Upgrade: WebSocket\r\n\
+             Access-Control-Allow-Origin: http://websocket.org\r\n\
+             Access-Control-Allow-Credentials: true\r\n\
+             Sec-WebSocket-Accept: rLHCkw/SKsO9GAH/ZSFhBATDKrU=\r\n\
+             Access-Control-Allow-Headers: content-type\r\n\r\n"
+        );
+        // What a service adds is still there, and what was not sent is not echoed.
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        answer.imitate_kaazing(&Request::parse(head).unwrap());
+        answer.set_reason_phrase("Fine").unwrap();
+        answer.add_header("Set-Cookie", "a=1").unwrap();
+        answer.subprotocol = Some("chat".into());
+        assert_eq!(
+            accepted(&answer, &BARE),
+            "HTTP/1.1 101 Fine\r\n\
+             Connection: Upgrade\r\n\
+             Upgrade: WebSocket\r\n\
+             Sec-WebSocket-Accept: rLHCkw/SKsO9GAH/ZSFhBATDKrU=\r\n\
+             Sec-WebSocket-Protocol: chat\r\n\
+             Set-Cookie: a=1\r\n\r\n"
         );
     }
 

@@ -1,0 +1,133 @@
+//! Stands before a service: which pages may come in, and how they are told.
+//!
+//! Knows a list of origins for each path, and that some clients compare the 101 to the letter.
+//! Refuses to know what the service behind it does.
+
+use crate::{
+    Answer, CloseCause, Conn, ConnId, HandshakeError, HttpReply, Message, PeerAddress, Refusal,
+    Request, Service, Upgrade, service::Origins,
+};
+
+/// A service with [`Origins`] before it: any service, without a change.
+///
+/// A handshake of a page that is not welcome at its path is refused with 403 before the service
+/// hears of it; preflights are answered by the same list; and welcome pages may read the service's
+/// HTTP replies. Everything else is the service's own.
+///
+/// ```
+/// use ringwire::service::{Echo, Gate, Origins};
+///
+/// # fn main() -> Result<(), ringwire::service::OriginError> {
+/// let gate = Gate::new(Echo)
+///     .origins(Origins::default().allow("https://*.example.com")?)
+///     .route("/sink", Origins::same_origin());
+/// # let _ = gate;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Gate<S> {
+    service: S,
+    origins: Origins,
+    routes: Vec<(String, Origins)>,
+    like_kaazing: bool,
+}
+
+impl<S> Gate<S> {
+    /// A gate that lets everybody in.
+    pub fn new(service: S) -> Self {
+        Self {
+            service,
+            origins: Origins::any(),
+            routes: Vec::new(),
+            like_kaazing: false,
+        }
+    }
+
+    /// Which origins are welcome at all paths that have no list of their own.
+    #[must_use]
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.origins = origins;
+        self
+    }
+
+    /// Which origins are welcome at this path, whatever its query.
+    #[must_use]
+    pub fn route(mut self, path: impl Into<String>, origins: Origins) -> Self {
+        self.routes.push((path.into(), origins));
+        self
+    }
+
+    /// Whether handshakes are answered as [`Answer::imitate_kaazing`] says. Off unless set.
+    #[must_use]
+    pub fn like_kaazing(mut self, like_kaazing: bool) -> Self {
+        self.like_kaazing = like_kaazing;
+        self
+    }
+
+    fn origins_of(&self, request: &Request<'_>) -> &Origins {
+        let mut routes = self.routes.iter();
+        let own = routes.find_map(|(path, origins)| (path == request.path()).then_some(origins));
+        own.unwrap_or(&self.origins)
+    }
+}
+
+impl<S: Service> Service for Gate<S> {
+    type State = S::State;
+
+    fn on_handshake(
+        &mut self,
+        upgrade: &Upgrade<'_>,
+        peer: PeerAddress,
+        answer: &mut Answer,
+    ) -> Result<S::State, Refusal> {
+        let request = upgrade.request();
+        self.origins_of(request).check(request)?;
+        if self.like_kaazing {
+            answer.imitate_kaazing(request);
+        }
+        self.service.on_handshake(upgrade, peer, answer)
+    }
+
+    fn on_http(&mut self, request: &Request<'_>, peer: PeerAddress) -> Result<HttpReply, Refusal> {
+        if Origins::is_preflight(request) {
+            if request.announces_body() {
+                return Err(HandshakeError::ContentTooLarge.into());
+            }
+            return self.origins_of(request).answer_preflight(request);
+        }
+        let mut reply = self.service.on_http(request, peer)?;
+        self.origins_of(request).add_headers(request, &mut reply);
+        Ok(reply)
+    }
+
+    #[inline]
+    fn on_open(&mut self, conn: &mut Conn<'_, S::State>) {
+        self.service.on_open(conn);
+    }
+
+    #[inline]
+    fn on_message(&mut self, conn: &mut Conn<'_, S::State>, message: Message<'_>) {
+        self.service.on_message(conn, message);
+    }
+
+    #[inline]
+    fn on_ping(&mut self, conn: &mut Conn<'_, S::State>, payload: &[u8]) {
+        self.service.on_ping(conn, payload);
+    }
+
+    #[inline]
+    fn on_pong(&mut self, conn: &mut Conn<'_, S::State>, payload: &[u8]) {
+        self.service.on_pong(conn, payload);
+    }
+
+    #[inline]
+    fn on_drain(&mut self, conn: &mut Conn<'_, S::State>) {
+        self.service.on_drain(conn);
+    }
+
+    #[inline]
+    fn on_close(&mut self, id: ConnId, state: S::State, cause: &CloseCause) {
+        self.service.on_close(id, state, cause);
+    }
+}
