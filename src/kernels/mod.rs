@@ -102,25 +102,25 @@ trait Vector: Copy {
 }
 
 /// The pass that every row is made of: unmasks `len` bytes from `source` to `destination`, and
-/// returns the union of all bytes written.
-///
-/// `UNROLL` vectors are loaded before the first of them is stored. A caller that has no use for
-/// the union does not pay for it: the compiler removes it.
+/// returns whether all bytes written are ASCII. A caller that has no use for the answer does not
+/// pay for it: the compiler removes it.
 ///
 /// # Safety
 ///
 /// * `len` bytes may be read at `source` and written at `destination`.
 /// * The two ranges are the same, or apart, or overlap with `destination` below `source`.
-/// * `len` is at least `V::BYTES`.
 /// * The processor has the instruction set of `V`.
 #[inline(always)]
-unsafe fn unmask<V: Vector, const UNROLL: usize>(
+unsafe fn unmask<V: Vector>(
     destination: *mut u8,
     source: *const u8,
     len: usize,
     key: MaskingKey,
-) -> V {
-    debug_assert!(len >= V::BYTES);
+) -> bool {
+    if len < V::BYTES {
+        // SAFETY: the ranges are the caller's promise, the length was compared.
+        return unsafe { unmask_short(destination, source, len, key) };
+    }
     let last = len - V::BYTES;
     // Stores which straddle a cache line cost twice, so the middle starts where the destination
     // is aligned. The head covers the bytes in front of it.
@@ -137,40 +137,59 @@ unsafe fn unmask<V: Vector, const UNROLL: usize>(
     let head = unsafe { head_key.unmask(source) };
     // SAFETY: and one ends where the source ends, `last + V::BYTES == len`.
     let tail = unsafe { tail_key.unmask(source.wrapping_add(last)) };
-    // One union for each place in the block, so that they do not wait for one another.
-    let mut seen = [head.union(tail); UNROLL];
+    let mut seen = head.union(tail);
 
     // When the ranges overlap, a store at `at` reaches no source byte at or above the end of the
     // vectors already loaded, because the destination is not above the source.
-    while at + UNROLL * V::BYTES <= len {
-        let mut block = [body_key; UNROLL];
-        for (index, vector) in block.iter_mut().enumerate() {
-            let from = source.wrapping_add(at + index * V::BYTES);
-            // SAFETY: `at + UNROLL * V::BYTES <= len` and `index < UNROLL`.
-            *vector = unsafe { body_key.unmask(from) };
-            seen[index] = seen[index].union(*vector);
-        }
-        for (index, vector) in block.into_iter().enumerate() {
-            let to = destination.wrapping_add(at + index * V::BYTES);
-            // SAFETY: as for the load.
-            unsafe { vector.store(to) };
-        }
-        at += UNROLL * V::BYTES;
+    while at + 4 * V::BYTES <= len {
+        let (to, from) = (destination.wrapping_add(at), source.wrapping_add(at));
+        // SAFETY: four vectors from `at` end within `len`.
+        seen = seen.union(unsafe { unmask_block::<V, 4>(to, from, body_key) });
+        at += 4 * V::BYTES;
     }
-    while at < last {
+    if at + 2 * V::BYTES <= len {
+        let (to, from) = (destination.wrapping_add(at), source.wrapping_add(at));
+        // SAFETY: two vectors from `at` end within `len`.
+        seen = seen.union(unsafe { unmask_block::<V, 2>(to, from, body_key) });
+        at += 2 * V::BYTES;
+    }
+    if at < last {
+        let (to, from) = (destination.wrapping_add(at), source.wrapping_add(at));
         // SAFETY: `at + V::BYTES < last + V::BYTES == len`.
-        let vector = unsafe { body_key.unmask(source.wrapping_add(at)) };
-        seen[0] = seen[0].union(vector);
-        // SAFETY: as for the load.
-        unsafe { vector.store(destination.wrapping_add(at)) };
-        at += V::BYTES;
+        seen = seen.union(unsafe { unmask_block::<V, 1>(to, from, body_key) });
     }
 
     // SAFETY: `len >= V::BYTES`.
     unsafe { head.store(destination) };
     // SAFETY: `last + V::BYTES == len`.
     unsafe { tail.store(destination.wrapping_add(last)) };
-    seen.into_iter().fold(seen[0], V::union)
+    seen.is_ascii()
+}
+
+/// Unmasks `COUNT` vectors, all of them loaded before any is stored, and returns their union.
+///
+/// The union is made of these alone and added to what was seen before by the caller: that waits
+/// for nothing, and AVX-512 takes two of them in one instruction.
+///
+/// # Safety
+///
+/// * `COUNT * V::BYTES` bytes may be read at `source` and written at `destination`.
+#[inline(always)]
+unsafe fn unmask_block<V: Vector, const COUNT: usize>(
+    destination: *mut u8,
+    source: *const u8,
+    key: V,
+) -> V {
+    let mut block = [key; COUNT];
+    for (index, vector) in block.iter_mut().enumerate() {
+        // SAFETY: `index < COUNT`.
+        *vector = unsafe { key.unmask(source.wrapping_add(index * V::BYTES)) };
+    }
+    for (index, vector) in block.into_iter().enumerate() {
+        // SAFETY: as for the load.
+        unsafe { vector.store(destination.wrapping_add(index * V::BYTES)) };
+    }
+    block.into_iter().skip(1).fold(block[0], V::union)
 }
 
 /// The longest payload in bytes for which [`unmask_short`] is the quickest way.

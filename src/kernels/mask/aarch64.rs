@@ -6,7 +6,7 @@ use core::arch::aarch64::{
 };
 
 use super::MaskingKey;
-use crate::kernels::{Vector, unmask, unmask_short};
+use crate::kernels::{Vector, unmask};
 
 /// Whether the processor has NEON, which every AArch64 processor that runs Linux does.
 pub(in crate::kernels) fn has_neon() -> bool {
@@ -61,11 +61,6 @@ impl Vector for Neon {
 ///
 /// As for [`super::Pass`].
 pub(super) unsafe fn neon(destination: *mut u8, source: *const u8, len: usize, key: MaskingKey) {
-    if len < Neon::BYTES {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask_short(destination, source, len, key) };
-    } else {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask::<Neon, 4>(destination, source, len, key) };
-    }
+    // SAFETY: the ranges are the caller's promise.
+    unsafe { unmask::<Neon>(destination, source, len, key) };
 }

@@ -1,7 +1,7 @@
 //! Masking eight bytes at a time, for any processor.
 
 use super::MaskingKey;
-use crate::kernels::{Vector, unmask, unmask_short};
+use crate::kernels::{Vector, unmask};
 
 /// A number used as a vector of eight bytes.
 #[derive(Clone, Copy)]
@@ -82,11 +82,6 @@ impl Vector for HalfWord {
 ///
 /// As for [`super::Pass`].
 pub(super) unsafe fn scalar(destination: *mut u8, source: *const u8, len: usize, key: MaskingKey) {
-    if len < Word::BYTES {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask_short(destination, source, len, key) };
-    } else {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask::<Word, 4>(destination, source, len, key) };
-    }
+    // SAFETY: the ranges are the caller's promise.
+    unsafe { unmask::<Word>(destination, source, len, key) };
 }

@@ -11,7 +11,7 @@ use core::arch::x86_64::{
 };
 
 use super::MaskingKey;
-use crate::kernels::{Vector, unmask, unmask_short};
+use crate::kernels::{Vector, unmask};
 
 /// Always true: SSE2 is part of x86-64.
 pub(in crate::kernels) fn has_sse2() -> bool {
@@ -156,13 +156,8 @@ impl Vector for Avx512 {
 ///
 /// As for [`super::Pass`].
 pub(super) unsafe fn sse2(destination: *mut u8, source: *const u8, len: usize, key: MaskingKey) {
-    if len < Sse2::BYTES {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask_short(destination, source, len, key) };
-    } else {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask::<Sse2, 4>(destination, source, len, key) };
-    }
+    // SAFETY: the ranges are the caller's promise.
+    unsafe { unmask::<Sse2>(destination, source, len, key) };
 }
 
 /// A row of [`super::kernels`].
@@ -172,13 +167,8 @@ pub(super) unsafe fn sse2(destination: *mut u8, source: *const u8, len: usize, k
 /// As for [`super::Pass`]; the processor has AVX2.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn avx2(destination: *mut u8, source: *const u8, len: usize, key: MaskingKey) {
-    if len < Avx2::BYTES {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask_short(destination, source, len, key) };
-    } else {
-        // SAFETY: the ranges and AVX2 are the caller's promise, the length was compared.
-        unsafe { unmask::<Avx2, 4>(destination, source, len, key) };
-    }
+    // SAFETY: the ranges and AVX2 are the caller's promise.
+    unsafe { unmask::<Avx2>(destination, source, len, key) };
 }
 
 /// A row of [`super::kernels`].
@@ -188,11 +178,6 @@ pub(super) unsafe fn avx2(destination: *mut u8, source: *const u8, len: usize, k
 /// As for [`super::Pass`]; the processor has AVX-512F.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn avx512(destination: *mut u8, source: *const u8, len: usize, key: MaskingKey) {
-    if len < Avx512::BYTES {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask_short(destination, source, len, key) };
-    } else {
-        // SAFETY: the ranges and AVX-512F are the caller's promise, the length was compared.
-        unsafe { unmask::<Avx512, 4>(destination, source, len, key) };
-    }
+    // SAFETY: the ranges and AVX-512F are the caller's promise.
+    unsafe { unmask::<Avx512>(destination, source, len, key) };
 }

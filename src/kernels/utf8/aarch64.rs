@@ -4,7 +4,7 @@ pub(super) use crate::kernels::mask::aarch64::has_neon;
 
 use crate::kernels::mask::MaskingKey;
 use crate::kernels::mask::aarch64::Neon;
-use crate::kernels::{Vector, unmask, unmask_short};
+use crate::kernels::unmask;
 
 /// A row of [`super::kernels`].
 ///
@@ -17,12 +17,6 @@ pub(super) unsafe fn neon(
     len: usize,
     key: MaskingKey,
 ) -> bool {
-    if len < Neon::BYTES {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask_short(destination, source, len, key) }
-    } else {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        let seen = unsafe { unmask::<Neon, 4>(destination, source, len, key) };
-        seen.is_ascii()
-    }
+    // SAFETY: the ranges are the caller's promise.
+    unsafe { unmask::<Neon>(destination, source, len, key) }
 }

@@ -354,12 +354,12 @@ pub fn unmask_and_validate(
     validator: &mut Validator,
 ) -> Result<(), Utf8Error> {
     let len = payload.len();
-    if len > SHORT_BYTES_MAX {
-        return unmask_and_validate_long(payload, key, validator);
+    if len > BLOCK_BYTES {
+        return unmask_and_validate_blocks(payload, key, validator);
     }
     let at = payload.as_mut_ptr();
-    // SAFETY: both ranges are the one slice that we hold exclusively; its length was compared.
-    let ascii = unsafe { unmask_short(at, at, len, key) };
+    // SAFETY: both ranges are the one slice that we hold exclusively.
+    let ascii = unsafe { pass(at, at, len, key) };
     if ascii && validator.is_boundary() {
         Ok(())
     } else {
@@ -385,12 +385,11 @@ pub fn copy_unmask_and_validate(
 ) -> Result<(), Utf8Error> {
     require_equal_lengths(destination, source);
     let len = source.len();
-    if len > SHORT_BYTES_MAX {
-        return copy_unmask_and_validate_long(destination, source, key, validator);
+    if len > BLOCK_BYTES {
+        return copy_unmask_and_validate_blocks(destination, source, key, validator);
     }
-    // SAFETY: a shared and an exclusive slice are apart, both are as long as the source, whose
-    // length was compared.
-    let ascii = unsafe { unmask_short(destination.as_mut_ptr(), source.as_ptr(), len, key) };
+    // SAFETY: a shared and an exclusive slice are apart, and both are as long as the source.
+    let ascii = unsafe { pass(destination.as_mut_ptr(), source.as_ptr(), len, key) };
     if ascii && validator.is_boundary() {
         Ok(())
     } else {
@@ -398,17 +397,15 @@ pub fn copy_unmask_and_validate(
     }
 }
 
-fn unmask_and_validate_long(
+fn unmask_and_validate_blocks(
     payload: &mut [u8],
     key: MaskingKey,
     validator: &mut Validator,
 ) -> Result<(), Utf8Error> {
-    let row = CHOICE.row(decide);
     for block in payload.chunks_mut(BLOCK_BYTES) {
         let at = block.as_mut_ptr();
-        // SAFETY: both ranges are the one slice that we hold exclusively, and `decide` takes only
-        // available rows.
-        let ascii = unsafe { (row.pass)(at, at, block.len(), key) };
+        // SAFETY: both ranges are the one slice that we hold exclusively.
+        let ascii = unsafe { pass(at, at, block.len(), key) };
         if !(ascii && validator.is_boundary()) {
             validator.push_any(block)?;
         }
@@ -416,25 +413,41 @@ fn unmask_and_validate_long(
     Ok(())
 }
 
-fn copy_unmask_and_validate_long(
+fn copy_unmask_and_validate_blocks(
     destination: &mut [u8],
     source: &[u8],
     key: MaskingKey,
     validator: &mut Validator,
 ) -> Result<(), Utf8Error> {
-    let row = CHOICE.row(decide);
     for (to, from) in destination
         .chunks_mut(BLOCK_BYTES)
         .zip(source.chunks(BLOCK_BYTES))
     {
-        // SAFETY: a shared and an exclusive slice are apart; equally long slices were cut into
-        // equally long blocks; `decide` takes only available rows.
-        let ascii = unsafe { (row.pass)(to.as_mut_ptr(), from.as_ptr(), from.len(), key) };
+        // SAFETY: a shared and an exclusive slice are apart, and equally long slices were cut into
+        // equally long blocks.
+        let ascii = unsafe { pass(to.as_mut_ptr(), from.as_ptr(), from.len(), key) };
         if !(ascii && validator.is_boundary()) {
             validator.push_any(to)?;
         }
     }
     Ok(())
+}
+
+/// The short way or the chosen row.
+///
+/// # Safety
+///
+/// As for [`Pass`], without the last condition.
+#[inline(always)]
+unsafe fn pass(destination: *mut u8, source: *const u8, len: usize, key: MaskingKey) -> bool {
+    if len <= SHORT_BYTES_MAX {
+        // SAFETY: the ranges are the caller's promise, the length was compared.
+        unsafe { unmask_short(destination, source, len, key) }
+    } else {
+        let row = CHOICE.row(decide);
+        // SAFETY: the ranges are the caller's promise, and `decide` takes only available rows.
+        unsafe { (row.pass)(destination, source, len, key) }
+    }
 }
 
 #[inline]

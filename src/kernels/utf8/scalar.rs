@@ -1,7 +1,7 @@
 //! Unmasking and proving ASCII eight bytes at a time, for any processor.
 
 use crate::kernels::mask::{MaskingKey, scalar::Word};
-use crate::kernels::{Vector, unmask, unmask_short};
+use crate::kernels::unmask;
 
 /// A row of [`super::kernels`].
 ///
@@ -14,12 +14,6 @@ pub(super) unsafe fn scalar(
     len: usize,
     key: MaskingKey,
 ) -> bool {
-    if len < Word::BYTES {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask_short(destination, source, len, key) }
-    } else {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        let seen = unsafe { unmask::<Word, 4>(destination, source, len, key) };
-        seen.is_ascii()
-    }
+    // SAFETY: the ranges are the caller's promise.
+    unsafe { unmask::<Word>(destination, source, len, key) }
 }

@@ -4,7 +4,7 @@ pub(super) use crate::kernels::mask::x86_64::{has_avx2, has_avx512, has_sse2};
 
 use crate::kernels::mask::MaskingKey;
 use crate::kernels::mask::x86_64::{Avx2, Avx512, Sse2};
-use crate::kernels::{Vector, unmask, unmask_short};
+use crate::kernels::unmask;
 
 /// A row of [`super::kernels`].
 ///
@@ -17,14 +17,8 @@ pub(super) unsafe fn sse2(
     len: usize,
     key: MaskingKey,
 ) -> bool {
-    if len < Sse2::BYTES {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask_short(destination, source, len, key) }
-    } else {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        let seen = unsafe { unmask::<Sse2, 4>(destination, source, len, key) };
-        seen.is_ascii()
-    }
+    // SAFETY: the ranges are the caller's promise.
+    unsafe { unmask::<Sse2>(destination, source, len, key) }
 }
 
 /// A row of [`super::kernels`].
@@ -39,14 +33,8 @@ pub(super) unsafe fn avx2(
     len: usize,
     key: MaskingKey,
 ) -> bool {
-    if len < Avx2::BYTES {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask_short(destination, source, len, key) }
-    } else {
-        // SAFETY: the ranges and AVX2 are the caller's promise, the length was compared.
-        let seen = unsafe { unmask::<Avx2, 4>(destination, source, len, key) };
-        seen.is_ascii()
-    }
+    // SAFETY: the ranges and AVX2 are the caller's promise.
+    unsafe { unmask::<Avx2>(destination, source, len, key) }
 }
 
 /// A row of [`super::kernels`].
@@ -61,12 +49,6 @@ pub(super) unsafe fn avx512(
     len: usize,
     key: MaskingKey,
 ) -> bool {
-    if len < Avx512::BYTES {
-        // SAFETY: the ranges are the caller's promise, the length was compared.
-        unsafe { unmask_short(destination, source, len, key) }
-    } else {
-        // SAFETY: the ranges and AVX-512F are the caller's promise, the length was compared.
-        let seen = unsafe { unmask::<Avx512, 4>(destination, source, len, key) };
-        seen.is_ascii()
-    }
+    // SAFETY: the ranges and AVX-512F are the caller's promise.
+    unsafe { unmask::<Avx512>(destination, source, len, key) }
 }
