@@ -638,19 +638,20 @@ fn repository() -> Vec<Source> {
 }
 
 /// Targets: each is compiled on its own, whatever else leads to it.
-fn roots(sources: &[Source]) -> Vec<&str> {
+fn roots<'a>(sources: &'a [Source], declared: &[&'a str]) -> Vec<&'a str> {
     let mut roots = vec![
         "src/lib.rs",
         "src/main.rs",
         "loadgen/src/lib.rs",
         "loadgen/src/main.rs",
     ];
+    roots.extend(declared);
     for source in sources {
         let parts: Vec<&str> = source.path.split('/').collect();
         let target = matches!(
             parts[..],
-            ["tests" | "examples" | "benches", _]
-                | ["tests" | "examples" | "benches", _, "main.rs"]
+            ["tests" | "examples", _]
+                | ["tests" | "examples", _, "main.rs"]
                 | ["loadgen", "build.rs"]
                 | ["loadgen", "tests" | "examples" | "benches", _]
                 | ["loadgen", "tests" | "examples" | "benches", _, "main.rs"]
@@ -660,6 +661,14 @@ fn roots(sources: &[Source]) -> Vec<&str> {
         }
     }
     roots
+}
+
+/// Targets that a manifest names by their path, as benches do: Cargo does not look for them.
+fn declared(manifest: &str) -> Vec<&str> {
+    manifest
+        .lines()
+        .filter_map(|line| line.strip_prefix("path = \"")?.strip_suffix('"'))
+        .collect()
 }
 
 #[test]
@@ -676,7 +685,10 @@ fn the_source_keeps_its_rules() {
             findings.extend(rule(source));
         }
     }
-    findings.extend(dead_files(&sources, &roots(&sources)));
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .expect("a readable manifest");
+    let roots = roots(&sources, &declared(&manifest));
+    findings.extend(dead_files(&sources, &roots));
     findings.sort();
     let report: Vec<String> = findings.iter().map(Finding::to_string).collect();
     assert!(
@@ -912,4 +924,19 @@ fn dead_files_are_found() {
     let dead = dead_files(&sources, &["src/lib.rs", "tests/t/main.rs"]);
     let dead: Vec<&str> = dead.iter().map(|finding| finding.file.as_str()).collect();
     assert_eq!(dead, ["src/dead.rs", "src/a/dead.rs"]);
+}
+
+#[test]
+fn a_bench_lives_only_when_the_manifest_names_it() {
+    let manifest = "[[bench]]\nname = \"a\"\npath = \"benches/x/a.rs\"\n\n[dependencies]\n\
+                    b = { path = \"b\" }\n";
+    assert_eq!(declared(manifest), ["benches/x/a.rs"]);
+    let sources = [
+        Source::new("benches/x/a.rs", "mod run;"),
+        Source::new("benches/x/run.rs", ""),
+        Source::new("benches/b.rs", ""),
+    ];
+    let dead = dead_files(&sources, &roots(&sources, &declared(manifest)));
+    let dead: Vec<&str> = dead.iter().map(|finding| finding.file.as_str()).collect();
+    assert_eq!(dead, ["benches/b.rs"]);
 }
