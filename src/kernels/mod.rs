@@ -141,7 +141,13 @@ unsafe fn unmask<V: Vector>(
 
     // When the ranges overlap, a store at `at` reaches no source byte at or above the end of the
     // vectors already loaded, because the destination is not above the source.
-    while at + 4 * V::BYTES <= len {
+    while at + 8 * V::BYTES <= len {
+        let (to, from) = (destination.wrapping_add(at), source.wrapping_add(at));
+        // SAFETY: eight vectors from `at` end within `len`.
+        seen = seen.union(unsafe { unmask_block::<V, 8>(to, from, body_key) });
+        at += 8 * V::BYTES;
+    }
+    if at + 4 * V::BYTES <= len {
         let (to, from) = (destination.wrapping_add(at), source.wrapping_add(at));
         // SAFETY: four vectors from `at` end within `len`.
         seen = seen.union(unsafe { unmask_block::<V, 4>(to, from, body_key) });
