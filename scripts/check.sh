@@ -16,6 +16,7 @@ step() {
 }
 
 step cargo fmt --all --check
+step cargo fmt --manifest-path benches/peers/Cargo.toml --check
 step cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --quiet --workspace --no-deps
 step cargo test --quiet --test tidy

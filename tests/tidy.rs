@@ -616,7 +616,10 @@ fn read_all(root: &Path, folder: &str) -> Vec<Source> {
         for entry in entries {
             let path: PathBuf = entry.expect("a readable folder").path();
             if path.is_dir() {
-                folders.push(path);
+                // What a workspace of its own has built there.
+                if !path.ends_with("target") {
+                    folders.push(path);
+                }
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).expect("a readable file");
                 let relative = path.strip_prefix(root).expect("it is below the root");
@@ -652,6 +655,8 @@ fn roots<'a>(sources: &'a [Source], declared: &[&'a str]) -> Vec<&'a str> {
             parts[..],
             ["tests" | "examples", _]
                 | ["tests" | "examples", _, "main.rs"]
+                | ["benches", "peers", "src", "lib.rs"]
+                | ["benches", "peers", "src", "bin", _]
                 | ["loadgen", "build.rs"]
                 | ["loadgen", "tests" | "examples" | "benches", _]
                 | ["loadgen", "tests" | "examples" | "benches", _, "main.rs"]
