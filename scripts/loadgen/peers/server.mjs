@@ -1,11 +1,21 @@
-// An echo on Node's ws. Prints its address, and ends on SIGTERM.
+// An echo on Node's ws. Prints its address, and ends on SIGTERM. With --sink it counts messages
+// instead, and answers a text with the count.
 
 import { WebSocketServer } from "ws";
 
+const sink = process.argv.includes("--sink");
 const server = new WebSocketServer({ host: "127.0.0.1", port: 0, maxPayload: 1 << 28 });
 
 server.on("connection", (socket) => {
-  socket.on("message", (message, isBinary) => socket.send(message, { binary: isBinary }));
+  if (sink) {
+    let messages = 0;
+    socket.on("message", (_message, isBinary) => {
+      if (isBinary) messages += 1;
+      else socket.send(JSON.stringify({ messages }));
+    });
+  } else {
+    socket.on("message", (message, isBinary) => socket.send(message, { binary: isBinary }));
+  }
   socket.on("error", (error) => console.error(error.message));
 });
 server.on("listening", () => console.log(`ws://127.0.0.1:${server.address().port}/`));
