@@ -112,7 +112,7 @@ impl Side {
         let mut batch = Batch::new();
         loop {
             let full = endpoint.receive_batch(&mut input, &mut batch, &mut context);
-            for &message in batch.messages() {
+            for message in batch.messages() {
                 see(endpoint, &mut context, message);
             }
             if full {

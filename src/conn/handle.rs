@@ -2,12 +2,25 @@
 //!
 //! Knows: one connection, for the length of one call. Refuses to know: sockets, rings, other
 //! connections.
+//!
+//! Of many short messages that go back as they came, only the range is noted; it is written as one
+//! piece when something else is done, or at the end of the call:
+//!
+//! ```text
+//!   batch     | frame | frame | frame | frame |
+//!   sent        yes     yes     no      yes
+//!   writes    '------ 1 -----'       '-- 2 --'
+//! ```
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use super::{CloseCause, ConnId, Link, Shared, Stage};
 use crate::{
-    proto::{CloseCode, SendError, Version, endpoint::Control, message::Outgoing},
+    proto::{
+        CloseCode, SendError, Sink, Version,
+        endpoint::{Batch, Control},
+        message::{Outgoing, OutgoingPayload},
+    },
     ring::Time,
 };
 
@@ -20,6 +33,56 @@ pub struct Conn<'a, T> {
     link: &'a mut Link,
     state: &'a mut T,
     shared: &'a mut Shared,
+    run: Run<'a>,
+}
+
+/// Short messages that go back as they came, and were not written yet.
+#[derive(Debug, Default)]
+struct Run<'a> {
+    /// What the service is shown, each message as it would be sent.
+    frames: &'a [u8],
+    /// Those that were sent, in `frames`.
+    sent: Range<usize>,
+    messages: u64,
+    /// The address of the message that would go on with the run; none has it when none may.
+    next: usize,
+    /// Bytes that the run may have at most, so that every send in it has the same answer.
+    bytes_max: usize,
+}
+
+/// A run is worth its while from this many messages on.
+const RUN_MESSAGES_MIN: usize = 4;
+
+impl Run<'_> {
+    /// Adds a message, if it goes on with the run.
+    #[inline(always)]
+    fn takes(&mut self, outgoing: &Outgoing<'_>) -> bool {
+        let OutgoingPayload::Framed { frame, .. } = outgoing.payload else {
+            return false;
+        };
+        let end = self.sent.end + frame.len();
+        if frame.as_ptr().addr() != self.next || end - self.sent.start > self.bytes_max {
+            return false;
+        }
+        self.sent.end = end;
+        self.next += frame.len();
+        self.messages += 1;
+        true
+    }
+
+    /// The place behind a message of the batch.
+    #[inline(always)]
+    fn place_behind(&self, outgoing: &Outgoing<'_>) -> Option<usize> {
+        let OutgoingPayload::Framed { frame, .. } = outgoing.payload else {
+            return None;
+        };
+        let at = frame
+            .as_ptr()
+            .addr()
+            .checked_sub(self.frames.as_ptr().addr())?;
+        let end = at + frame.len();
+        (end <= self.frames.len()).then_some(end)
+    }
 }
 
 /// Whether the peer keeps up with what is sent to it.
@@ -43,7 +106,66 @@ impl<'a, T> Conn<'a, T> {
             link,
             state,
             shared,
+            run: Run::default(),
         }
+    }
+
+    /// The connection while its service is shown a batch of messages.
+    #[inline(always)]
+    pub(crate) fn with_batch(
+        id: ConnId,
+        link: &'a mut Link,
+        state: &'a mut T,
+        shared: &'a mut Shared,
+        batch: &Batch<'a>,
+    ) -> Self {
+        let mut conn = Self::new(id, link, state, shared);
+        if batch.count() >= RUN_MESSAGES_MIN {
+            conn.run.frames = batch.frames();
+            conn.begin_run(0);
+        }
+        conn
+    }
+
+    /// A run may begin at this place in the batch.
+    fn begin_run(&mut self, at: usize) {
+        let config = &self.shared.config;
+        let bytes_max = config.queue_high_bytes.min(config.queue_bytes_max);
+        let run = &mut self.run;
+        run.sent = at..at;
+        run.bytes_max = bytes_max.saturating_sub(self.link.queued_bytes());
+        run.next = if self.link.endpoint.sends_as_received() {
+            run.frames.as_ptr().addr() + at
+        } else {
+            0
+        };
+    }
+
+    /// Writes the run, so that what is written next comes after it.
+    #[inline(always)]
+    fn end_run(&mut self) {
+        if self.run.messages > 0 {
+            self.write_run();
+        }
+    }
+
+    #[inline(never)]
+    fn write_run(&mut self) {
+        let sent = self.run.sent.clone();
+        let frames = self.run.frames.get(sent.clone()).unwrap_or_default();
+        self.link.outbox(&mut self.shared.arena).write(frames);
+        let counts = &mut self.shared.counts;
+        counts.messages_sent += self.run.messages;
+        counts.messages_sent_in_runs += self.run.messages;
+        counts.payload_bytes_sent += frames.len() as u64 - 2 * self.run.messages;
+        self.run.messages = 0;
+        self.run.next = 0;
+        self.run.sent = sent.end..sent.end;
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_close_sent(&self) -> bool {
+        self.link.endpoint.is_close_sent()
     }
 
     #[inline(always)]
@@ -82,14 +204,28 @@ impl<'a, T> Conn<'a, T> {
     #[inline(always)]
     pub fn send<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Result<SendStatus, SendError> {
         let message = message.into();
+        if self.run.takes(&message) {
+            return Ok(SendStatus::Flowing);
+        }
+        self.send_apart(message)
+    }
+
+    /// Sends a message that does not go on with a run.
+    #[inline(never)]
+    fn send_apart(&mut self, message: Outgoing<'_>) -> Result<SendStatus, SendError> {
+        self.end_run();
         let payload_len = message.payload_len();
         let queued = self.link.queued_bytes();
         if queued.saturating_add(payload_len) > self.shared.config.queue_bytes_max {
             return Err(SendError::QueueFull);
         }
+        let behind = self.run.place_behind(&message);
         let (endpoint, mut outbox) = self.link.endpoint_and_outbox(&mut self.shared.arena);
         if !endpoint.send_short(&message, &mut outbox) {
             self.send_long(message)?;
+        }
+        if let Some(behind) = behind {
+            self.begin_run(behind);
         }
         self.shared.counts.messages_sent += 1;
         self.shared.counts.payload_bytes_sent += payload_len as u64;
@@ -132,6 +268,7 @@ impl<'a, T> Conn<'a, T> {
     }
 
     fn control(&mut self, control: Control, payload: &[u8]) -> Result<SendStatus, SendError> {
+        self.end_run();
         let (endpoint, mut context) = self.link.split(self.shared);
         endpoint.send_control(control, payload, &mut context)?;
         Ok(self.status(self.link.queued_bytes()))
@@ -146,6 +283,7 @@ impl<'a, T> Conn<'a, T> {
     /// [`SendError::ControlTooLong`] for a longer reason, [`SendError::Closed`] when it is closing
     /// already.
     pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<(), SendError> {
+        self.end_run();
         let (endpoint, mut context) = self.link.split(self.shared);
         endpoint.close(code, reason, &mut context)?;
         self.link.ends(CloseCause::Application(code));
@@ -168,6 +306,7 @@ impl<'a, T> Conn<'a, T> {
         message: impl Into<Outgoing<'m>>,
         fragment_bytes: usize,
     ) -> Result<SendStatus, SendError> {
+        self.end_run();
         let message = message.into();
         let payload_len = message.payload_len();
         let queued = self.link.queued_bytes();
@@ -190,7 +329,7 @@ impl<'a, T> Conn<'a, T> {
 
     /// Bytes sent that the peer has not taken yet, headers included.
     pub fn queued_bytes(&self) -> usize {
-        self.link.queued_bytes()
+        self.link.queued_bytes() + self.run.sent.len()
     }
 
     /// Whether a close frame was sent or received: nothing can be sent any more.
@@ -205,6 +344,14 @@ impl<'a, T> Conn<'a, T> {
         } else {
             SendStatus::Flowing
         }
+    }
+}
+
+/// Also while a service panics: what was sent before is sent.
+impl<T> Drop for Conn<'_, T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.end_run();
     }
 }
 

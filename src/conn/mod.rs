@@ -174,6 +174,8 @@ pub struct Counts {
     pub payload_bytes_sent: u64,
     /// Messages sent from where they were received, without a copy.
     pub messages_sent_in_place: u64,
+    /// Short messages sent as they were received, several of them in one piece.
+    pub messages_sent_in_runs: u64,
     /// Connections that failed for a violation.
     pub protocol_errors: u64,
     /// Times that a connection had to wait for receive buffers.

@@ -107,33 +107,48 @@ pub enum Event<'a> {
     Pong(Payload<'a>),
 }
 
-/// Messages that [`Endpoint::receive_batch`] found, in order.
-#[derive(Debug)]
+/// Short messages that [`Endpoint::receive_batch`] found, in order.
+///
+/// They lie where they were received, one right after the other, each behind the header with which
+/// a server would send it. A run of them that goes back is one range of bytes.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Batch<'a> {
-    messages: [Message<'a>; BATCH_MESSAGES],
-    len: usize,
+    frames: &'a [u8],
+    count: usize,
     failed: bool,
 }
 
-/// Enough for the first payload to have reached the cache when the last one was unmasked.
-const BATCH_MESSAGES: usize = 8;
+/// Few enough that their frames are in the first level cache when they are looked at, and sent.
+const BATCH_MESSAGES: usize = 160;
 
 impl<'a> Batch<'a> {
     /// An empty batch.
     #[inline]
     pub const fn new() -> Self {
-        let none = Message::new(MessageKind::Binary, &[]);
         Self {
-            messages: [none; BATCH_MESSAGES],
-            len: 0,
+            frames: &[],
+            count: 0,
             failed: false,
         }
     }
 
     /// The messages.
     #[inline]
-    pub fn messages(&self) -> &[Message<'a>] {
-        &self.messages[..self.len]
+    pub const fn messages(&self) -> Messages<'a> {
+        let frames = self.frames;
+        Messages { frames }
+    }
+
+    /// The messages, as a server would send them.
+    #[inline]
+    pub const fn frames(&self) -> &'a [u8] {
+        self.frames
+    }
+
+    /// How many there are.
+    #[inline]
+    pub const fn count(&self) -> usize {
+        self.count
     }
 
     /// Whether text that is not UTF-8 followed them: [`Endpoint::fail_text`] is to be called.
@@ -143,11 +158,32 @@ impl<'a> Batch<'a> {
     }
 }
 
-impl Default for Batch<'_> {
-    fn default() -> Self {
-        Self::new()
+/// The messages of a [`Batch`].
+#[derive(Clone, Debug)]
+pub struct Messages<'a> {
+    frames: &'a [u8],
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Message<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Message<'a>> {
+        let &[first, len] = self.frames.first_chunk()?;
+        let (frame, rest) = self.frames.split_at_checked(2 + usize::from(len))?;
+        self.frames = rest;
+        let kind = if first == TEXT_FRAME {
+            MessageKind::Text
+        } else {
+            MessageKind::Binary
+        };
+        Some(Message::framed(kind, 2, frame))
     }
 }
+
+/// The first byte of a text frame with FIN and nothing else, and of a binary one.
+const TEXT_FRAME: u8 = 0x80 | Opcode::Text as u8;
+const BINARY_FRAME: u8 = 0x80 | Opcode::Binary as u8;
 
 /// The masking key at this place of a header, in one load.
 #[inline(always)]
@@ -168,30 +204,62 @@ enum Whole<'a> {
     Other,
 }
 
-/// Fills a batch. Returns whether it is full.
-#[inline(always)]
+/// Fills a batch with frames of at most 125 bytes of payload. Returns whether it is full.
+///
+/// Each is moved down to the end of the one before it, over the masking keys that have been read:
+/// what is unmasked has to be written anyway, and does not care where.
+#[inline(never)]
 fn fill<'a, const MASKED: bool>(
     input: &mut &'a mut [u8],
     batch: &mut Batch<'a>,
     bytes_max: u64,
 ) -> bool {
-    let mut rest = mem::take(input);
-    let mut len = 0;
-    for place in &mut batch.messages {
-        match take_whole::<MASKED>(&mut rest, bytes_max) {
-            Whole::Message(kind, Framed { header_len, frame }) => {
-                *place = Message::framed(kind, header_len, frame);
-            }
-            other => {
-                batch.failed = matches!(other, Whole::NotText);
+    let header_len = if MASKED { 2 + KEY_BYTES } else { 2 };
+    let len_max = bytes_max.min(SHORT_BYTES_MAX as u64) as usize;
+    let bytes = mem::take(input);
+    let (mut count, mut from, mut to) = (0, 0, 0);
+    while count < BATCH_MESSAGES {
+        let rest = &bytes[from..];
+        let Some(&[first, second]) = rest.first_chunk() else {
+            break;
+        };
+        let len = usize::from(second & 0x7f);
+        if first != TEXT_FRAME && first != BINARY_FRAME
+            || (second & 0x80 != 0) != MASKED
+            || len > len_max
+            || header_len + len > rest.len()
+        {
+            break;
+        }
+        let stop = from + header_len + len;
+        let is_text = first == TEXT_FRAME;
+        if MASKED {
+            let key = key_at(rest, 2);
+            let gap = from - to;
+            let place = &mut bytes[to..stop];
+            let source = gap + header_len..place.len();
+            if !is_text {
+                mask::copy_within(place, source, 2, key);
+            } else if !utf8::unmask_text_within(place, source, 2, key) {
+                batch.failed = true;
                 break;
             }
+            if let Some(header) = place.first_chunk_mut() {
+                *header = [first, len as u8];
+            }
+        } else if is_text && utf8::validate(&rest[2..2 + len]).is_err() {
+            batch.failed = true;
+            break;
         }
-        len += 1;
+        from = stop;
+        to += 2 + len;
+        count += 1;
     }
+    let (taken, rest) = bytes.split_at_mut(from);
     *input = rest;
-    batch.len = len;
-    len == BATCH_MESSAGES
+    batch.frames = &taken[..to];
+    batch.count = count;
+    count == BATCH_MESSAGES
 }
 
 /// Takes the frame that matters most off the input: a whole, final data frame, all of it here. The
@@ -204,7 +272,7 @@ fn take_whole<'a, const MASKED: bool>(input: &mut &'a mut [u8], bytes_max: u64) 
     };
     let (first, second) = (header[0], header[1]);
     // Text or binary with FIN and nothing else.
-    if first != 0x81 && first != 0x82 || (second & 0x80 != 0) != MASKED {
+    if first != TEXT_FRAME && first != BINARY_FRAME || (second & 0x80 != 0) != MASKED {
         return Whole::Other;
     }
     let mut key = MaskingKey::new([0; 4]);
@@ -230,7 +298,7 @@ fn take_whole<'a, const MASKED: bool>(input: &mut &'a mut [u8], bytes_max: u64) 
     }
     let (frame, rest) = mem::take(input).split_at_mut(at + len);
     *input = rest;
-    let kind = if first == 0x82 {
+    let kind = if first == BINARY_FRAME {
         if MASKED {
             mask::apply(&mut frame[at..], key);
         }
@@ -426,9 +494,9 @@ impl Endpoint {
     }
 
     /// Takes as many whole messages as come next and fit into the batch, each of them a single
-    /// frame of at most 65,535 bytes that lies in the input. Returns whether the batch is full, so
-    /// that more may follow; if not, [`receive`](Self::receive) is to be called for what comes
-    /// next.
+    /// frame with at most 125 bytes of payload that lies in the input. Returns whether the batch is
+    /// full, so that more may follow; if not, [`receive`](Self::receive) is to be called for what
+    /// comes next.
     ///
     /// Many small messages in one read cost most when each is handed out before the next one is
     /// looked at: the loop leaves its registers, and the first thing done with a payload is to read
@@ -440,8 +508,7 @@ impl Endpoint {
         batch: &mut Batch<'a>,
         context: &mut Context<'_, S>,
     ) -> bool {
-        batch.len = 0;
-        batch.failed = false;
+        *batch = Batch::new();
         if !self.is_between_messages() {
             return false;
         }
@@ -861,14 +928,15 @@ impl Endpoint {
         true
     }
 
+    /// Whether a message with a server's header in front of it is sent as it lies there.
+    pub const fn sends_as_received(&self) -> bool {
+        matches!(self.role, Role::Server) && !self.close_sent
+    }
+
     /// The frame as which the message would be sent, if it lies there already.
     pub fn as_sent<'m>(&self, outgoing: &Outgoing<'m>) -> Option<&'m [u8]> {
         match outgoing.payload {
-            OutgoingPayload::Framed { frame, .. }
-                if self.role == Role::Server && !self.close_sent =>
-            {
-                Some(frame)
-            }
+            OutgoingPayload::Framed { frame, .. } if self.sends_as_received() => Some(frame),
             _ => None,
         }
     }

@@ -149,21 +149,23 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut ended = None;
         let mut failed = None;
         let mut batch = Batch::new();
-        let mut delivered = 0;
+        let mut delivered = (0, 0);
         let mut held = None;
         let called = catch_unwind(AssertUnwindSafe(|| {
             loop {
                 let (endpoint, mut context) = link.split(shared);
                 let full = endpoint.receive_batch(&mut input, &mut batch, &mut context);
-                for &message in batch.messages() {
+                let mut conn = Conn::with_batch(id, link, state, shared, &batch);
+                for message in batch.messages() {
                     // The service may have closed the connection with an earlier one.
-                    if link.endpoint.is_close_sent() {
+                    if conn.is_close_sent() {
                         break;
                     }
-                    delivered += 1;
-                    shared.counts.payload_bytes_received += message.payload().len() as u64;
-                    service.on_message(&mut Conn::new(id, link, state, shared), message);
+                    delivered.0 += 1;
+                    delivered.1 += message.payload().len() as u64;
+                    service.on_message(&mut conn, message);
                 }
+                drop(conn);
                 if full {
                     continue;
                 }
@@ -211,7 +213,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 }
             }
         }));
-        shared.counts.messages_received += delivered;
+        shared.counts.messages_received += delivered.0;
+        shared.counts.payload_bytes_received += delivered.1;
         if let Some(payload) = held {
             // The service panicked over it.
             link.give_back(payload, shared);

@@ -56,6 +56,7 @@ stats! {
     payload_bytes_received
     messages_sent
     messages_sent_in_place
+    messages_sent_in_runs
     payload_bytes_sent
     protocol_errors
     recv_starved

@@ -20,4 +20,5 @@ mod listeners;
 mod opening;
 mod origins;
 mod panics;
+mod runs;
 mod small_pools;

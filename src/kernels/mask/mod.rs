@@ -215,7 +215,7 @@ pub fn copy(destination: &mut [u8], source: &[u8], key: MaskingKey) {
 /// # Panics
 ///
 /// When `source` is not a range of the buffer, or when `destination` lies above its start.
-#[inline]
+#[inline(always)]
 pub fn copy_within(buffer: &mut [u8], source: Range<usize>, destination: usize, key: MaskingKey) {
     let (to, from, len) = places_within(buffer, source, destination);
     // SAFETY: `places_within` checked that both ranges lie in the buffer, the destination not
@@ -250,8 +250,8 @@ fn require_equal_lengths(destination: &[u8], source: &[u8]) {
 }
 
 /// Where the two places of [`copy_within`] lie, and how long they are.
-#[inline]
-fn places_within(
+#[inline(always)]
+pub(super) fn places_within(
     buffer: &mut [u8],
     source: Range<usize>,
     destination: usize,

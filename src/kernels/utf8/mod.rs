@@ -14,9 +14,9 @@
 //!                                                the block before ended inside a character
 //! ```
 
-use core::fmt;
+use core::{fmt, ops::Range};
 
-use super::mask::MaskingKey;
+use super::mask::{MaskingKey, places_within};
 use super::{Choice, SHORT_BYTES_MAX, unmask_short};
 
 #[cfg(target_arch = "aarch64")]
@@ -395,6 +395,28 @@ pub fn copy_unmask_and_validate(
     } else {
         validator.push_any(destination)
     }
+}
+
+/// Unmasks the bytes `source` of the buffer to `destination` in the same buffer, and returns
+/// whether they are a whole text there. The two places may overlap.
+///
+/// For texts of few bytes: longer ones are read twice.
+///
+/// # Panics
+///
+/// As [`mask::copy_within`](super::mask::copy_within).
+#[inline(always)]
+pub fn unmask_text_within(
+    buffer: &mut [u8],
+    source: Range<usize>,
+    destination: usize,
+    key: MaskingKey,
+) -> bool {
+    let (to, from, len) = places_within(buffer, source, destination);
+    // SAFETY: `places_within` checked that both ranges lie in the buffer, the destination not
+    // above the source.
+    let ascii = unsafe { pass(to, from, len, key) };
+    ascii || simdutf8::basic::from_utf8(&buffer[destination..destination + len]).is_ok()
 }
 
 fn unmask_and_validate_blocks(
@@ -853,6 +875,28 @@ mod tests {
             let mut text = text.concat();
             text[BLOCK_BYTES + 3 - shift] = b'!';
             check_fused(&text, &[]);
+        }
+    }
+
+    #[test]
+    fn texts_are_moved_down_and_judged() {
+        let (long, late) = ("x".repeat(130), [b'y', 0x80].repeat(70));
+        let texts = ["", "a", "\u{e9}", "\u{20ac} and \u{1f600}", &long].map(str::as_bytes);
+        let wrong = [&b"\xff"[..], b"abc\xc3", b"\xed\xa0\x80 a surrogate", &late];
+        let texts = texts.map(|text| (text, true));
+        for (text, valid) in texts.into_iter().chain(wrong.map(|text| (text, false))) {
+            for gap in 0..8 {
+                let mut buffer = vec![GUARD_BYTE; 2 + gap];
+                buffer.extend_from_slice(text);
+                mask::apply(&mut buffer[2 + gap..], KEY);
+                buffer.push(GUARD_BYTE);
+                let source = 2 + gap..2 + gap + text.len();
+                let judged = unmask_text_within(&mut buffer, source, 2, KEY);
+                assert_eq!(judged, valid, "{text:?}");
+                assert_eq!(&buffer[2..2 + text.len()], text);
+                let around = (buffer[1], buffer[buffer.len() - 1]);
+                assert_eq!(around, (GUARD_BYTE, GUARD_BYTE));
+            }
         }
     }
 
