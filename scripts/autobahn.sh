@@ -93,7 +93,7 @@ install_suite() {
 
 start_server() {
     (cd "$repository" && cargo build --release) || cannot "cargo build --release failed"
-    "$target/release/ringwire" serve --listen 127.0.0.1:0 \
+    "$target/release/ringwire" serve --listen 127.0.0.1:0 --compress \
         >"$report/server.stdout" 2>"$report/server.stderr" &
     server=$!
     trap stop_server_now EXIT

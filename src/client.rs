@@ -44,6 +44,7 @@ use crate::{
     shard::{Shard, stats::Snapshot},
 };
 pub use crate::{
+    proto::deflate::{ClientWindowBits, Offer as CompressionOffer},
     proto::handshake::{ClientHandshakeError, ClientRequest, Scheme, WsUrl, WsUrlError},
     ring::{Time, Wait},
 };

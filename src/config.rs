@@ -4,7 +4,19 @@
 
 use std::fmt;
 
-use crate::{proto::Limits, ring::UringOptions};
+use crate::{
+    proto::{
+        Limits,
+        deflate::{
+            Terms,
+            negotiation::{WINDOW_BITS_MAX, WINDOW_BITS_MIN},
+        },
+    },
+    ring::UringOptions,
+};
+
+/// Messages that fit into the shortest frame are never compressed.
+const DEFLATE_BYTES_MIN: usize = 126;
 
 /// What a server, or the dialling side, may use. Units are in the names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +81,31 @@ pub struct Config {
     /// answered 426 otherwise. They cannot be pinged: one that only listens is closed after
     /// `idle_timeout_ms`. Off.
     pub legacy_hixie76: bool,
+    /// Whether clients that offer compression (permessage-deflate, RFC 7692) get it. Off. What a
+    /// dialled connection offers is its request's; the settings below are for both.
+    pub compress: bool,
+    /// How hard to compress, from 1 (fast) to 9 (small). 6.
+    pub compress_level: u8,
+    /// Messages of fewer bytes are sent as they are, at least 126. 512.
+    pub compress_bytes_min: usize,
+    /// The window that is compressed with, in bits from 8 to 15, if the client does not ask for a
+    /// smaller one. 15.
+    pub compress_window_bits: u8,
+    /// Whether a message that is sent may refer to earlier ones, where the client lets it. It costs
+    /// 2 to the `compress_window_bits` bytes for each connection, and with more than 12 bits more
+    /// than twice the time. Off.
+    pub compress_context_takeover: bool,
+    /// The window that clients are told to use, if they can be told, in bits from 8 to 15. 15.
+    pub inflate_window_bits: u8,
+    /// Whether clients may refer to earlier messages of theirs. It costs 2 to the
+    /// `inflate_window_bits` bytes for each connection, 32 KiB for clients that cannot be told. Off.
+    pub inflate_context_takeover: bool,
+    /// The most bytes that a compressed byte may become, on the average of a message of more than
+    /// 64 KiB; more end the connection with 1008. The format's own limit is 1,032. 0: any number. 0.
+    pub inflate_ratio_max: u32,
+    /// Bytes that the windows of one shard's connections may take. When they are spent, connections
+    /// are opened without context takeover. 64 MiB.
+    pub compress_windows_bytes_max: usize,
     /// The `Server` header of replies; `None` sends none. `ringwire`.
     pub server_header: Option<String>,
     /// Whether replies carry `Date`. On.
@@ -102,6 +139,15 @@ impl Default for Config {
             send_in_place_bytes_min: 4 << 10,
             message_kept_bytes_max: 64 << 20,
             legacy_hixie76: false,
+            compress: false,
+            compress_level: 6,
+            compress_bytes_min: 512,
+            compress_window_bits: WINDOW_BITS_MAX,
+            compress_context_takeover: false,
+            inflate_window_bits: WINDOW_BITS_MAX,
+            inflate_context_takeover: false,
+            inflate_ratio_max: 0,
+            compress_windows_bytes_max: 64 << 20,
             server_header: Some("ringwire".to_owned()),
             date_header: true,
         }
@@ -232,6 +278,26 @@ impl Config {
             1024,
             1 << 30,
         )?;
+        within("compress_level", self.compress_level.into(), 1, 9)?;
+        within(
+            "compress_bytes_min",
+            self.compress_bytes_min as u64,
+            DEFLATE_BYTES_MIN as u64,
+            u64::MAX,
+        )?;
+        for (field, bits) in [
+            ("compress_window_bits", self.compress_window_bits),
+            ("inflate_window_bits", self.inflate_window_bits),
+        ] {
+            let (least, most) = (WINDOW_BITS_MIN.into(), WINDOW_BITS_MAX.into());
+            within(field, bits.into(), least, most)?;
+        }
+        within(
+            "compress_windows_bytes_max",
+            self.compress_windows_bytes_max as u64,
+            0,
+            1 << 50,
+        )?;
         if let Some(server) = &self.server_header
             && !server.bytes().all(|byte| (0x20..0x7f).contains(&byte))
         {
@@ -251,6 +317,20 @@ impl Config {
             message_bytes_max: self.message_bytes_max,
             message_fragments_max: self.message_fragments_max,
             message_empty_fragments_max: self.message_empty_fragments_max,
+        }
+    }
+
+    /// The part that compressing obeys.
+    pub(crate) const fn deflate_terms(&self) -> Terms {
+        Terms {
+            bytes_min: self.compress_bytes_min,
+            level: self.compress_level,
+            window_bits: self.compress_window_bits,
+            context_takeover: self.compress_context_takeover,
+            inflate_window_bits: self.inflate_window_bits,
+            inflate_context_takeover: self.inflate_context_takeover,
+            inflate_ratio_max: self.inflate_ratio_max,
+            windows_bytes_max: self.compress_windows_bytes_max,
         }
     }
 
@@ -277,7 +357,7 @@ mod tests {
     #[test]
     fn an_error_names_the_field_and_the_bound() {
         type Breakage = fn(&mut Config);
-        let broken: [(Breakage, &str); 6] = [
+        let broken: [(Breakage, &str); 9] = [
             (
                 |config| config.message_bytes_max = 0,
                 "message_bytes_max is 0",
@@ -291,6 +371,12 @@ mod tests {
                 "from 17825792 to",
             ),
             (|config| config.recv_buffers = 17, "a power of two"),
+            (|config| config.compress_bytes_min = 125, "from 126 to"),
+            (|config| config.compress_level = 10, "from 1 to 9"),
+            (
+                |config| config.inflate_window_bits = 7,
+                "inflate_window_bits is 7, but it has to be from 8 to 15",
+            ),
             (
                 |config| config.handshake_timeout_ms = 0,
                 "handshake_timeout_ms is 0",

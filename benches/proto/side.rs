@@ -4,6 +4,7 @@ use ringwire::{
     Config, Message,
     proto::{
         Endpoint, Event, Limits, MessagePool, Role, Sink,
+        deflate::{Codec, Terms},
         endpoint::{Batch, Context, MaskingKeys},
         message::Outgoing,
     },
@@ -16,6 +17,7 @@ pub struct Side {
     limits: Limits,
     pool: MessagePool,
     keys: MaskingKeys,
+    codec: Codec,
     arena: SendArena,
     queue: Box<SendQueue>,
     /// Where it receives.
@@ -60,6 +62,16 @@ impl Side {
             },
             pool: MessagePool::new(config.message_kept_bytes_max),
             keys: MaskingKeys::new([1; 32]),
+            codec: Codec::new(Terms {
+                bytes_min: config.compress_bytes_min,
+                level: config.compress_level,
+                window_bits: config.compress_window_bits,
+                context_takeover: config.compress_context_takeover,
+                inflate_window_bits: config.inflate_window_bits,
+                inflate_context_takeover: config.inflate_context_takeover,
+                inflate_ratio_max: config.inflate_ratio_max,
+                windows_bytes_max: config.compress_windows_bytes_max,
+            }),
             queue: arena.queue(),
             arena,
             buffer: vec![0; config.recv_buffer_bytes as usize],
@@ -73,6 +85,7 @@ impl Side {
             limits: &self.limits,
             pool: &mut self.pool,
             keys: &mut self.keys,
+            codec: &mut self.codec,
             sink: Outbox {
                 queue: &mut self.queue,
                 arena: &mut self.arena,
@@ -104,6 +117,7 @@ impl Side {
             limits: &self.limits,
             pool: &mut self.pool,
             keys: &mut self.keys,
+            codec: &mut self.codec,
             sink: Outbox {
                 queue: &mut self.queue,
                 arena: &mut self.arena,

@@ -97,6 +97,41 @@ pub struct Args {
     /// the idle timeout
     #[arg(long)]
     legacy_hixie76: bool,
+    /// Compress messages with clients that offer it (permessage-deflate)
+    #[arg(long)]
+    compress: bool,
+    /// How hard to compress, from 1 (fast) to 9 (small)
+    #[arg(long, value_name = "N", default_value_t = Config::default().compress_level,
+          requires = "compress")]
+    compress_level: u8,
+    /// Send messages of fewer bytes as they are, at least 126
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().compress_bytes_min,
+          requires = "compress")]
+    compress_bytes_min: usize,
+    /// The window to compress with, from 8 to 15 bits
+    #[arg(long, value_name = "BITS", default_value_t = Config::default().compress_window_bits,
+          requires = "compress")]
+    compress_window_bits: u8,
+    /// Let messages refer to earlier ones: fewer bytes, for 2 to the window's bits bytes of memory a
+    /// connection; 12 bits are good with it
+    #[arg(long, requires = "compress")]
+    compress_context_takeover: bool,
+    /// The window that clients are told to use, from 8 to 15 bits
+    #[arg(long, value_name = "BITS", default_value_t = Config::default().inflate_window_bits,
+          requires = "compress")]
+    inflate_window_bits: u8,
+    /// Let clients refer to their earlier messages, for as much memory again
+    #[arg(long, requires = "compress")]
+    inflate_context_takeover: bool,
+    /// The most bytes that a compressed byte of a long message may become; 0: any number
+    #[arg(long, value_name = "N", default_value_t = Config::default().inflate_ratio_max,
+          requires = "compress")]
+    inflate_ratio_max: u32,
+    /// Memory of each shard for referring to earlier messages; new connections do without when it
+    /// is spent
+    #[arg(long, value_name = "BYTES", requires = "compress",
+          default_value_t = Config::default().compress_windows_bytes_max)]
+    compress_windows_bytes_max: usize,
     /// The Server header of replies; empty: none
     #[arg(long, value_name = "TEXT", default_value = "ringwire")]
     server_header: String,
@@ -181,6 +216,15 @@ impl Args {
         config.send_chunk_bytes = self.send_chunk_bytes;
         config.send_in_place_bytes_min = self.send_in_place_bytes_min;
         config.legacy_hixie76 = self.legacy_hixie76;
+        config.compress = self.compress;
+        config.compress_level = self.compress_level;
+        config.compress_bytes_min = self.compress_bytes_min;
+        config.compress_window_bits = self.compress_window_bits;
+        config.compress_context_takeover = self.compress_context_takeover;
+        config.inflate_window_bits = self.inflate_window_bits;
+        config.inflate_context_takeover = self.inflate_context_takeover;
+        config.inflate_ratio_max = self.inflate_ratio_max;
+        config.compress_windows_bytes_max = self.compress_windows_bytes_max;
         config.server_header = (!self.server_header.is_empty()).then(|| self.server_header.clone());
         config.date_header = !self.no_date_header;
         config

@@ -220,16 +220,21 @@ impl<'a, T> Conn<'a, T> {
             return Err(SendError::QueueFull);
         }
         let behind = self.run.place_behind(&message);
+        let mut queued_bytes = queued + payload_len;
         let (endpoint, mut outbox) = self.link.endpoint_and_outbox(&mut self.shared.arena);
         if !endpoint.send_short(&message, &mut outbox) {
             self.send_long(message)?;
+            if self.link.endpoint.is_compressing() {
+                // `on_drain` is owed for what is queued, and that may be much less.
+                queued_bytes = self.link.queued_bytes();
+            }
         }
         if let Some(behind) = behind {
             self.begin_run(behind);
         }
         self.shared.counts.messages_sent += 1;
         self.shared.counts.payload_bytes_sent += payload_len as u64;
-        Ok(self.status(queued + payload_len))
+        Ok(self.status(queued_bytes))
     }
 
     #[inline(never)]

@@ -41,6 +41,7 @@ use crate::{
     config::Config,
     proto::{
         CloseCode, Endpoint, Limits, MessagePool, Payload, ProtocolError, Role, Sink,
+        deflate::Codec,
         endpoint::{Context, MaskingKeys},
         handshake::{ClientHandshakeError, ClientRequest, HeadScanner},
         hixie::Challenge,
@@ -139,6 +140,8 @@ pub struct Shared {
     pub pool: MessagePool,
     /// Masking keys for the connections whose client we are.
     pub keys: MaskingKeys,
+    /// What compresses and inflates, for connections that agreed on it.
+    pub codec: Codec,
     /// Counts.
     pub counts: Counts,
     /// The time of this turn.
@@ -178,6 +181,26 @@ pub struct Counts {
     pub messages_sent_in_runs: u64,
     /// Connections that failed for a violation.
     pub protocol_errors: u64,
+    /// Connections that agreed on compression (permessage-deflate).
+    pub compress_connections: u64,
+    /// Connections that were refused context takeover because the memory for it was spent.
+    pub compress_windows_refused: u64,
+    /// Messages sent compressed.
+    pub compress_messages: u64,
+    /// Bytes of payload in them.
+    pub compress_payload_bytes: u64,
+    /// Bytes that they became.
+    pub compress_bytes: u64,
+    /// Compressed messages received.
+    pub inflate_messages: u64,
+    /// Bytes that they came as.
+    pub inflate_bytes: u64,
+    /// Bytes of payload that they became.
+    pub inflate_payload_bytes: u64,
+    /// Bytes that the windows of the connections with context takeover may take now.
+    pub compress_windows_bytes: u64,
+    /// Bytes that the shard's compressors and inflater take now.
+    pub compress_held_bytes: u64,
     /// Times that a connection had to wait for receive buffers.
     pub recv_starved: u64,
     /// Times that receiving from a peer was paused because it did not read.
@@ -198,6 +221,7 @@ impl Shared {
             arena: SendArena::new(config.send_chunk_bytes, config.send_kept_bytes_max),
             pool: MessagePool::new(config.message_kept_bytes_max),
             keys: MaskingKeys::new(seed),
+            codec: Codec::new(config.deflate_terms()),
             counts: Counts::default(),
             now: Time::default(),
             queued_bytes: 0,
@@ -205,6 +229,31 @@ impl Shared {
             lending: Lending::default(),
             config,
         }
+    }
+
+    /// The end of a turn, for what compresses: its counts, and what it need not keep.
+    #[inline]
+    pub fn settle_codec(&mut self) {
+        if self.codec.is_used() {
+            self.count_codec();
+        }
+    }
+
+    #[inline(never)]
+    fn count_codec(&mut self) {
+        self.codec.forget_shared();
+        let tally = self.codec.tally();
+        let counts = &mut self.counts;
+        counts.compress_connections = tally.connections;
+        counts.compress_windows_refused = tally.windows_refused;
+        counts.compress_messages = tally.deflated_messages;
+        counts.compress_payload_bytes = tally.deflated_payload_bytes;
+        counts.compress_bytes = tally.deflated_bytes;
+        counts.inflate_messages = tally.inflated_messages;
+        counts.inflate_bytes = tally.inflated_bytes;
+        counts.inflate_payload_bytes = tally.inflated_payload_bytes;
+        counts.compress_windows_bytes = tally.windows_bytes;
+        counts.compress_held_bytes = tally.held_bytes;
     }
 }
 
@@ -406,6 +455,7 @@ impl Link {
             limits: &shared.limits,
             pool: &mut shared.pool,
             keys: &mut shared.keys,
+            codec: &mut shared.codec,
             sink: Outbox {
                 queue: &mut self.outgoing,
                 arena: &mut shared.arena,

@@ -13,6 +13,8 @@
 //! An endpoint of [hixie-76](super::hixie) is one whose RFC 6455 half counts as closed from the
 //! start: every path below tests that anyway, and asks the other framing then.
 
+mod compressed;
+
 use std::mem;
 
 use bytes::Bytes;
@@ -22,6 +24,7 @@ use rand_core::{Rng, SeedableRng};
 use super::{
     CloseCode, Message, MessageKind, MessagePool, Opcode, Payload, ProtocolError, Role, SendError,
     Sink, Version,
+    deflate::{Codec, Session},
     frame::{CONTROL_BYTES_MAX, FrameHeader, HEADER_BYTES_MAX},
     hixie::Hixie,
     message::{Framed, MessageBuffer, Outgoing, OutgoingPayload},
@@ -83,6 +86,8 @@ pub struct Context<'a, S> {
     pub pool: &'a mut MessagePool,
     /// Where masking keys come from; only a client uses them.
     pub keys: &'a mut MaskingKeys,
+    /// What compresses and inflates, for connections that agreed on it.
+    pub codec: &'a mut Codec,
     /// Where bytes for the peer go.
     pub sink: S,
 }
@@ -380,6 +385,8 @@ pub struct Endpoint {
     message: Option<Box<MessageBuffer>>,
     /// The control frame in progress, if it does not lie in one piece.
     control: Option<Box<MessageBuffer>>,
+    /// permessage-deflate, if both sides agreed on it.
+    deflate: Option<Box<Session>>,
     /// Carried between the pieces of a text message.
     validator: Validator,
     /// The key for the next payload byte.
@@ -409,6 +416,7 @@ impl Endpoint {
             remaining: 0,
             message: None,
             control: None,
+            deflate: None,
             validator: Validator::new(),
             key: MaskingKey::new([0; 4]),
             fragments: 0,
@@ -609,6 +617,9 @@ impl Endpoint {
             return Ok(false);
         }
         let (header, used) = if self.spilled == 0 {
+            if let (Some(session), Some(first)) = (&mut self.deflate, input.first_mut()) {
+                session.take_bit(first)?;
+            }
             match FrameHeader::decode(input, self.role)? {
                 Some(found) => found,
                 None => {
@@ -665,7 +676,7 @@ impl Endpoint {
                 .message
                 .as_ref()
                 .map_or(0, |message| message.written().len() as u64);
-            if header.payload_len > limits.message_bytes_max.saturating_sub(before) {
+            if header.payload_len > self.frames_bytes_max(limits).saturating_sub(before) {
                 return Err(ProtocolError::MessageTooBig);
             }
             self.fragments += 1;
@@ -694,6 +705,9 @@ impl Endpoint {
         last: bool,
         context: &mut Context<'_, S>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
+        if self.is_compressed() {
+            return self.compressed_piece(piece, complete, last, context);
+        }
         // `begin_frame` let no data frame through without a message.
         let kind = self.kind.unwrap_or(MessageKind::Binary);
         let masked = self.role == Role::Server;
@@ -883,6 +897,9 @@ impl Endpoint {
         if self.close_sent {
             return self.send_otherwise(outgoing, context);
         }
+        if self.is_compressing() && self.send_compressed(&outgoing, usize::MAX, context) {
+            return Ok(());
+        }
         let opcode = outgoing.kind.opcode();
         match outgoing.payload {
             OutgoingPayload::Framed { frame, .. } if self.role == Role::Server => {
@@ -928,15 +945,20 @@ impl Endpoint {
         true
     }
 
-    /// Whether a message with a server's header in front of it is sent as it lies there.
+    /// Whether a short message with a server's header in front of it is sent as it lies there.
     pub const fn sends_as_received(&self) -> bool {
         matches!(self.role, Role::Server) && !self.close_sent
     }
 
-    /// The frame as which the message would be sent, if it lies there already.
+    /// The frame as which the message would be sent, if it lies there already. Where messages are
+    /// compressed that is for [`send`](Self::send) to find out.
     pub fn as_sent<'m>(&self, outgoing: &Outgoing<'m>) -> Option<&'m [u8]> {
         match outgoing.payload {
-            OutgoingPayload::Framed { frame, .. } if self.sends_as_received() => Some(frame),
+            OutgoingPayload::Framed { frame, .. }
+                if self.sends_as_received() && !self.is_compressing() =>
+            {
+                Some(frame)
+            }
             _ => None,
         }
     }
@@ -981,6 +1003,9 @@ impl Endpoint {
         );
         if self.close_sent {
             return self.send_otherwise(outgoing.clone(), context);
+        }
+        if self.send_compressed(outgoing, fragment_bytes, context) {
+            return Ok(());
         }
         let payload = outgoing.payload();
         let mut opcode = outgoing.kind.opcode();
@@ -1154,7 +1179,7 @@ fn write_frame<S: Sink>(
     write_rest(&mut context.sink, &payload[first..], key.rotated(first));
 }
 
-#[cold]
+/// Writes what is left of a payload, space by space.
 fn write_rest<S: Sink>(sink: &mut S, mut payload: &[u8], mut key: MaskingKey) {
     while !payload.is_empty() {
         let room = sink.space(payload.len());

@@ -17,16 +17,22 @@ pub enum ProtocolError {
     CloseCodeNotAllowed(u16),
     /// A reason that is not UTF-8 (5.5.1).
     CloseReasonNotUtf8,
+    /// RSV1 on a control frame or a continuation frame (RFC 7692 section 6).
+    CompressedBitMisplaced,
     /// A continuation frame where no message is in progress (5.4).
     ContinuationWithoutMessage,
     /// A control frame with FIN off (5.5).
     ControlFragmented,
     /// A control frame of more than 125 bytes (5.5).
     ControlTooLong,
+    /// A compressed message that cannot be inflated (RFC 7692 section 7.2.2).
+    DeflateInvalid,
     /// More empty fragments in one message than are allowed.
     EmptyFragmentFlood,
     /// More fragments in one message than are allowed.
     FragmentFlood,
+    /// A compressed message that becomes longer, for its length, than is allowed.
+    InflateRatio,
     /// A length in more bytes than it needs (5.2).
     LengthNotMinimal,
     /// A 64 bit length with the top bit on (5.2).
@@ -51,8 +57,12 @@ impl ProtocolError {
     /// The status code to send (section 7.4.1).
     pub const fn close_code(self) -> CloseCode {
         match self {
-            Self::CloseReasonNotUtf8 | Self::TextNotUtf8 => CloseCode::INVALID_PAYLOAD_DATA,
-            Self::EmptyFragmentFlood | Self::FragmentFlood => CloseCode::POLICY_VIOLATION,
+            Self::CloseReasonNotUtf8 | Self::DeflateInvalid | Self::TextNotUtf8 => {
+                CloseCode::INVALID_PAYLOAD_DATA
+            }
+            Self::EmptyFragmentFlood | Self::FragmentFlood | Self::InflateRatio => {
+                CloseCode::POLICY_VIOLATION
+            }
             Self::MessageTooBig => CloseCode::MESSAGE_TOO_BIG,
             _ => CloseCode::PROTOCOL_ERROR,
         }
@@ -64,11 +74,14 @@ impl ProtocolError {
             Self::CloseBodyTooShort => "a close frame's payload has no byte or at least two",
             Self::CloseCodeNotAllowed(_) => "this status code must not be sent in a close frame",
             Self::CloseReasonNotUtf8 => "the close reason is not UTF-8",
+            Self::CompressedBitMisplaced => "only a message's first frame says it is compressed",
             Self::ContinuationWithoutMessage => "a continuation frame came without a message",
             Self::ControlFragmented => "control frames must not be fragmented",
             Self::ControlTooLong => "a control frame's payload has at most 125 bytes",
+            Self::DeflateInvalid => "the message cannot be inflated",
             Self::EmptyFragmentFlood => "too many empty fragments in one message",
             Self::FragmentFlood => "too many fragments in one message",
+            Self::InflateRatio => "the message is compressed more than is allowed",
             Self::LengthNotMinimal => "the payload length is not in its shortest form",
             Self::LengthTopBit => "the payload length has its top bit set",
             Self::MaskMissing => "frames from a client must be masked",
@@ -143,11 +156,14 @@ mod tests {
             CloseBodyTooShort,
             CloseCodeNotAllowed(1005),
             CloseReasonNotUtf8,
+            CompressedBitMisplaced,
             ContinuationWithoutMessage,
             ControlFragmented,
             ControlTooLong,
+            DeflateInvalid,
             EmptyFragmentFlood,
             FragmentFlood,
+            InflateRatio,
             LengthNotMinimal,
             LengthTopBit,
             MaskMissing,

@@ -351,8 +351,8 @@ impl MessageBuffer {
         HEADROOM_BYTES - usize::from(self.header_len)..HEADROOM_BYTES + self.len
     }
 
-    /// Room for `count` more bytes, which count as written at once. `announced` is how many bytes
-    /// the message will have at least, `count` included.
+    /// Room for `count` more bytes, which count as written at once. `announced` is how many more
+    /// bytes the message will have at least, `count` included.
     pub fn extend(&mut self, count: usize, announced: usize) -> &mut [u8] {
         let start = HEADROOM_BYTES + self.len;
         let end = start + count;
@@ -366,6 +366,11 @@ impl MessageBuffer {
         }
         self.len += count;
         &mut self.bytes[start..end]
+    }
+
+    /// Takes back what [`extend`](Self::extend) counted as written beyond the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
     }
 }
 

@@ -15,6 +15,7 @@
 //! somewhere to put bytes can drive it.
 
 pub mod close_code;
+pub mod deflate;
 pub mod endpoint;
 pub mod error;
 pub mod frame;

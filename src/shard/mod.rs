@@ -238,6 +238,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.settle_touched();
         self.return_lent();
         self.feed_starved();
+        self.shared.settle_codec();
         self.stats.publish(
             &self.shared.counts,
             self.slab.len(),

@@ -9,7 +9,8 @@ use super::{Shard, service::Service};
 use crate::{
     conn::{CloseCause, Ending, Key, Stage},
     proto::{
-        Endpoint, Sink,
+        Endpoint, Sink, Version,
+        deflate::Agreed,
         handshake::{
             Answer, ClientHandshakeError, Content, HandshakeError, HttpReply, Proof, Refusal,
             ReplyHeaders, Request, check_upgrade, encode_http_reply, encode_refusal,
@@ -25,6 +26,7 @@ enum Reply<T> {
     Accepted {
         proof: Proof,
         answer: Answer,
+        agreed: Option<Agreed>,
         state: T,
     },
     Http(HttpReply),
@@ -115,7 +117,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let peer = self.ring.peer_address(socket);
         let legacy_hixie76 = self.shared.config.legacy_hixie76;
-        let service = &mut self.service;
+        let Self {
+            service, shared, ..
+        } = self;
         let called = catch_unwind(AssertUnwindSafe(|| {
             if !request.is_upgrade() {
                 return match service.on_http(&request, peer) {
@@ -134,24 +138,40 @@ impl<R: Ring, S: Service> Shard<R, S> {
             };
             let mut answer = Answer::new();
             match service.on_handshake(&upgrade, peer, &mut answer) {
-                Ok(state) => Reply::Accepted {
-                    proof: upgrade.proof(),
-                    answer,
-                    state,
-                },
+                Ok(state) => {
+                    // Hixie-76 has no extensions.
+                    let compresses = shared.config.compress
+                        && upgrade.version() == Version::Rfc6455
+                        && !answer.refuses_compression();
+                    let agreed = compresses.then(|| shared.codec.agree(upgrade.extensions()));
+                    Reply::Accepted {
+                        proof: upgrade.proof(),
+                        answer,
+                        agreed: agreed.flatten(),
+                        state,
+                    }
+                }
                 Err(refusal) => Reply::Refused(refusal),
             }
         }));
         match called {
             Ok(Reply::Accepted {
                 proof: Proof::AcceptKey(accept_key),
-                answer,
+                mut answer,
+                agreed,
                 state,
-            }) => self.accept_handshake(key, &accept_key, &answer, state),
+            }) => {
+                if let Some(agreed) = agreed {
+                    answer.agree_on(agreed);
+                    self.compress(key, &agreed);
+                }
+                self.accept_handshake(key, &accept_key, &answer, state)
+            }
             Ok(Reply::Accepted {
                 proof: Proof::Challenge(challenge),
                 answer,
                 state,
+                ..
             }) => {
                 self.reply(key, |scratch, headers| {
                     hixie::encode_head(scratch, &request, false, &answer, headers);
@@ -197,6 +217,14 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         self.open(key);
         true
+    }
+
+    /// Compresses what follows the opening handshake.
+    fn compress(&mut self, key: Key, agreed: &Agreed) {
+        if let Some(connection) = self.slab.get_mut(key) {
+            let codec = &mut self.shared.codec;
+            connection.link.endpoint.compress(codec, agreed);
+        }
     }
 
     /// The opening handshake is done, on either side.
@@ -250,9 +278,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
         match client
             .request
             .check_response(head, &client.accept_key)
-            .map(|_| ())
+            .map(|accepted| accepted.deflate())
         {
-            Ok(()) => {
+            Ok(agreed) => {
+                if let Some(agreed) = agreed {
+                    self.compress(key, &agreed);
+                }
                 self.open(key);
                 true
             }

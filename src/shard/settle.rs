@@ -193,6 +193,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let shared = &mut self.shared;
         shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
         link.endpoint.release(&mut shared.pool);
+        link.endpoint.leave(&mut shared.codec);
         if let Some(queue) = link.outgoing.take() {
             shared.arena.retire(queue);
         }

@@ -59,6 +59,16 @@ stats! {
     messages_sent_in_runs
     payload_bytes_sent
     protocol_errors
+    compress_connections
+    compress_windows_refused
+    compress_messages
+    compress_payload_bytes
+    compress_bytes
+    inflate_messages
+    inflate_bytes
+    inflate_payload_bytes
+    compress_windows_bytes
+    compress_held_bytes
     recv_starved
     reads_paused
     service_panics

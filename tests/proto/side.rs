@@ -4,6 +4,7 @@ use ringwire::{
     CloseCode, MessageKind, ProtocolError, SendError,
     proto::{
         Endpoint, Event, Limits, MessagePool, Role, VecSink,
+        deflate::{Codec, Terms},
         endpoint::{Batch, Context, Control, MaskingKeys},
         message::Outgoing,
     },
@@ -26,11 +27,23 @@ pub const LIMITS: Limits = Limits {
     message_empty_fragments_max: 100,
 };
 
+pub const TERMS: Terms = Terms {
+    bytes_min: 126,
+    level: 6,
+    window_bits: 15,
+    context_takeover: true,
+    inflate_window_bits: 15,
+    inflate_context_takeover: true,
+    inflate_ratio_max: 0,
+    windows_bytes_max: 1 << 30,
+};
+
 pub struct Side {
     pub endpoint: Endpoint,
     pub limits: Limits,
     pub pool: MessagePool,
     keys: MaskingKeys,
+    pub codec: Codec,
     sink: VecSink,
     pub seen: Vec<Seen>,
     batches: bool,
@@ -43,6 +56,7 @@ impl Side {
             limits: LIMITS,
             pool: MessagePool::new(1 << 20),
             keys: MaskingKeys::new([9; 32]),
+            codec: Codec::new(TERMS),
             sink: VecSink::default(),
             seen: Vec::new(),
             batches: false,
@@ -67,6 +81,7 @@ impl Side {
             limits: &self.limits,
             pool: &mut self.pool,
             keys: &mut self.keys,
+            codec: &mut self.codec,
             sink: std::mem::take(&mut self.sink),
         };
         let result = call(&mut self.endpoint, &mut context);

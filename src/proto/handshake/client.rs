@@ -21,9 +21,13 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::HandshakeError;
 use super::accept_key::{ACCEPT_KEY_LEN, accept_key};
-use super::head::{HeadScanner, Headers, Occurrence, is_token, list_items};
+use super::head::{HeadScanner, Headers, Occurrence, is_token};
 use super::request::{Authority, KEY_LEN};
 use super::response::{FieldError, Fields, push_field};
+use crate::proto::deflate::{
+    Agreed, Offer,
+    negotiation::{AnswerError, check_answer},
+};
 
 /// The longest path of a Unix socket: `sun_path` of unix(7) is 108 bytes with its final NUL.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -287,6 +291,7 @@ pub struct ClientRequest {
     url: WsUrl,
     origin: Option<String>,
     subprotocols: Vec<String>,
+    offers: Vec<Offer>,
     fields: Fields,
 }
 
@@ -297,6 +302,7 @@ impl ClientRequest {
             url,
             origin: None,
             subprotocols: Vec::new(),
+            offers: Vec::new(),
             fields: Fields::new(),
         }
     }
@@ -333,6 +339,19 @@ impl ClientRequest {
             return Err(FieldError::SubprotocolRepeated);
         }
         self.subprotocols.push(name.to_owned());
+        Ok(())
+    }
+
+    /// Offers compression (permessage-deflate, RFC 7692), less wanted than what was offered before.
+    ///
+    /// # Errors
+    ///
+    /// [`FieldError::WindowBitsOutOfRange`] unless windows have from 8 to 15 bits.
+    pub fn offer_compression(&mut self, offer: Offer) -> Result<(), FieldError> {
+        if !offer.is_valid() {
+            return Err(FieldError::WindowBitsOutOfRange);
+        }
+        self.offers.push(offer);
         Ok(())
     }
 
@@ -373,6 +392,17 @@ impl ClientRequest {
                 self.subprotocols.join(", ").as_bytes(),
             );
         }
+        for (index, offer) in self.offers.iter().enumerate() {
+            let before: &[u8] = match index {
+                0 => b"Sec-WebSocket-Extensions: ",
+                _ => b", ",
+            };
+            out.extend_from_slice(before);
+            offer.encode(out);
+        }
+        if !self.offers.is_empty() {
+            out.extend_from_slice(b"\r\n");
+        }
         out.extend_from_slice(&self.fields.lines);
         out.extend_from_slice(b"\r\n");
         accept_key(&key)
@@ -412,14 +442,11 @@ impl ClientRequest {
             Occurrence::Missing => return Err(ClientHandshakeError::AcceptMissing),
             _ => return Err(ClientHandshakeError::AcceptMismatch),
         }
-        if headers
-            .all("sec-websocket-extensions")
-            .flat_map(list_items)
-            .next()
-            .is_some()
-        {
-            return Err(ClientHandshakeError::ExtensionNotOffered);
-        }
+        let answer = headers.all("sec-websocket-extensions");
+        let deflate = check_answer(answer, &self.offers).map_err(|error| match error {
+            AnswerError::Malformed => ClientHandshakeError::ExtensionInvalid,
+            AnswerError::NotOffered => ClientHandshakeError::ExtensionNotOffered,
+        })?;
         let subprotocol = match headers.only("sec-websocket-protocol") {
             Occurrence::Missing => None,
             Occurrence::Repeated => return Err(ClientHandshakeError::SubprotocolRepeated),
@@ -431,6 +458,7 @@ impl ClientRequest {
             ),
         };
         Ok(ClientAccepted {
+            deflate,
             subprotocol,
             response,
         })
@@ -521,6 +549,7 @@ impl<'a> Response<'a> {
 /// A response that opens the WebSocket.
 #[derive(Clone, Debug)]
 pub struct ClientAccepted<'a> {
+    deflate: Option<Agreed>,
     subprotocol: Option<&'a str>,
     response: Response<'a>,
 }
@@ -529,6 +558,11 @@ impl<'a> ClientAccepted<'a> {
     /// The subprotocol the server chose, one of those offered.
     pub const fn subprotocol(&self) -> Option<&'a str> {
         self.subprotocol
+    }
+
+    /// What was agreed on about compression, if it is used.
+    pub const fn deflate(&self) -> Option<Agreed> {
+        self.deflate
     }
 
     /// The whole response head.
@@ -547,7 +581,9 @@ pub enum ClientHandshakeError {
     AcceptMissing,
     /// `Connection` lacks `Upgrade`.
     ConnectionWithoutUpgrade,
-    /// The server uses an extension that was not offered.
+    /// The server's answer about compression is malformed (RFC 7692 section 7.1).
+    ExtensionInvalid,
+    /// The server uses an extension that was not offered, or not with these parameters.
     ExtensionNotOffered,
     /// The response breaks HTTP's message syntax.
     HeadMalformed(HandshakeError),
@@ -582,8 +618,12 @@ impl fmt::Display for ClientHandshakeError {
             ClientHandshakeError::ConnectionWithoutUpgrade => {
                 "the server's reply lacks Connection: Upgrade; a proxy may have removed it"
             }
+            ClientHandshakeError::ExtensionInvalid => {
+                "the server's Sec-WebSocket-Extensions header is malformed; it must be corrected"
+            }
             ClientHandshakeError::ExtensionNotOffered => {
-                "the server uses an extension that was not offered; it must be corrected"
+                "the server uses an extension that was not offered, or not with these parameters; \
+                 it must be corrected"
             }
             ClientHandshakeError::HeadMalformed(error) => {
                 // The sentence inside speaks to the sender of a request; only its name fits here.

@@ -269,7 +269,7 @@ pub(super) fn list_items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Removes the optional white space of RFC 9110 section 5.6.3, space and tab, from both ends.
-pub(super) fn trim_white_space(mut value: &[u8]) -> &[u8] {
+pub(in crate::proto) fn trim_white_space(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
     }

@@ -22,6 +22,7 @@ use super::HandshakeError;
 use super::accept_key::ACCEPT_KEY_LEN;
 use super::head::{is_field_value, is_token};
 use super::request::{Request, Upgrade};
+use crate::proto::deflate::Agreed;
 
 /// The reason phrase of RFC 6455 section 1.3.
 const SWITCHING_PROTOCOLS: &str = "Switching Protocols";
@@ -50,6 +51,8 @@ pub enum FieldError {
     SubprotocolNotOffered,
     /// A subprotocol offered twice (RFC 6455 section 4.1).
     SubprotocolRepeated,
+    /// A compression window of fewer than 8 or more than 15 bits (RFC 7692 section 7.1.2).
+    WindowBitsOutOfRange,
 }
 
 impl fmt::Display for FieldError {
@@ -78,6 +81,9 @@ impl fmt::Display for FieldError {
             }
             FieldError::SubprotocolRepeated => {
                 "this subprotocol is already offered; offer each one once"
+            }
+            FieldError::WindowBitsOutOfRange => {
+                "a compression window has from 8 to 15 bits; choose one of those"
             }
         })
     }
@@ -134,6 +140,8 @@ impl Content {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Answer {
     subprotocol: Option<Box<str>>,
+    deflate: Option<Agreed>,
+    refuses_compression: bool,
     reason_phrase: Option<Cow<'static, str>>,
     fields: Fields,
     layout: Layout,
@@ -153,16 +161,36 @@ impl Answer {
     pub const fn new() -> Answer {
         Answer {
             subprotocol: None,
+            deflate: None,
+            refuses_compression: false,
             reason_phrase: None,
             fields: Fields::new(),
             layout: Layout::Plain,
         }
     }
 
+    /// Agrees to no compression on this connection, whatever the client offers and the server
+    /// could. For messages that hold secrets beside what somebody else chose: their length tells
+    /// whether the two are alike (RFC 7692 section 8).
+    pub fn refuse_compression(&mut self) {
+        self.refuses_compression = true;
+    }
+
+    /// Whether [`refuse_compression`](Self::refuse_compression) was called.
+    pub const fn refuses_compression(&self) -> bool {
+        self.refuses_compression
+    }
+
+    /// Names what was agreed on about compression (RFC 7692 section 7.1).
+    pub(crate) fn agree_on(&mut self, deflate: Agreed) {
+        self.deflate = Some(deflate);
+    }
+
     /// Writes the 101 as the Kaazing gateway behind `echo.websocket.org` did in 2012, for clients
     /// that compare it with a recording: its reason phrase, its order of headers, `WebSocket` as
     /// the value of `Upgrade`, and the origin of the request echoed in `Access-Control` headers.
-    /// Headers that are added come last. Hixie-76 has a form of its own, which stays.
+    /// Headers that are added come last, behind what is agreed on about compression, of which that
+    /// gateway knew nothing. Hixie-76 has a form of its own, which stays.
     ///
     /// It decides nothing: a browser pays no heed to those headers of a 101. Which origins are
     /// welcome is another question.
@@ -396,6 +424,7 @@ pub fn encode_switching_protocols(
     if let Some(subprotocol) = answer.subprotocol() {
         push_field(out, "Sec-WebSocket-Protocol", subprotocol.as_bytes());
     }
+    push_extensions(out, answer);
     reply.encode(out);
     out.extend_from_slice(&answer.fields.lines);
     out.extend_from_slice(b"\r\n");
@@ -432,8 +461,17 @@ fn encode_like_kaazing(
     if origin.is_some() {
         push_field(out, "Access-Control-Allow-Headers", b"content-type");
     }
+    push_extensions(out, answer);
     out.extend_from_slice(&answer.fields.lines);
     out.extend_from_slice(b"\r\n");
+}
+
+fn push_extensions(out: &mut Vec<u8>, answer: &Answer) {
+    if let Some(deflate) = &answer.deflate {
+        out.extend_from_slice(b"Sec-WebSocket-Extensions: ");
+        deflate.encode(out);
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 /// Appends a refusal; the connection is to be closed after it.
@@ -609,6 +647,10 @@ fn reason_phrase(status: u16) -> &'static str {
 mod tests {
     use super::super::request::{Request, check_upgrade};
     use super::*;
+    use crate::proto::deflate::{
+        Offer,
+        negotiation::{NAME, check_answer},
+    };
 
     const ACCEPT: &[u8; ACCEPT_KEY_LEN] = b"rLHCkw/SKsO9GAH/ZSFhBATDKrU=";
     const BARE: ReplyHeaders<'_> = ReplyHeaders {
@@ -712,6 +754,8 @@ mod tests {
         answer.set_reason_phrase("Fine").unwrap();
         answer.add_header("Set-Cookie", "a=1").unwrap();
         answer.subprotocol = Some("chat".into());
+        let agreed = check_answer([NAME.as_bytes()].into_iter(), &[Offer::default()]);
+        answer.agree_on(agreed.unwrap().unwrap());
         assert_eq!(
             accepted(&answer, &BARE),
             "HTTP/1.1 101 Fine\r\n\
@@ -719,6 +763,7 @@ mod tests {
              Upgrade: WebSocket\r\n\
              Sec-WebSocket-Accept: rLHCkw/SKsO9GAH/ZSFhBATDKrU=\r\n\
              Sec-WebSocket-Protocol: chat\r\n\
+             Sec-WebSocket-Extensions: permessage-deflate\r\n\
              Set-Cookie: a=1\r\n\r\n"
         );
     }

@@ -1,0 +1,190 @@
+//! Reading compressed messages (RFC 7692 section 7.2.2).
+//!
+//! Knows: one whole message at a time, its limits, and that text has to be UTF-8. Refuses to know:
+//! frames, and on which connection a message came.
+//!
+//! A message is inflated when all of it is there. Until then a connection holds what its peer has
+//! sent and not what that would become, so that a thousand connections with a bomb each that never
+//! ends cost what they sent. While it is inflated, every limit is judged piece by piece: what is too
+//! long stops at the piece that shows it.
+
+use zlib_rs::{Inflate, InflateFlush, Status};
+
+use super::{Window, held};
+use crate::{
+    kernels::utf8::Validator,
+    proto::{MessageKind, MessagePool, ProtocolError, message::MessageBuffer},
+};
+
+/// What the sender left out (section 7.2.1), and an empty final block of our own behind it: the
+/// stream ends with that block exactly when the message ended where a block does.
+const TAIL: [u8; 6] = [0x00, 0x00, 0xff, 0xff, 0x03, 0x00];
+
+/// What is inflated before its limits and its text are judged: it is in the cache still.
+const PIECE_BYTES: usize = 32 << 10;
+
+/// Room for an inflated message at first, if its compressed bytes do not suggest more.
+const FIRST_BYTES: usize = 1 << 10;
+
+/// How many times their own length compressed bytes become in ordinary text.
+const USUAL_RATIO: usize = 4;
+
+/// Messages that inflate to no more than this are not judged by their ratio: they cost little, and a
+/// few repeated bytes are no attack.
+pub const RATIO_FREE_BYTES: u64 = 64 << 10;
+
+/// The most final blocks inside of one message (section 7.2.3.5). Each ends a stream, and the next
+/// one begins with a copy of the window. A sender that flushes that way needs one for each fragment.
+const FINAL_BLOCKS_MAX: u32 = 4096;
+
+/// What an inflated message may be.
+#[derive(Clone, Copy, Debug)]
+pub struct InflateLimits {
+    /// The longest message, in bytes.
+    pub message_bytes_max: u64,
+    /// The most bytes that a compressed byte may become, on the average of a message that is longer
+    /// than [`RATIO_FREE_BYTES`]. 0: any number.
+    pub ratio_max: u32,
+}
+
+impl InflateLimits {
+    /// The longest message of these compressed bytes, and what a longer one is.
+    fn longest(&self, compressed_bytes: usize) -> (u64, ProtocolError) {
+        let by_ratio = (compressed_bytes as u64)
+            .saturating_mul(u64::from(self.ratio_max))
+            .max(RATIO_FREE_BYTES);
+        if self.ratio_max > 0 && by_ratio < self.message_bytes_max {
+            return (by_ratio, ProtocolError::InflateRatio);
+        }
+        (self.message_bytes_max, ProtocolError::MessageTooBig)
+    }
+}
+
+/// Inflates messages of any number of connections, one after the other.
+#[derive(Default)]
+pub struct Inflater(Option<Box<Inflate>>);
+
+impl Inflater {
+    /// Bytes that it holds.
+    pub fn held_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |_| held::INFLATE_BYTES)
+    }
+
+    /// Inflates a message into a buffer of the pool. It may refer to what is in `window`, which is
+    /// told of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::DeflateInvalid`], [`ProtocolError::InflateRatio`],
+    /// [`ProtocolError::MessageTooBig`], [`ProtocolError::TextNotUtf8`].
+    pub fn inflate(
+        &mut self,
+        compressed: &[u8],
+        kind: MessageKind,
+        limits: &InflateLimits,
+        window: Option<&mut Window>,
+        pool: &mut MessagePool,
+    ) -> Result<Box<MessageBuffer>, ProtocolError> {
+        let mut message = pool.take();
+        let before = window.as_deref().map_or(&[][..], Window::bytes);
+        match self.inflate_into(&mut message, compressed, kind, limits, before) {
+            Ok(()) => {
+                if let Some(window) = window {
+                    window.push(message.written());
+                }
+                Ok(message)
+            }
+            Err(error) => {
+                pool.give_back(message);
+                Err(error)
+            }
+        }
+    }
+
+    fn inflate_into(
+        &mut self,
+        message: &mut MessageBuffer,
+        compressed: &[u8],
+        kind: MessageKind,
+        limits: &InflateLimits,
+        before: &[u8],
+    ) -> Result<(), ProtocolError> {
+        // Some senders leave out the one byte that an empty message has (section 7.2.3.6).
+        if compressed.is_empty() {
+            return Ok(());
+        }
+        let (longest, too_long) = limits.longest(compressed.len());
+        // A window that is smaller than agreed costs nothing to allow for, and this one inflates
+        // everything. Some compressors use 9 bits where they agreed to 8.
+        let inflate = self
+            .0
+            .get_or_insert_with(|| Box::new(Inflate::new(false, 15)));
+        begin(inflate, before, &[])?;
+        let mut validator = Validator::new();
+        let mut room = (compressed.len() * USUAL_RATIO).clamp(FIRST_BYTES, PIECE_BYTES);
+        let mut input = compressed;
+        let mut in_tail = false;
+        let mut final_blocks = 0;
+        loop {
+            let start = message.written().len();
+            let left = usize::try_from(longest).unwrap_or(usize::MAX) - start;
+            // One byte more than is allowed, to see whether there is one.
+            let piece = room.min(left.saturating_add(1));
+            // Twice as much each time: memory follows what is really there.
+            let place = message.extend(piece, piece.max(start.min(left)));
+            let (read, written) = (inflate.total_in(), inflate.total_out());
+            let status = inflate.decompress(input, place, InflateFlush::NoFlush);
+            let read = (inflate.total_in() - read) as usize;
+            let written = (inflate.total_out() - written) as usize;
+            let is_full = written == place.len();
+            message.truncate(start + written);
+            input = &input[read..];
+            if written > left {
+                return Err(too_long);
+            }
+            if kind == MessageKind::Text {
+                validator
+                    .push(&message.written()[start..])
+                    .map_err(|_| ProtocolError::TextNotUtf8)?;
+            }
+            match status {
+                // The stream ended with the block of ours, or with a final block of the sender's
+                // behind which it has nothing to say.
+                Ok(Status::StreamEnd) if input.is_empty() => break,
+                Ok(Status::StreamEnd) => {
+                    final_blocks += 1;
+                    if in_tail || final_blocks > FINAL_BLOCKS_MAX {
+                        return Err(ProtocolError::DeflateInvalid);
+                    }
+                    begin(inflate, before, message.written())?;
+                }
+                Ok(Status::Ok | Status::BufError) if is_full => room = PIECE_BYTES,
+                Ok(Status::Ok | Status::BufError) if input.is_empty() && !in_tail => {
+                    in_tail = true;
+                    input = &TAIL;
+                }
+                // It wants more than the tail, or makes nothing of what it has.
+                Ok(_) | Err(_) => return Err(ProtocolError::DeflateInvalid),
+            }
+        }
+        if kind == MessageKind::Text && validator.finish().is_err() {
+            return Err(ProtocolError::TextNotUtf8);
+        }
+        Ok(())
+    }
+}
+
+/// Begins a stream that may refer to these bytes, as many of the last ones as a window holds.
+fn begin(inflate: &mut Inflate, before: &[u8], message: &[u8]) -> Result<(), ProtocolError> {
+    const WINDOW_BYTES: usize = 1 << 15;
+    let message = &message[message.len().saturating_sub(WINDOW_BYTES)..];
+    let rest = WINDOW_BYTES - message.len();
+    let before = &before[before.len().saturating_sub(rest)..];
+    inflate.reset(false);
+    for dictionary in [before, message] {
+        if !dictionary.is_empty() && inflate.set_dictionary(dictionary).is_err() {
+            return Err(ProtocolError::DeflateInvalid);
+        }
+    }
+    Ok(())
+}

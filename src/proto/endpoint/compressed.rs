@@ -1,0 +1,211 @@
+//! The endpoint's frames of compressed messages (RFC 7692 section 6).
+//!
+//! Knows: RSV1, and how a compressed message is put together and taken apart. What is not compressed
+//! does not come here.
+
+use bytes::Bytes;
+
+use super::{
+    ADOPT_BYTES_MIN, Context, Endpoint, Event, FrameHeader, HEADER_BYTES_MAX, Limits, MaskingKey,
+    MaskingKeys, Opcode, Outgoing, OutgoingPayload, Payload, ProtocolError, Role, Sink, mask,
+    write_rest,
+};
+use crate::proto::deflate::{Agreed, Codec, Session, compressed_bytes_max};
+
+/// In a frame's first byte: the message is compressed.
+const RSV1: u8 = 0x40;
+
+impl Session {
+    /// Takes RSV1 off the first byte of a frame, where it may be on: what follows is read like any
+    /// other frame.
+    pub(super) fn take_bit(&mut self, first: &mut u8) -> Result<(), ProtocolError> {
+        let on = *first & RSV1 != 0;
+        match Opcode::from_bits(*first & 0xf) {
+            Some(Opcode::Text | Opcode::Binary) => self.is_compressed = on,
+            Some(_) if on => return Err(ProtocolError::CompressedBitMisplaced),
+            _ => {}
+        }
+        *first &= !RSV1;
+        Ok(())
+    }
+}
+
+impl Endpoint {
+    /// Compresses from here on, as was agreed in the opening handshake.
+    pub fn compress(&mut self, codec: &mut Codec, agreed: &Agreed) {
+        self.leave(codec);
+        self.deflate = Some(codec.join(self.role, agreed));
+    }
+
+    /// Ends what [`compress`](Self::compress) began. Called when the connection is over.
+    pub fn leave(&mut self, codec: &mut Codec) {
+        if let Some(session) = self.deflate.take() {
+            codec.leave(&session);
+        }
+    }
+
+    /// Whether messages are compressed in both directions.
+    #[inline]
+    pub const fn is_compressing(&self) -> bool {
+        self.deflate.is_some()
+    }
+
+    /// Whether the message in progress is compressed.
+    #[inline]
+    pub(super) fn is_compressed(&self) -> bool {
+        self.deflate
+            .as_ref()
+            .is_some_and(|session| session.is_compressed)
+    }
+
+    /// The most bytes of payload that the frames of the message in progress may have.
+    pub(super) fn frames_bytes_max(&self, limits: &Limits) -> u64 {
+        if self.is_compressed() {
+            return compressed_bytes_max(limits.message_bytes_max);
+        }
+        limits.message_bytes_max
+    }
+
+    /// A piece of a frame of a compressed message. `last`: it completes the message.
+    pub(super) fn compressed_piece<'a, S>(
+        &mut self,
+        piece: &'a mut [u8],
+        complete: bool,
+        last: bool,
+        context: &mut Context<'_, S>,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        if last && self.message.is_none() {
+            if self.role == Role::Server {
+                mask::apply(piece, self.key);
+            }
+            return self.compressed_complete(piece, context);
+        }
+        if !piece.is_empty() {
+            let message = self.message.get_or_insert_with(|| context.pool.take());
+            let announced = usize::try_from(self.remaining).unwrap_or(usize::MAX);
+            let room = message.extend(piece.len(), announced.saturating_add(piece.len()));
+            mask::copy(room, piece, self.key);
+            if !complete {
+                self.key = self.key.rotated(piece.len());
+            }
+        }
+        if !last {
+            return Ok(None);
+        }
+        let Some(compressed) = self.message.take() else {
+            return self.compressed_complete(&[], context);
+        };
+        let event = self.compressed_complete(compressed.written(), context);
+        context.pool.give_back(compressed);
+        event
+    }
+
+    fn compressed_complete<'a, S>(
+        &mut self,
+        compressed: &[u8],
+        context: &mut Context<'_, S>,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        let kind = self.kind.take();
+        let (Some(kind), Some(session), false) = (kind, &mut self.deflate, self.close_sent) else {
+            // Nobody will see it, nor anything that refers to it.
+            return Ok(None);
+        };
+        let (limits, pool) = (context.limits, &mut *context.pool);
+        let message = context
+            .codec
+            .inflate(session, compressed, kind, limits, pool)?;
+        let payload = Payload::Owned(message);
+        Ok(Some(Event::Message { kind, payload }))
+    }
+
+    /// Writes a message compressed, if it is long enough and gets shorter. Returns whether it was.
+    pub(super) fn send_compressed<S: Sink>(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        fragment_bytes: usize,
+        context: &mut Context<'_, S>,
+    ) -> bool {
+        let Some(session) = &mut self.deflate else {
+            return false;
+        };
+        let payload = outgoing.payload();
+        if !context.codec.wants(payload.len()) {
+            return false;
+        }
+        let opcode = outgoing.kind.opcode();
+        let is_whole = fragment_bytes == usize::MAX;
+        if let OutgoingPayload::Shared(shared) = &outgoing.payload
+            && !session.has_context()
+        {
+            let Some(compressed) = context.codec.deflate_shared(session, shared) else {
+                return false;
+            };
+            // A client's payload is masked, so that it has to be written anew.
+            if is_whole && self.role == Role::Server && compressed.len() >= ADOPT_BYTES_MIN {
+                adopt_frame(&mut context.sink, opcode, compressed);
+                return true;
+            }
+            let (sink, keys) = (&mut context.sink, &mut *context.keys);
+            write_frames(sink, keys, self.role, opcode, &compressed, fragment_bytes);
+            return true;
+        }
+        let Some(compressed) = context.codec.deflate(session, payload) else {
+            return false;
+        };
+        let (sink, keys) = (&mut context.sink, &mut *context.keys);
+        write_frames(sink, keys, self.role, opcode, compressed, fragment_bytes);
+        true
+    }
+}
+
+/// Writes the frames of a compressed message. Only the first one says that it is (section 6.1).
+fn write_frames<S: Sink>(
+    sink: &mut S,
+    keys: &mut MaskingKeys,
+    role: Role,
+    mut opcode: Opcode,
+    compressed: &[u8],
+    fragment_bytes: usize,
+) {
+    let mut rest = compressed;
+    loop {
+        let (fragment, later) = rest.split_at(fragment_bytes.min(rest.len()));
+        rest = later;
+        let key = match role {
+            Role::Client => Some(keys.next_key()),
+            Role::Server => None,
+        };
+        write_header(sink, opcode, rest.is_empty(), fragment.len(), key);
+        write_rest(sink, fragment, key.unwrap_or(MaskingKey::new([0; 4])));
+        opcode = Opcode::Continuation;
+        if rest.is_empty() {
+            return;
+        }
+    }
+}
+
+fn adopt_frame<S: Sink>(sink: &mut S, opcode: Opcode, compressed: Bytes) {
+    write_header(sink, opcode, true, compressed.len(), None);
+    sink.adopt(compressed);
+}
+
+fn write_header<S: Sink>(
+    sink: &mut S,
+    opcode: Opcode,
+    fin: bool,
+    payload_len: usize,
+    key: Option<MaskingKey>,
+) {
+    let header = FrameHeader {
+        fin,
+        opcode,
+        payload_len: payload_len as u64,
+        key,
+    };
+    let space = sink.space(HEADER_BYTES_MAX);
+    let len = header.encode(space);
+    if opcode != Opcode::Continuation {
+        space[0] |= RSV1;
+    }
+    sink.commit(len);
+}
