@@ -5,9 +5,11 @@
 
 mod chunks;
 mod close;
+mod compress;
 mod endpoint;
 mod frame;
 mod hixie;
+mod inflate;
 mod limits;
 mod message;
 mod reference;

@@ -4,7 +4,7 @@ use ringwire::{
     CloseCode, MessageKind, ProtocolError, SendError,
     proto::{
         Endpoint, Event, Limits, MessagePool, Role, VecSink,
-        deflate::{Codec, Terms},
+        deflate::{Codec, Terms, negotiation::agree},
         endpoint::{Batch, Context, Control, MaskingKeys},
         message::Outgoing,
     },
@@ -69,6 +69,14 @@ impl Side {
             batches: true,
             ..Self::new(role)
         }
+    }
+
+    /// One that agreed on compression with a client that offered this.
+    pub fn compressing(role: Role, offer: &str) -> Self {
+        let mut side = Self::in_batches(role);
+        let agreed = agree([offer.as_bytes()].into_iter(), &TERMS).expect("a valid offer");
+        side.endpoint.compress(&mut side.codec, &agreed);
+        side
     }
 
     /// Both ways of receiving.
@@ -150,6 +158,8 @@ impl Side {
     /// Ends the connection: no buffer of the pool may be left out then.
     pub fn end(&mut self) {
         self.endpoint.release(&mut self.pool);
+        self.endpoint.leave(&mut self.codec);
+        assert_eq!(self.codec.tally().windows_bytes, 0, "windows are left");
         assert_eq!(
             self.pool.out(),
             0,

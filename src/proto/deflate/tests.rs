@@ -1,5 +1,7 @@
 //! What the negotiation reads and answers, case by case and mangled.
 
+use bytes::Bytes;
+
 use super::{
     Agreed, ClientWindowBits, Codec, Offer, Session, Terms,
     negotiation::{AnswerError, NAME, agree, check_answer, offers},
@@ -467,4 +469,52 @@ fn windows_are_agreed_on_while_there_is_memory_for_them() {
 fn what_a_connection_keeps_without_context_is_small() {
     assert_eq!(size_of::<Session>(), 24);
     assert_eq!(size_of::<Option<Box<Session>>>(), 8);
+}
+
+#[test]
+fn a_payload_for_many_is_compressed_once_for_each_window() {
+    let mut codec = Codec::new(CLOSED);
+    let mut open = |offer: &str| {
+        let agreed = codec
+            .agree([offer.as_bytes()].into_iter())
+            .expect("a valid offer");
+        codec.join(Role::Server, &agreed)
+    };
+    let wide = [open(NAME), open(NAME)];
+    let narrow = open("permessage-deflate; server_max_window_bits=9");
+    let payload = Bytes::from("one for all, ".repeat(100));
+    let first = codec
+        .deflate_shared(&wide[0], &payload)
+        .expect("it gets shorter");
+    let second = codec
+        .deflate_shared(&wide[1], &payload.clone())
+        .expect("it gets shorter");
+    assert_eq!(first.as_ptr(), second.as_ptr());
+    let other = codec
+        .deflate_shared(&narrow, &payload)
+        .expect("it gets shorter");
+    assert_ne!(first.as_ptr(), other.as_ptr());
+    let third = codec
+        .deflate_shared(&wide[0], &payload)
+        .expect("it gets shorter");
+    assert_eq!(first.as_ptr(), third.as_ptr());
+    // The same bytes elsewhere are another payload, and so are those that come after.
+    let copy = Bytes::copy_from_slice(&payload);
+    let copied = codec
+        .deflate_shared(&wide[0], &copy)
+        .expect("it gets shorter");
+    assert_ne!(first.as_ptr(), copied.as_ptr());
+    assert_eq!(first, copied);
+    codec.forget_shared();
+    let later = codec
+        .deflate_shared(&wide[0], &copy)
+        .expect("it gets shorter");
+    assert_ne!(copied.as_ptr(), later.as_ptr());
+    // What does not get shorter is tried once as well.
+    let mut random = Random(1);
+    let noise: Vec<u8> = (0..2000).map(|_| random.below(256) as u8).collect();
+    let noise = Bytes::from(noise);
+    assert_eq!(codec.deflate_shared(&wide[0], &noise), None);
+    assert_eq!(codec.deflate_shared(&wide[1], &noise), None);
+    assert_eq!(codec.tally().deflated_messages, 6);
 }
