@@ -21,6 +21,7 @@ on_each_engine! {
     a_silent_peer_is_not_pinged_and_dropped_at_the_full_timeout
     a_stopping_server_closes
     binary_goes_to_those_who_have_sent_some
+    compression_is_never_agreed_on
     messages_over_the_limit_fail_the_connection
     off_it_is_a_426_that_names_version_13
     pings_are_refused
@@ -196,6 +197,28 @@ fn the_drafts_example_is_answered_and_echoes(engine: Engine) {
             peer.write(&text("who?"));
             assert_eq!(peer.read_draft(), Frame::Text("an elder".into()));
             peer.draft_close();
+        },
+    );
+}
+
+fn compression_is_never_agreed_on(engine: Engine) {
+    let config = legacy(|config| config.compress = true);
+    host(
+        engine,
+        config,
+        || Echo,
+        |host| {
+            let mut peer = host.connect();
+            let offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+            let head = [HEAD.strip_suffix("\r\n").unwrap(), offer].concat();
+            peer.write(&[head.as_bytes(), BODY].concat());
+            let head = peer.read_head();
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            assert!(!head.contains("Extensions"), "{head}");
+            assert_eq!(peer.bytes(16), ANSWER);
+            peer.draft_echo(&"long enough, ".repeat(1000));
+            peer.draft_close();
+            host.expect_count(0, |counts| counts.compress_connections);
         },
     );
 }

@@ -268,6 +268,7 @@ struct Remains {
     chunks_out: usize,
     queues_out: usize,
     message_buffers_out: usize,
+    windows_bytes: u64,
 }
 
 enum Running {
@@ -558,6 +559,7 @@ fn start_shard<S: Service>(
             chunks_out: shared.arena.chunks_out(),
             queues_out: shared.arena.queues_out(),
             message_buffers_out: shared.pool.out(),
+            windows_bytes: shared.codec.tally().windows_bytes,
         }
     };
     let thread = thread::Builder::new().name("ringwire-0".to_owned());

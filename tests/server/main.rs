@@ -10,6 +10,7 @@ mod peer;
 mod backpressure;
 mod binary;
 mod closing;
+mod compress;
 mod deadlines;
 mod descriptors;
 mod encoding;

@@ -95,6 +95,8 @@ impl Inflater {
                 Ok(message)
             }
             Err(error) => {
+                // What a message that failed has grown to is not worth keeping.
+                *message = MessageBuffer::default();
                 pool.give_back(message);
                 Err(error)
             }
