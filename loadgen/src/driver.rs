@@ -25,14 +25,14 @@ use std::{
 
 use hdrhistogram::Histogram;
 use ringwire::{
-    CloseCause, Config, Conn, ConnId, Errno, Message, Service,
+    CloseCause, Config, Conn, ConnId, Counts, Errno, Message, Service,
     client::{Client, Dial, Time, Wait},
 };
 
 use crate::{
     histogram,
     plan::Plan,
-    result::{Bytes, Messages},
+    result::{Bytes, CompressionFigures, Messages},
     schedule::{Schedule, Share},
 };
 
@@ -238,6 +238,8 @@ pub struct Tally {
     pub failed: BTreeMap<String, u64>,
     /// Connections that ended early, by reason.
     pub lost: BTreeMap<String, u64>,
+    /// What compression did.
+    pub compression: CompressionFigures,
     /// The slice that is under way.
     pub slice: Box<SliceTally>,
     has_schedule: bool,
@@ -259,6 +261,7 @@ impl Tally {
             opened: 0,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
+            compression: CompressionFigures::default(),
             slice: Box::new(SliceTally::new(0)),
             has_schedule,
         }
@@ -646,7 +649,24 @@ pub fn config(plan: &Plan) -> Config {
     config.queue_low_bytes = 1 << 39;
     config.queue_bytes_max = 1 << 42;
     config.shard_queue_high_bytes = 1 << 42;
+    if let Some(level) = plan.place.compress_level {
+        config.compress_level = level;
+        config.compress_bytes_min = 126;
+    }
     config
+}
+
+/// What a client's counts say about compression.
+fn compression(counts: &Counts) -> CompressionFigures {
+    CompressionFigures {
+        connections: counts.compress_connections,
+        messages_sent: counts.compress_messages,
+        payload_sent: counts.compress_payload_bytes,
+        compressed_sent: counts.compress_bytes,
+        messages_received: counts.inflate_messages,
+        payload_received: counts.inflate_payload_bytes,
+        compressed_received: counts.inflate_bytes,
+    }
 }
 
 /// The clock's slack is 50 us unless a thread asks for less (`PR_SET_TIMERSLACK`).
@@ -1077,7 +1097,8 @@ impl<W: Workload> Thread<W> {
     fn finish(&mut self, ended_ns: u64, drained_ns: u64) -> Result<(), String> {
         let driver = self.client.service();
         let output = driver.work.finish(&mut driver.hub);
-        let tally = std::mem::replace(&mut driver.hub.tally, Tally::new(false));
+        let mut tally = std::mem::replace(&mut driver.hub.tally, Tally::new(false));
+        tally.compression = compression(&self.client.stats().counts);
         self.report(Report::Finished(Box::new(Finished {
             tally,
             output,

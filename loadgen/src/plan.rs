@@ -8,7 +8,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use ringwire::{
     Address, MessageKind,
-    client::{ClientRequest, Scheme, WsUrl, resolve},
+    client::{ClientRequest, CompressionOffer, Scheme, WsUrl, resolve},
 };
 
 use crate::{
@@ -86,9 +86,14 @@ pub struct TargetArgs {
     /// Sends an Origin header, as browsers do
     #[arg(long, value_name = "ORIGIN")]
     pub origin: Option<String>,
-    /// Asks for compression (permessage-deflate)
+    /// Asks for compression (permessage-deflate), as browsers do; the server decides on its side.
+    /// Messages that are sent do not refer to earlier ones
     #[arg(long)]
     pub compress: bool,
+    /// How hard to compress what is sent, from 1 to 9. The reply's size is the server's choice
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "compress",
+          value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub compress_level: u8,
     /// How long an opening handshake may take
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration_ms)]
     pub handshake_timeout: u64,
@@ -441,6 +446,8 @@ pub enum ScriptArg {
     Ascii,
     /// Three bytes a character.
     Cjk,
+    /// Records as services exchange them, which compress as those do.
+    Json,
 }
 
 /// `--verify`.
@@ -504,6 +511,8 @@ pub struct Place {
     pub requests: Vec<ClientRequest>,
     /// How long an opening handshake may take, in milliseconds.
     pub handshake_timeout_ms: u64,
+    /// How hard messages are compressed, where the server agrees.
+    pub compress_level: Option<u8>,
 }
 
 impl Place {
@@ -523,12 +532,6 @@ impl TargetArgs {
     ///
     /// A sentence about the first argument that is wrong.
     pub fn place(&self, topics: usize) -> Result<Place, PlanError> {
-        if self.compress {
-            return refuse(
-                "--compress needs permessage-deflate, which this version does not have; leave it \
-                 out",
-            );
-        }
         if topics > 1 && !self.url.contains("{}") {
             return refuse(format!(
                 "--topics {topics} needs a URL with {{}} where the topic's number goes, as in \
@@ -546,6 +549,7 @@ impl TargetArgs {
             address: raw::first_reachable(addresses),
             requests,
             handshake_timeout_ms: self.handshake_timeout.max(1),
+            compress_level: self.compress.then_some(self.compress_level),
         })
     }
 
@@ -574,6 +578,15 @@ impl TargetArgs {
             request.offer_subprotocol(name).map_err(|error| {
                 PlanError(format!("--subprotocol '{name}' cannot be offered: {error}"))
             })?;
+        }
+        if self.compress {
+            let offer = CompressionOffer {
+                client_no_context_takeover: true,
+                ..CompressionOffer::default()
+            };
+            request
+                .offer_compression(offer)
+                .map_err(|error| PlanError(format!("--compress cannot be offered: {error}")))?;
         }
         if let Some(origin) = &self.origin {
             request.set_origin(origin).map_err(|error| {
@@ -797,6 +810,7 @@ fn traffic(message: &MessageArgs, size_min: usize) -> Result<Traffic, PlanError>
             script: match message.script {
                 ScriptArg::Ascii => TextScript::Ascii,
                 ScriptArg::Cjk => TextScript::Cjk,
+                ScriptArg::Json => TextScript::Json,
             },
             nonce: fastrand::u64(..),
         },

@@ -57,6 +57,9 @@ pub struct Run {
     pub ingest: Option<IngestFigures>,
     /// The search. Scenario `saturate`; the rest of the run is then its best point's.
     pub search: Option<Search>,
+    /// What compression did, warm-up included, when it was asked for.
+    #[serde(default)]
+    pub compression: Option<CompressionFigures>,
     /// Whether the numbers can be believed.
     pub verdict: Verdict,
     /// Sentences that a reader should see beside the numbers, such as a limit that was raised or a
@@ -147,6 +150,8 @@ pub enum TextScript {
     Ascii,
     /// Three bytes a character.
     Cjk,
+    /// Records in JSON: numbers, names, times and words.
+    Json,
 }
 
 /// How many replies are compared byte by byte.
@@ -275,6 +280,25 @@ pub struct Bytes {
     pub payload_sent: u64,
     /// In messages received.
     pub payload_received: u64,
+}
+
+/// What compression (permessage-deflate) did from the first message to the last, warm-up included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompressionFigures {
+    /// Connections on which the server agreed to it.
+    pub connections: u64,
+    /// Messages sent compressed.
+    pub messages_sent: u64,
+    /// Bytes of payload in them.
+    pub payload_sent: u64,
+    /// Bytes that they became.
+    pub compressed_sent: u64,
+    /// Messages received compressed.
+    pub messages_received: u64,
+    /// Bytes of payload in them.
+    pub payload_received: u64,
+    /// Bytes that they came as.
+    pub compressed_received: u64,
 }
 
 /// Latencies of the measured part, in nanoseconds, each to three significant digits and up to 60

@@ -34,8 +34,8 @@ use crate::{
     plan::Plan,
     raw,
     result::{
-        Bytes, ClientFigures, Connections, Latency, Messages, Phase, Progress, Run, SCHEMA,
-        Scenario, ServerFigures, Slice, Target, Times, Verdict, VerdictKind,
+        Bytes, ClientFigures, CompressionFigures, Connections, Latency, Messages, Phase, Progress,
+        Run, SCHEMA, Scenario, ServerFigures, Slice, Target, Times, Verdict, VerdictKind,
     },
     schedule::Share,
     verdict,
@@ -637,6 +637,9 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
                 plan.sources[plan.sources.len() - 1]
             ));
         }
+        if plan.place.compress_level.is_some() {
+            notes.push(compression_note(&total.compression, total.opened));
+        }
         if plan.spins {
             let share = spun_ns as f64 / looked_ns as f64 / plan.shards as f64;
             let ended = if self.gate.is_sleeping() {
@@ -709,6 +712,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             fanout: None,
             ingest: None,
             search: None,
+            compression: plan.place.compress_level.map(|_| total.compression),
             verdict: Verdict {
                 kind: VerdictKind::Sound,
                 reasons: Vec::new(),
@@ -792,6 +796,20 @@ fn cpu_at(looks: &[(u64, u64)], at_ns: u64) -> Option<u64> {
     Some(from.1 + (grown / u128::from(span_ns.max(1))) as u64)
 }
 
+/// What was agreed on, and what it came to.
+fn compression_note(figures: &CompressionFigures, opened: u64) -> String {
+    let each = |bytes: u64, messages: u64| bytes as f64 / messages.max(1) as f64;
+    format!(
+        "the server agreed to compress on {} of {opened} connections; a compressed message was {:.0} \
+         bytes instead of {:.0} when sent, and {:.0} instead of {:.0} when received, headers apart",
+        figures.connections,
+        each(figures.compressed_sent, figures.messages_sent),
+        each(figures.payload_sent, figures.messages_sent),
+        each(figures.compressed_received, figures.messages_received),
+        each(figures.payload_received, figures.messages_received),
+    )
+}
+
 /// The tallies of all threads, added up.
 #[derive(Debug)]
 struct Total {
@@ -806,6 +824,7 @@ struct Total {
     opened: u64,
     failed: BTreeMap<String, u64>,
     lost: BTreeMap<String, u64>,
+    compression: CompressionFigures,
 }
 
 impl Total {
@@ -822,6 +841,7 @@ impl Total {
             opened: 0,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
+            compression: CompressionFigures::default(),
         };
         for tally in tallies {
             let (sum, more) = (&mut total.messages, &tally.messages);
@@ -846,6 +866,14 @@ impl Total {
                 // Both have the bounds of a run.
                 let _ = sum.add(more);
             }
+            let (sum, more) = (&mut total.compression, &tally.compression);
+            sum.connections += more.connections;
+            sum.messages_sent += more.messages_sent;
+            sum.payload_sent += more.payload_sent;
+            sum.compressed_sent += more.compressed_sent;
+            sum.messages_received += more.messages_received;
+            sum.payload_received += more.payload_received;
+            sum.compressed_received += more.compressed_received;
             total.backlog_max += tally.backlog_max;
             total.spun_ns += tally.spun_ns;
             total.opened += tally.opened;

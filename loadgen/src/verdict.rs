@@ -217,6 +217,7 @@ mod tests {
             fanout: None,
             ingest: None,
             search: None,
+            compression: None,
             verdict: Verdict {
                 kind: VerdictKind::Sound,
                 reasons: Vec::new(),

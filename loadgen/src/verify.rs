@@ -39,6 +39,9 @@ const VARIANTS: u64 = 4;
 /// A filler longer than this has one variant only, for the memory's sake.
 const VARIANTS_BYTES_MAX: usize = 1 << 20;
 
+/// Records of a size, over all their variants.
+const RECORDS_BYTES: usize = 4 << 20;
+
 /// How many places ahead a reply that cannot name itself is looked for.
 const SEARCH_MAX: usize = 63;
 
@@ -164,6 +167,9 @@ impl Payloads {
                 below += size.weight;
                 let variants = if size.size_bytes > VARIANTS_BYTES_MAX {
                     1
+                } else if plan.script == TextScript::Json {
+                    // With context takeover, fillers that come again soon would compress to nothing.
+                    (RECORDS_BYTES / size.size_bytes.max(1)).max(VARIANTS as usize) as u64
                 } else {
                     VARIANTS
                 };
@@ -330,6 +336,47 @@ pub fn instants_of(payload: &[u8]) -> Option<(u64, u64)> {
     Some((bits(*due)?, bits(*sent)?))
 }
 
+/// Records in JSON, as many as fit into `len` bytes, other ones for each variant.
+fn push_records(text: &mut String, len: usize, variant: u64) {
+    const NAMES: [&str; 8] = [
+        "alice", "bob", "carol", "dave", "mallory", "peggy", "trent", "victor",
+    ];
+    const WORDS: [&str; 12] = [
+        "the", "server", "message", "order", "filled", "price", "market", "update", "please",
+        "check", "again", "later",
+    ];
+    let mut state = mix(variant + 1);
+    let mut below = |bound: u64| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        (state >> 33) % bound
+    };
+    loop {
+        let words: Vec<&str> = (0..3 + below(8))
+            .map(|_| WORDS[below(12) as usize])
+            .collect();
+        let record = format!(
+            ",{{\"id\":{},\"user\":\"{}\",\"price\":{}.{:02},\"time\":\"2026-{:02}-{:02}T{:02}:{:02}:\
+             {:02}.{:03}Z\",\"active\":{},\"text\":\"{}\"}}",
+            below(1 << 30),
+            NAMES[below(8) as usize],
+            below(1000),
+            below(100),
+            1 + below(12),
+            1 + below(28),
+            below(24),
+            below(60),
+            below(60),
+            below(1000),
+            below(2) == 0,
+            words.join(" "),
+        );
+        if text.len() + record.len() > len {
+            return;
+        }
+        text.push_str(&record);
+    }
+}
+
 /// A payload of `len` bytes whose first 16 bytes wait for a stamp.
 fn body(len: usize, kind: MessageKind, script: TextScript, variant: u64) -> Body {
     let front = STAMP_BYTES.min(len);
@@ -350,10 +397,15 @@ fn body(len: usize, kind: MessageKind, script: TextScript, variant: u64) -> Body
             while text.len() < len.min(TIMED_BYTES) {
                 text.push('-');
             }
+            if script == TextScript::Json {
+                push_records(&mut text, len, variant);
+            }
             let start = variant as u32 * 7;
             for step in 0.. {
                 let next = match script {
-                    TextScript::Ascii => char::from(b'a' + ((start + step) % 26) as u8),
+                    TextScript::Ascii | TextScript::Json => {
+                        char::from(b'a' + ((start + step) % 26) as u8)
+                    }
                     // The block of CJK unified ideographs begins at U+4E00.
                     TextScript::Cjk => {
                         char::from_u32(0x4e00 + (start + step) % 5000).unwrap_or('\u{4e00}')

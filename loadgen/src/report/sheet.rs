@@ -200,6 +200,7 @@ fn load(scenario: Scenario, plan: &PlanFigures) -> String {
 fn payloads(plan: &PlanFigures) -> String {
     let kind = match (plan.text, plan.text_script) {
         (Some(true), Some(TextScript::Cjk)) => "text, 3 bytes a character",
+        (Some(true), Some(TextScript::Json)) => "JSON text",
         (Some(true), _) => "text",
         _ => "binary",
     };

@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loadgen::result::{Run, VerdictKind};
+use loadgen::result::{CompressionFigures, Run, VerdictKind};
+use ringwire::Config;
 
 use crate::{
     run,
@@ -85,6 +86,69 @@ fn every_kind_of_message_comes_back_verified() {
         assert_clean(&run);
         assert_eq!(run.messages.compared, run.messages.received, "{case:?}");
     }
+}
+
+#[test]
+fn compression_is_asked_for_and_what_it_did_is_told() {
+    for takeover in [false, true] {
+        let mut config = Config::default();
+        config.compress = true;
+        config.compress_context_takeover = takeover;
+        let server = Running::start_with(config, |_| ringwire::service::Echo);
+        let words = [
+            "echo",
+            &server.url,
+            "-c",
+            "6",
+            "-d",
+            "300ms",
+            "--warmup",
+            "100ms",
+            "--text",
+            "--script",
+            "json",
+            "--size",
+            "1k,20k:10%",
+            "--verify",
+            "all",
+            "--reply-timeout",
+            "20s",
+        ];
+        let run = run(&[&words[..], &["--compress"]].concat());
+        assert_clean(&run);
+        assert_eq!(run.messages.compared, run.messages.received);
+        let figures = run.compression.expect("it was asked for");
+        assert_eq!(figures.connections, 6);
+        assert!(figures.messages_sent >= run.messages.sent, "{figures:?}");
+        assert_eq!(figures.messages_received, figures.messages_sent);
+        assert_eq!(figures.payload_received, figures.payload_sent);
+        assert!(
+            figures.compressed_sent < figures.payload_sent,
+            "{figures:?}"
+        );
+        assert!(
+            figures.compressed_received < figures.compressed_sent,
+            "level 6 makes less of it than level 1: {figures:?}"
+        );
+        // The server compresses only for those who ask.
+        let run = crate::run(&words);
+        assert_clean(&run);
+        assert_eq!(run.compression, None);
+    }
+    let server = Running::echo();
+    let run = run(&[
+        "echo",
+        &server.url,
+        "-c",
+        "2",
+        "-d",
+        "100ms",
+        "--warmup",
+        "0s",
+        "--compress",
+    ]);
+    assert_clean(&run);
+    assert_eq!(run.compression, Some(CompressionFigures::default()));
 }
 
 #[test]

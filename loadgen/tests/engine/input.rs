@@ -77,7 +77,10 @@ fn bad_input_is_one_clear_sentence() {
             &["idle", url, "-c", "100000", "--source", "127.0.0.1"],
             &["more ports"],
         ),
-        (&["echo", url, "--compress"], &["permessage-deflate"]),
+        (
+            &["echo", url, "--compress", "--compress-level", "10"],
+            &["--compress-level", "1..=9"],
+        ),
         (&["echo", url, "--header", "nonsense"], &["no colon"]),
         (&["echo", url, "--header", "Upgrade: no"], &["--header"]),
         (&["echo", url, "--pid", "4194999"], &["no process"]),

@@ -9,8 +9,8 @@ use std::{
 };
 
 use ringwire::{
-    Address, CloseCause, Conn, ConnId, Handle, Message, MessageKind, PeerAddress, Refusal, Server,
-    Service, Upgrade, proto::handshake::Answer,
+    Address, CloseCause, Config, Conn, ConnId, Handle, Message, MessageKind, PeerAddress, Refusal,
+    Server, Service, Upgrade, proto::handshake::Answer,
 };
 
 /// A server on a port of the kernel's choice, until it is dropped.
@@ -21,7 +21,15 @@ pub struct Running {
 
 impl Running {
     pub fn start<S: Service>(make: impl Fn(u16) -> S + Send + Sync + 'static) -> Self {
+        Self::start_with(Config::default(), make)
+    }
+
+    pub fn start_with<S: Service>(
+        config: Config,
+        make: impl Fn(u16) -> S + Send + Sync + 'static,
+    ) -> Self {
         let server = Server::builder()
+            .config(config)
             .listen("127.0.0.1:0")
             .shards(1)
             .pinned(false)

@@ -1,7 +1,11 @@
 // An echo on Bun's own server. Prints its address, and ends on SIGTERM. With --sink it counts
-// messages instead, and answers a text with the count.
+// messages instead, and answers a text with the count. With --compress it agrees to
+// permessage-deflate, each message for itself; with --compress --takeover messages refer to earlier
+// ones.
 
 const sink = process.argv.includes("--sink");
+const compressing = process.argv.includes("--compress");
+const how = process.argv.includes("--takeover") ? "dedicated" : "shared";
 
 const server = Bun.serve({
   hostname: "127.0.0.1",
@@ -11,9 +15,10 @@ const server = Bun.serve({
   websocket: {
     maxPayloadLength: 1 << 28,
     backpressureLimit: 1 << 28,
+    perMessageDeflate: compressing && { compress: how, decompress: how },
     message: (socket, message) => {
       if (!sink) {
-        socket.send(message);
+        socket.send(message, compressing);
       } else if (typeof message === "string") {
         socket.send(JSON.stringify(socket.data));
       } else {

@@ -1,10 +1,19 @@
 // An echo on Node's ws. Prints its address, and ends on SIGTERM. With --sink it counts messages
-// instead, and answers a text with the count.
+// instead, and answers a text with the count. With --compress it agrees to permessage-deflate, each
+// message for itself; with --compress --takeover messages refer to earlier ones.
 
 import { WebSocketServer } from "ws";
 
 const sink = process.argv.includes("--sink");
-const server = new WebSocketServer({ host: "127.0.0.1", port: 0, maxPayload: 1 << 28 });
+const compressing = process.argv.includes("--compress");
+const takeover = process.argv.includes("--takeover");
+
+const server = new WebSocketServer({
+  host: "127.0.0.1",
+  port: 0,
+  maxPayload: 1 << 28,
+  perMessageDeflate: compressing && { serverNoContextTakeover: !takeover },
+});
 
 server.on("connection", (socket) => {
   if (sink) {
