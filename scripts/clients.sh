@@ -7,11 +7,12 @@ usage() {
 Usage: scripts/clients.sh [--url URL | --binary PATH]
 
 Checks the echo with Python's websockets and Node's ws: every length form, fragments, ping and pong,
-100 connections at once, close codes both ways, the message limit and text that is not UTF-8. Prints
-one line a check and 'N passed, N failed'.
+100 connections at once, close codes both ways, the message limit and text that is not UTF-8. Then the
+same against a server that compresses, with every combination of the parameters of permessage-deflate
+that these clients can offer. Prints one line a check and 'N passed, N failed'.
 
   --url URL      test the echo at URL (ws://127.0.0.1:PORT/) instead of starting a server; what
-                 clients see when the server stops is then not checked
+                 clients see when the server stops, and compression, are then not checked
   --binary PATH  start PATH instead of building and starting target/release/ringwire
   --help         this text
 
@@ -73,6 +74,22 @@ if [ -z "$url" ]; then
 fi
 check "python websockets: " 180 "${python_client[@]}" "$url"
 check "node ws: " 180 "${node_client[@]}" "$url"
+
+# Servers that compress, each message for itself and with context.
+if [ -n "$SERVER_PID" ]; then
+  server_stop
+  for takeover in "" with; do
+    options=(--compress)
+    [ -z "$takeover" ] || options+=(--compress-context-takeover --inflate-context-takeover)
+    server_start "$binary" "${options[@]}"
+    label=${takeover:+with context, }
+    check "${label}python websockets: " 240 "${python_client[@]}" "$SERVER_URL" --compress
+    check "${label}node ws: " 240 "${node_client[@]}" "$SERVER_URL" --compress
+    server_stop
+  done
+  server_start "$binary"
+  url=$SERVER_URL
+fi
 
 # Two clients that stay connected while the server stops: they have to be told so.
 await_ready() {

@@ -178,6 +178,63 @@ check('permessage-deflate offered: the echo is right with it or without', () =>
   ),
 );
 
+// Text that compresses as records do, other text for each size.
+function record(size) {
+  let text = '';
+  for (let index = 0; text.length < size; index += 1) {
+    text += `{"id":${(index * 7919) % size},"name":"größe ${index}"}`;
+  }
+  return text;
+}
+
+// Every combination of the four parameters of RFC 7692 that this client can offer.
+if (process.argv.includes('--compress')) {
+  const bits = [undefined, 9, 12, 15];
+  for (const serverNoContextTakeover of [undefined, true]) {
+    for (const clientNoContextTakeover of [undefined, true]) {
+      for (const serverMaxWindowBits of bits) {
+        for (const clientMaxWindowBits of [true, ...bits]) {
+          const perMessageDeflate = {
+            threshold: 0,
+            serverNoContextTakeover,
+            clientNoContextTakeover,
+            serverMaxWindowBits,
+            clientMaxWindowBits,
+          };
+          check(`deflate: ${JSON.stringify(perMessageDeflate)}, client ${clientMaxWindowBits}`, () =>
+            withConnection(
+              async (conn) => {
+                assert.equal(conn.socket.extensions.split(';')[0], 'permessage-deflate');
+                for (const size of [0, 1, 700, 700, 5_000, 70_000, 300_000]) {
+                  await echoes(conn, record(size));
+                }
+                await echoes(conn, octets(10_000));
+                const whole = Buffer.from(record(20_000));
+                conn.send(whole.subarray(0, 7_000), { binary: false, fin: false });
+                conn.socket.ping('between');
+                assert.equal(String((await conn.next()).pong), 'between');
+                conn.send(whole.subarray(7_000), { fin: true });
+                await expectMessage(conn, whole.toString());
+              },
+              { perMessageDeflate },
+            ),
+          );
+        }
+      }
+    }
+  }
+
+  check('deflate: a message that inflates to more than 16 MiB: closed with 1009', () =>
+    withConnection(
+      async (conn) => {
+        conn.send('0'.repeat(MESSAGE_BYTES_MAX + 1));
+        await expectClosed(conn, 1009);
+      },
+      { perMessageDeflate: { threshold: 0 } },
+    ),
+  );
+}
+
 check('100 connections at once, 10 messages each', () =>
   Promise.all(
     Array.from({ length: 100 }, (_, number) =>

@@ -9,6 +9,7 @@ import sys
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 SIZES = [1, 125, 126, 65_535, 65_536, 1024 * 1024]
@@ -27,6 +28,11 @@ def check(name):
         return run
 
     return add
+
+
+def compressed(name):
+    """As `check`, for servers that compress."""
+    return check(name) if "--compress" in sys.argv else lambda run: run
 
 
 def dial(**options):
@@ -163,6 +169,70 @@ async def deflate():
     async with dial(compression="deflate") as conn:
         for message in ("a" * 100_000, octets(70_000), ""):
             await echoes(conn, message)
+
+
+def add_parameters():
+    """Every combination of the four parameters of RFC 7692 that this client can offer."""
+    for server_no, client_no in ((False, False), (True, False), (False, True), (True, True)):
+        for server_bits in (None, 9, 12, 15):
+            for client_bits in (None, True, 9, 12, 15):
+                name = (
+                    f"deflate: server_no_context_takeover {server_no}, client {client_no}, "
+                    f"server_max_window_bits {server_bits}, client {client_bits}"
+                )
+
+                @compressed(name)
+                async def combination(
+                    server_no=server_no,
+                    client_no=client_no,
+                    server_bits=server_bits,
+                    client_bits=client_bits,
+                ):
+                    factory = ClientPerMessageDeflateFactory(
+                        server_no_context_takeover=server_no,
+                        client_no_context_takeover=client_no,
+                        server_max_window_bits=server_bits,
+                        client_max_window_bits=client_bits,
+                    )
+                    async with dial(extensions=[factory]) as conn:
+                        names = [extension.name for extension in conn.protocol.extensions]
+                        expect(names, ["permessage-deflate"])
+                        for size in (0, 1, 700, 700, 5_000, 70_000, 300_000):
+                            await echoes(conn, record(size))
+                        await echoes(conn, octets(10_000))
+                        await (await conn.ping(b"between"))
+                        parts = record(20_000).encode()
+                        halves = [parts[:7_000], parts[7_000:7_001], parts[7_001:]]
+                        await conn.send(halves, text=True)
+                        expect(await conn.recv(), parts.decode())
+
+
+def record(size):
+    """Text that compresses as records do, other text for each size."""
+    lines = (f'{{"id":{index * 7919 % size},"name":"größe {index}"}}' for index in range(size))
+    text = ""
+    for line in lines:
+        if len(text) >= size:
+            break
+        text += line
+    return text
+
+
+add_parameters()
+
+
+@compressed("deflate: a message that inflates to more than 16 MiB: closed with 1009")
+async def bomb():
+    conn = await dial(compression="deflate")
+    await conn.send("0" * (MESSAGE_BYTES_MAX + 1))
+    await expect_closed(conn, 1009)
+
+
+@compressed("deflate: text that is not UTF-8: closed with 1007")
+async def compressed_not_utf8():
+    conn = await dial(compression="deflate")
+    await conn.send(b"\xff" * 1000, text=True)
+    await expect_closed(conn, 1007)
 
 
 @check("100 connections at once, 10 messages each")

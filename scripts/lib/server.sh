@@ -108,10 +108,11 @@ prepare() {
   trap 'exit 129' HUP
 }
 
-# server_start [BINARY]: builds the server when no BINARY is given, starts it on a free port of
-# 127.0.0.1 and sets SERVER_URL to ws://127.0.0.1:PORT/ as the server itself reports it.
+# server_start [BINARY [ARGUMENT...]]: builds the server when no BINARY is given, starts it on a free
+# port of 127.0.0.1 and sets SERVER_URL to ws://127.0.0.1:PORT/ as the server itself reports it.
 server_start() {
   local binary=${1:-} deadline
+  [ $# -eq 0 ] || shift
   if [ -z "$binary" ]; then
     command -v cargo >/dev/null || die "cargo is not installed; see https://rustup.rs, or name a --binary."
     (cd "$ROOT" && cargo build --release --locked --bin ringwire >&2) ||
@@ -121,7 +122,7 @@ server_start() {
   [ -x "$binary" ] || die "$binary is not an executable file."
   # The file has to be there before the server's own redirection makes it.
   : >"$SCRATCH/server.out"
-  "$binary" serve --listen 127.0.0.1:0 >"$SCRATCH/server.out" 2>"$SCRATCH/server.err" &
+  "$binary" serve --listen 127.0.0.1:0 "$@" >"$SCRATCH/server.out" 2>"$SCRATCH/server.err" &
   SERVER_PID=$!
   deadline=$((SECONDS + START_TIMEOUT_S))
   while true; do
