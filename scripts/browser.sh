@@ -7,7 +7,8 @@ usage() {
 Usage: scripts/browser.sh [--url URL | --binary PATH] [--shots DIR]
 
 Opens the server's page in headless Chromium, works it as a person would, checks what it shows and
-saves screenshots. Prints one line a check and 'N passed, N failed'.
+saves screenshots. Then messages go through a server that compresses. Prints one line a check and
+'N passed, N failed'.
 
   --url URL      test the server at URL (http://127.0.0.1:PORT/) instead of starting one
   --binary PATH  start PATH instead of building and starting target/release/ringwire
@@ -59,10 +60,18 @@ cp "$ROOT/scripts/browser/page.mjs" "$cache/page.mjs"
 mkdir -p "$shots"
 rm -f "$shots"/failed-*.png
 
+own_server=
 if [ -z "$url" ]; then
+  own_server=yes
   server_start "$binary"
   url=http${SERVER_URL#ws}
 fi
 check "" 180 node "$cache/page.mjs" "$url" "$shots" "$SCRATCH/profile"
 server_stop
+if [ -n "$own_server" ]; then
+  server_start "$binary" --compress --compress-context-takeover --inflate-context-takeover
+  page=http${SERVER_URL#ws}
+  check "compressed: " 60 node "$cache/page.mjs" "$page" "$shots" "$SCRATCH/profile-2" --compress
+  server_stop
+fi
 finish

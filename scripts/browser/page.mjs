@@ -244,8 +244,64 @@ check('nothing was asked of another host', async () => {
   assert.deepEqual(requested.filter((address) => new URL(address).host !== host), []);
 });
 
+// What a browser does with a server that compresses: it offers permessage-deflate by itself.
+const compressedChecks = [];
+const compressed = (name, run) => compressedChecks.push({ name, run });
+
+compressed('the page connects with permessage-deflate and says so', async () => {
+  await page.goto(url);
+  await status('Connected');
+  await page.getByText('permessage-deflate').first().waitFor();
+});
+
+compressed('messages that compress, that do not, and that are cut come back as they were', async () => {
+  const failure = await page.evaluate(async () => {
+    const socket = new WebSocket(location.href.replace(/^http/, 'ws'));
+    socket.binaryType = 'arraybuffer';
+    await new Promise((resolve, reject) => {
+      socket.onopen = resolve;
+      socket.onerror = () => reject(new Error('it did not open'));
+    });
+    const arrived = [];
+    let wake = () => {};
+    socket.onmessage = ({ data }) => {
+      arrived.push(data);
+      wake();
+    };
+    const next = async () => {
+      while (!arrived.length) await new Promise((resolve) => (wake = resolve));
+      return arrived.shift();
+    };
+    if (!/^permessage-deflate/.test(socket.extensions)) return `extensions: ${socket.extensions}`;
+    for (const size of [0, 1, 600, 600, 5000, 70000, 400000]) {
+      let text = '';
+      for (let index = 0; text.length < size; index += 1) text += `{"id":${index * 7919},"größe":1}`;
+      socket.send(text);
+      if ((await next()) !== text) return `a text of ${size} came back changed`;
+      const bytes = new Uint8Array(size);
+      for (let at = 0; at < size; at += 65536) {
+        crypto.getRandomValues(bytes.subarray(at, Math.min(size, at + 65536)));
+      }
+      socket.send(bytes);
+      const back = new Uint8Array(await next());
+      if (back.length !== size || back.some((byte, index) => byte !== bytes[index])) {
+        return `${size} random bytes came back changed`;
+      }
+    }
+    const closed = new Promise((resolve) => (socket.onclose = ({ code }) => resolve(code)));
+    socket.close(1000);
+    return (await closed) === 1000 ? '' : 'it did not close with 1000';
+  });
+  assert.equal(failure, '');
+});
+
+compressed('the console shows no error', async () => {
+  assert.deepEqual(consoleErrors, []);
+});
+
+const chosen = process.argv.includes('--compress') ? compressedChecks : checks;
 if (process.argv.includes('--list')) {
-  for (const { name } of checks) console.log(name);
+  for (const { name } of chosen) console.log(name);
   process.exit(0);
 }
 
@@ -276,7 +332,7 @@ page.on('websocket', (socket) => requested.push(socket.url()));
 browser.on('request', (request) => requested.push(request.url()));
 
 let bad = 0;
-for (const { name, run } of checks) {
+for (const { name, run } of chosen) {
   try {
     await run();
     console.log(`ok ${name}`);
