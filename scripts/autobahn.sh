@@ -6,7 +6,8 @@
 #   scripts/autobahn.sh [--url ws://127.0.0.1:9001/] [--cases quick|full|1.*,7.7.1] [--report DIR]
 #
 # Without --cases: groups 1 to 7, 9 and 10 whole. quick leaves out most round trip cases of group 9,
-# full adds groups 12 and 13 (permessage-deflate). The report goes to target/autobahn by default.
+# full adds groups 12 and 13 (permessage-deflate), which take seven minutes. The server is started with
+# --compress; no case of the other groups offers it. The report goes to target/autobahn by default.
 #
 # The suite is fetched from PyPI once, by version and hash, into .cache/autobahn. That needs Python
 # 3.11 or newer with venv (Debian: apt install python3-venv); PYTHON names another interpreter.

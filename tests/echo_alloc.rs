@@ -15,41 +15,57 @@ use std::{
     thread,
 };
 
-use common::{BINARY, Peer, TEXT, masked};
-use ringwire::{Config, Conn, Message, Server, Service, service::Echo};
+use common::{BINARY, Peer, TEXT, masked, request};
+use ringwire::{
+    Config, Conn, Message, Server, Service,
+    proto::{
+        Endpoint, Limits, MessagePool, Role, Sink, VecSink,
+        deflate::{Codec, Terms, negotiation::agree},
+        endpoint::{Context, MaskingKeys},
+    },
+    service::Echo,
+};
 
 struct Counting;
 
 thread_local! {
     /// Without a destructor and const, so that counting allocates nothing itself.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static LIVE_BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
-fn count() {
+fn count(bytes: usize) {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+    LIVE_BYTES.set(LIVE_BYTES.get() + bytes as i64);
+}
+
+fn uncount(bytes: usize) {
+    LIVE_BYTES.set(LIVE_BYTES.get() - bytes as i64);
 }
 
 // SAFETY: every call is handed on to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         // SAFETY: the caller keeps the contract of `alloc_zeroed`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
+        uncount(layout.size());
+        count(new_size);
         // SAFETY: the caller keeps the contract of `realloc`.
         unsafe { System.realloc(block, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        uncount(layout.size());
         // SAFETY: the caller keeps the contract of `dealloc`.
         unsafe { System.dealloc(block, layout) }
     }
@@ -146,4 +162,106 @@ fn a_warm_shard_echoes_without_allocating() {
     drop(peer);
     server.handle().stop();
     server.join().unwrap();
+}
+
+/// As above, compressed: with context and without.
+#[test]
+fn a_warm_shard_echoes_compressed_messages_without_allocating() {
+    const MESSAGES: usize = 5000;
+    for takeover in [false, true] {
+        let mut config = Config::default();
+        config.date_header = false;
+        config.compress = true;
+        config.compress_context_takeover = takeover;
+        let builder = Server::builder().listen("127.0.0.1:0").shards(1);
+        let server = builder.pinned(false).config(config);
+        let server = server.start(|_| Telling(Echo)).unwrap();
+        let mut peer = Peer::connect(&server.addresses()[0]);
+        let offer = "13\r\nSec-WebSocket-Extensions: permessage-deflate\r\n";
+        peer.write(request("/").replace("13\r\n", offer).as_bytes());
+        assert!(peer.read_head().contains("permessage-deflate"));
+        // 5 bytes of a stored block, and the one that ends a message.
+        let text = "{\"compresses\": true}, ".repeat(50);
+        let len = text.len() as u16;
+        let stored = [
+            &[0][..],
+            &len.to_le_bytes(),
+            &(!len).to_le_bytes(),
+            text.as_bytes(),
+            &[0],
+        ];
+        let frame = masked(TEXT | 0x40, &stored.concat());
+        exchange(&mut peer, &frame, MESSAGES, 100);
+        exchange(&mut peer, &frame, MESSAGES, 1);
+        let before = allocations(&mut peer);
+        exchange(&mut peer, &frame, MESSAGES, 100);
+        exchange(&mut peer, &frame, MESSAGES, 1);
+        assert_eq!(allocations(&mut peer) - before, 0, "takeover {takeover}");
+        let counts = server.handle().stats().counts;
+        assert!(counts.compress_messages >= 4 * MESSAGES as u64);
+        drop(peer);
+        server.handle().stop();
+        server.join().unwrap();
+    }
+}
+
+/// The bytes that compressing says it holds are those that it took from the allocator.
+#[test]
+fn what_compressing_holds_is_told() {
+    let limits = Limits {
+        message_bytes_max: 1 << 20,
+        message_fragments_max: 1,
+        message_empty_fragments_max: 0,
+    };
+    for bits in 9..=15 {
+        let terms = Terms {
+            bytes_min: 126,
+            level: 6,
+            window_bits: bits,
+            context_takeover: false,
+            inflate_window_bits: 15,
+            inflate_context_takeover: false,
+            inflate_ratio_max: 0,
+            windows_bytes_max: 0,
+        };
+        let (mut codec, mut pool) = (Codec::new(terms), MessagePool::new(0));
+        let mut keys = MaskingKeys::new([0; 32]);
+        let agreed = agree([&b"permessage-deflate"[..]].into_iter(), &terms).unwrap();
+        let mut sink = VecSink::default();
+        sink.space(10_000);
+        let mut server = Endpoint::new(Role::Server);
+        server.compress(&mut codec, &agreed);
+        let mut client = Endpoint::new(Role::Client);
+        client.compress(&mut codec, &agreed);
+        let text = "compresses, ".repeat(1000);
+        let before = LIVE_BYTES.get();
+        let mut context = Context {
+            limits: &limits,
+            pool: &mut pool,
+            keys: &mut keys,
+            codec: &mut codec,
+            sink,
+        };
+        server.send((&*text).into(), &mut context).unwrap();
+        let sent = context.sink.written().to_vec();
+        let sent_bytes = sent.capacity();
+        let mut bytes = sent;
+        let mut input = &mut bytes[..];
+        let event = client.receive(&mut input, &mut context);
+        assert!(event.is_some_and(|event| {
+            let ringwire::proto::Event::Message { payload, .. } = event else {
+                return false;
+            };
+            let same = *payload == *text.as_bytes();
+            context.pool.reclaim(payload);
+            same
+        }));
+        let took = LIVE_BYTES.get() - before - sent_bytes as i64;
+        let told = codec.tally().held_bytes as i64;
+        let difference = (took - told).abs();
+        assert!(
+            difference * 20 < took,
+            "{bits} bits: {took} bytes taken, {told} told"
+        );
+    }
 }
