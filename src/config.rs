@@ -98,10 +98,12 @@ pub struct Config {
     /// The window that clients are told to use, if they can be told, in bits from 8 to 15. 15.
     pub inflate_window_bits: u8,
     /// Whether clients may refer to earlier messages of theirs. It costs 2 to the
-    /// `inflate_window_bits` bytes for each connection, 32 KiB for clients that cannot be told. Off.
+    /// `inflate_window_bits` bytes for each connection, 32 KiB for clients that cannot be told.
+    /// Off.
     pub inflate_context_takeover: bool,
     /// The most bytes that a compressed byte may become, on the average of a message of more than
-    /// 64 KiB; more end the connection with 1008. The format's own limit is 1,032. 0: any number. 0.
+    /// 64 KiB; more end the connection with 1008. The format's own limit is 1,032. 0: any number.
+    /// 0.
     pub inflate_ratio_max: u32,
     /// Bytes that the windows of one shard's connections may take. When they are spent, connections
     /// are opened without context takeover. 64 MiB.

@@ -800,8 +800,9 @@ fn cpu_at(looks: &[(u64, u64)], at_ns: u64) -> Option<u64> {
 fn compression_note(figures: &CompressionFigures, opened: u64) -> String {
     let each = |bytes: u64, messages: u64| bytes as f64 / messages.max(1) as f64;
     format!(
-        "the server agreed to compress on {} of {opened} connections; a compressed message was {:.0} \
-         bytes instead of {:.0} when sent, and {:.0} instead of {:.0} when received, headers apart",
+        "the server agreed to compress on {} of {opened} connections; a compressed message was \
+         {:.0} bytes instead of {:.0} when sent, and {:.0} instead of {:.0} when received, headers \
+         apart",
         figures.connections,
         each(figures.compressed_sent, figures.messages_sent),
         each(figures.payload_sent, figures.messages_sent),

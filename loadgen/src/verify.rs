@@ -168,7 +168,8 @@ impl Payloads {
                 let variants = if size.size_bytes > VARIANTS_BYTES_MAX {
                     1
                 } else if plan.script == TextScript::Json {
-                    // With context takeover, fillers that come again soon would compress to nothing.
+                    // With context takeover, fillers that come again soon would compress to
+                    // nothing.
                     (RECORDS_BYTES / size.size_bytes.max(1)).max(VARIANTS as usize) as u64
                 } else {
                     VARIANTS
@@ -355,8 +356,8 @@ fn push_records(text: &mut String, len: usize, variant: u64) {
             .map(|_| WORDS[below(12) as usize])
             .collect();
         let record = format!(
-            ",{{\"id\":{},\"user\":\"{}\",\"price\":{}.{:02},\"time\":\"2026-{:02}-{:02}T{:02}:{:02}:\
-             {:02}.{:03}Z\",\"active\":{},\"text\":\"{}\"}}",
+            ",{{\"id\":{},\"user\":\"{}\",\"price\":{}.{:02},\"time\":\"2026-{:02}-{:02}T{:02}:\
+             {:02}:{:02}.{:03}Z\",\"active\":{},\"text\":\"{}\"}}",
             below(1 << 30),
             NAMES[below(8) as usize],
             below(1000),

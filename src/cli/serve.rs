@@ -112,8 +112,8 @@ pub struct Args {
     #[arg(long, value_name = "BITS", default_value_t = Config::default().compress_window_bits,
           requires = "compress")]
     compress_window_bits: u8,
-    /// Let messages refer to earlier ones: fewer bytes, for 2 to the window's bits bytes of memory a
-    /// connection; 12 bits are good with it
+    /// Let messages refer to earlier ones: fewer bytes, for 2 to the window's bits bytes of memory
+    /// a connection; 12 bits are good with it
     #[arg(long, requires = "compress")]
     compress_context_takeover: bool,
     /// The window that clients are told to use, from 8 to 15 bits

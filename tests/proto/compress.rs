@@ -1,5 +1,5 @@
-//! Compressed messages (RFC 7692): what is written is read back by a decoder that shares no code, and
-//! whatever comes is read as that decoder reads it, or refused.
+//! Compressed messages (RFC 7692): what is written is read back by a decoder that shares no code,
+//! and whatever comes is read as that decoder reads it, or refused.
 
 use bytes::Bytes;
 use ringwire::{

@@ -1,5 +1,5 @@
-//! permessage-deflate over real sockets: what is negotiated, what goes over the wire, and what a bomb
-//! costs. The client's side is compressed and inflated by miniz, which shares no code with the
+//! permessage-deflate over real sockets: what is negotiated, what goes over the wire, and what a
+//! bomb costs. The client's side is compressed and inflated by miniz, which shares no code with the
 //! server's.
 
 use std::{

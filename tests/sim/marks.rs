@@ -39,6 +39,7 @@ marks! {
     SeedFewConnections,
     SeedExactLimits,
     SeedManyConnections,
+    SeedCompresses,
 
     // What a connection may go through.
     DialFailed,
@@ -64,6 +65,9 @@ marks! {
     ReadsPaused,
     AcceptsPaused,
     RecvStarved,
+    MessageCompressed,
+    EchoCompressed,
+    WindowsRefused,
 
     // How it may end.
     EndClientCloses,
@@ -145,6 +149,7 @@ marks! {
     CheckQueuesBack,
     CheckMessageBuffersBack,
     CheckLeasesBack,
+    CheckWindowsBack,
     CheckCountsConserved,
     CheckSameTraceTwice,
 }

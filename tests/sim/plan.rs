@@ -2,6 +2,7 @@
 
 use ringwire::{
     CloseCode, Config,
+    client::{ClientWindowBits, CompressionOffer},
     ring::sim::{Knob, Knobs, Prng, SimOptions},
 };
 
@@ -142,6 +143,8 @@ pub struct Plan {
     pub drain_timeout_ms: u64,
     pub short_deadlines: bool,
     pub tight_queue: bool,
+    /// What clients offer, if they offer compression.
+    pub offer: Option<CompressionOffer>,
 }
 
 impl Plan {
@@ -261,6 +264,10 @@ impl Plan {
             }
         }
         server.legacy_hixie76 = true;
+        let offer = draw_compression(prng, &mut server, &mut client);
+        if offer.is_some() && server.compress {
+            journal.reach(Mark::SeedCompresses);
+        }
         server.validate().expect("a drawn configuration is valid");
         client.validate().expect("a drawn configuration is valid");
         let stop_order = match prng.below(5) {
@@ -294,8 +301,39 @@ impl Plan {
             drain_timeout_ms,
             short_deadlines,
             tight_queue,
+            offer,
         }
     }
+}
+
+/// What both sides say about compression. Half of the seeds have none of it.
+fn draw_compression(
+    prng: &mut Prng,
+    server: &mut Config,
+    client: &mut Config,
+) -> Option<CompressionOffer> {
+    let bits = |prng: &mut Prng| 8 + prng.below(8) as u8;
+    server.compress = prng.coin();
+    server.compress_context_takeover = prng.coin();
+    server.inflate_context_takeover = prng.coin();
+    server.compress_windows_bytes_max = [0, 40_000, 1 << 26][prng.below(3) as usize];
+    server.inflate_window_bits = bits(prng);
+    for config in [server, client] {
+        config.compress_window_bits = bits(prng);
+        config.compress_level = 1 + prng.below(9) as u8;
+        config.compress_bytes_min = 126 + (prng.below(2) * prng.below(500)) as usize;
+    }
+    let offer = CompressionOffer {
+        server_no_context_takeover: prng.below(4) == 0,
+        client_no_context_takeover: prng.below(4) == 0,
+        server_max_window_bits: prng.coin().then(|| bits(prng)),
+        client_max_window_bits: match prng.below(3) {
+            0 => ClientWindowBits::Any,
+            1 => ClientWindowBits::AtMost(bits(prng)),
+            _ => ClientWindowBits::Unlimited,
+        },
+    };
+    (prng.below(4) > 0).then_some(offer)
 }
 
 fn draw_ring(prng: &mut Prng) -> SimOptions {

@@ -241,10 +241,14 @@ impl World {
             }
             let port = if client.is_some() { 80 } else { 81 };
             let url = format!("ws://127.0.0.1:{port}/client/{index}");
+            let mut request = ClientRequest::new(WsUrl::parse(&url).expect("a URL"));
+            if let Some(offer) = self.plan.offer {
+                request.offer_compression(offer).expect("a valid offer");
+            }
             let dial = Dial {
                 address: address(&format!("127.0.0.1:{port}")),
                 from: None,
-                request: ClientRequest::new(WsUrl::parse(&url).expect("a URL")),
+                request,
             };
             match self.client.dial(dial) {
                 Ok(id) => self.client.service().was_dialled(index, id),
@@ -619,6 +623,9 @@ impl World {
             (Mark::ReadsPaused, shared.reads_paused),
             (Mark::AcceptsPaused, shared.accept_pauses),
             (Mark::RecvStarved, shared.recv_starved),
+            (Mark::MessageCompressed, shared.inflate_messages),
+            (Mark::EchoCompressed, shared.compress_messages),
+            (Mark::WindowsRefused, shared.compress_windows_refused),
         ];
         for (mark, count) in reached {
             if count > 0 {
@@ -735,6 +742,11 @@ fn check_empty<S: ringwire::Service>(journal: &Journal, side: &str, shard: &Shar
             "message buffers",
         ),
         (Mark::CheckLeasesBack, shard.ring().leases(), "leases"),
+        (
+            Mark::CheckWindowsBack,
+            shared.codec.tally().windows_bytes as usize,
+            "bytes of windows",
+        ),
     ] {
         journal.check(mark, left == 0, || {
             format!("{left} {what} of the {side} are not back")

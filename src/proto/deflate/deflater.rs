@@ -11,10 +11,10 @@ use super::{Window, held};
 /// What a flush ends with and the sender leaves out (section 7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
-/// The smallest window that zlib compresses with. Asked for 8 bits, it uses 9, which its stream does
-/// not say when it is raw; but then it never refers to more than 250 bytes back (512 less the 262
-/// that it looks ahead), so that 8 bits are kept to. A test decodes with a decoder of its own that
-/// measures how far back references reach.
+/// The smallest window that zlib compresses with. Asked for 8 bits, it uses 9, which its stream
+/// does not say when it is raw; but then it never refers to more than 250 bytes back (512 less the
+/// 262 that it looks ahead), so that 8 bits are kept to. A test decodes with a decoder of its own
+/// that measures how far back references reach.
 const BITS_MIN: u8 = 9;
 const BITS_MAX: u8 = 15;
 
@@ -87,8 +87,8 @@ impl Deflater {
                 ..DeflateConfig::default()
             }))
         });
-        // The worst that zlib does (`deflateBound`): nine bits a byte, where a small window has lost
-        // what it would store.
+        // The worst that zlib does (`deflateBound`): nine bits a byte, where a small window has
+        // lost what it would store.
         let room = payload.len() + payload.len() / 8 + payload.len() / 64 + 64;
         if self.output.len() < room {
             self.output.resize(room, 0);
@@ -116,8 +116,8 @@ impl Deflater {
         Some(compressed)
     }
 
-    /// As [`deflate`](Self::deflate) without context, for a payload that may go to other connections
-    /// as well: it is compressed once for each size of window, until
+    /// As [`deflate`](Self::deflate) without context, for a payload that may go to other
+    /// connections as well: it is compressed once for each size of window, until
     /// [`forget_shared`](Self::forget_shared).
     pub fn deflate_shared(&mut self, payload: &Bytes, bits: u8) -> Option<Bytes> {
         let found = self.shared.iter().find(|frame| {

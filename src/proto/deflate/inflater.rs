@@ -5,8 +5,8 @@
 //!
 //! A message is inflated when all of it is there. Until then a connection holds what its peer has
 //! sent and not what that would become, so that a thousand connections with a bomb each that never
-//! ends cost what they sent. While it is inflated, every limit is judged piece by piece: what is too
-//! long stops at the piece that shows it.
+//! ends cost what they sent. While it is inflated, every limit is judged piece by piece: what is
+//! too long stops at the piece that shows it.
 
 use zlib_rs::{Inflate, InflateFlush, Status};
 
@@ -29,12 +29,13 @@ const FIRST_BYTES: usize = 1 << 10;
 /// How many times their own length compressed bytes become in ordinary text.
 const USUAL_RATIO: usize = 4;
 
-/// Messages that inflate to no more than this are not judged by their ratio: they cost little, and a
-/// few repeated bytes are no attack.
+/// Messages that inflate to no more than this are not judged by their ratio: they cost little, and
+/// a few repeated bytes are no attack.
 pub const RATIO_FREE_BYTES: u64 = 64 << 10;
 
 /// The most final blocks inside of one message (section 7.2.3.5). Each ends a stream, and the next
-/// one begins with a copy of the window. A sender that flushes that way needs one for each fragment.
+/// one begins with a copy of the window. A sender that flushes that way needs one for each
+/// fragment.
 const FINAL_BLOCKS_MAX: u32 = 4096;
 
 /// What an inflated message may be.

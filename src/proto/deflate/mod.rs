@@ -4,21 +4,21 @@
 //! which [`Endpoint`](super::Endpoint) reads and writes, and descriptors, clocks, threads.
 //!
 //! ```text
-//!   frames, unmasked --> [ pooled buffer until the message is whole ] --> Inflater --> pooled buffer
-//!                                                                            |
-//!                                                           Window of the connection, if taken over
-//!                                                                            |
-//!   frames <------------- output of the shard, or shared Bytes <--------- Deflater <-- payload
+//!  frames, unmasked --> [ pooled buffer until all is there ] --> Inflater --> pooled buffer
+//!                                                                   |
+//!                                                  Windows of the connection, if taken over
+//!                                                                   |
+//!  frames <---------- output of the shard, or shared Bytes <---- Deflater <--- payload
 //! ```
 //!
 //! Who holds what:
 //!
 //! | bytes | owner | until | bounded by |
 //! |---|---|---|---|
-//! | a compressed message that is not whole | its connection | it is whole | [`compressed_bytes_max`] |
-//! | an inflated message | nobody but the call that hands it out | that call returns | `message_bytes_max` |
-//! | the inflater, the compressors, their output | the shard's [`Codec`] | the shard ends | their number |
-//! | windows | their connection, only with context takeover | it ends | `windows_bytes_max` of the shard |
+//! | a compressed message, part of it | its connection | it is whole | `message_bytes_max`, 2 % |
+//! | an inflated message | the call that hands it out | that returns | `message_bytes_max` |
+//! | inflater, compressors, their output | the shard's [`Codec`] | the shard ends | their number |
+//! | windows, with takeover | their connection | it ends | `windows_bytes_max` of the shard |
 //!
 //! So a compressed connection that is idle holds a box of 24 bytes, and a window each way if it
 //! takes its context over.
@@ -39,17 +39,18 @@
 //! Against both zlibs in C it is ahead in everything. libdeflate takes a third less, but has no
 //! streams: no context takeover, no flush without a final block, which not every peer reads, and no
 //! limit that is judged while it inflates. Whoever wants CPU for bytes has the level: 2 takes 12.5
-//! and 264 us at 0.432 and 0.268, 1 takes 5.5 and 156 us at 0.557 and 0.365. zlib-rs is used directly
-//! and not through flate2, which has no `mem_level` and makes an inflater anew when its window is not
-//! of 15 bits.
+//! and 264 us at 0.432 and 0.268, 1 takes 5.5 and 156 us at 0.557 and 0.365. zlib-rs is used
+//! directly and not through flate2, which has no `mem_level` and makes an inflater anew when its
+//! window is not of 15 bits.
 //!
 //! # Why a window and no compressor for each connection
 //!
-//! A compressor of its own takes 300 KiB with 15 bits and 160 KiB with 12, whatever was sent. Telling
-//! the shard's compressor of the window before each message costs time instead: 1 KiB of JSON takes
-//! 43.6 us instead of 18.1 with 15 bits, 16.9 instead of 11.6 with 12, where its ratio is 0.266 and
-//! not 0.240 (and 0.424 without takeover). Inflating takes 1 us more with a full window. So 12 bits
-//! are what context takeover is good with: 4 KiB a connection, and the bytes of a third.
+//! A compressor of its own takes 300 KiB with 15 bits and 160 KiB with 12, whatever was sent.
+//! Telling the shard's compressor of the window before each message costs time instead: 1 KiB of
+//! JSON takes 43.6 us instead of 18.1 with 15 bits, 16.9 instead of 11.6 with 12, where its ratio
+//! is 0.266 and not 0.240 (and 0.424 without takeover). Inflating takes 1 us more with a full
+//! window. So 12 bits are what context takeover is good with: 4 KiB a connection, and the bytes of
+//! a third.
 
 mod deflater;
 pub(super) mod inflater;
@@ -180,8 +181,8 @@ impl Codec {
         }
     }
 
-    /// What a server agrees to, of what a client offers in these header lines. Context is taken over
-    /// only while there is memory for it.
+    /// What a server agrees to, of what a client offers in these header lines. Context is taken
+    /// over only while there is memory for it.
     pub fn agree<'a>(&mut self, lines: impl Iterator<Item = &'a [u8]>) -> Option<Agreed> {
         let agreed = negotiation::agree(lines, &self.terms)?;
         let windows_bytes = Session::new(Role::Server, &agreed).windows_bytes() as u64;
@@ -302,8 +303,8 @@ mod held {
     /// An inflater, whatever its window.
     pub const INFLATE_BYTES: usize = 48 << 10;
 
-    /// A compressor: twice its window, two bytes for each place of it and for each of 65,536 hashes,
-    /// seven for each symbol that it buffers, and its trees.
+    /// A compressor: twice its window, two bytes for each place of it and for each of 65,536
+    /// hashes, seven for each symbol that it buffers, and its trees.
     pub const fn deflate_bytes(bits: u8, mem_level: i32) -> usize {
         (4 << bits) + (128 << 10) + (7 << (mem_level + 6)) + (7 << 10)
     }

@@ -1,7 +1,7 @@
 //! The endpoint's frames of compressed messages (RFC 7692 section 6).
 //!
-//! Knows: RSV1, and how a compressed message is put together and taken apart. What is not compressed
-//! does not come here.
+//! Knows: RSV1, and how a compressed message is put together and taken apart. What is not
+//! compressed does not come here.
 
 use bytes::Bytes;
 
