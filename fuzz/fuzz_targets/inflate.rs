@@ -8,7 +8,7 @@
 #[path = "../../tests/proto/inflate.rs"]
 mod inflate;
 
-use inflate::inflate_message;
+use inflate::inflate_tolerantly;
 use libfuzzer_sys::fuzz_target;
 use ringwire::proto::{
     Endpoint, Event, Limits, MessagePool, Role, VecSink,
@@ -123,9 +123,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some(message) = messages.first()
         && !payload.is_empty()
     {
-        let behind = || inflate_message(&[payload, &[0]].concat(), b"");
-        let reference = inflate_message(payload, b"").or_else(behind);
-        assert_eq!(reference.map(|it| it.bytes).as_deref(), Some(&message[..]));
+        assert_eq!(inflate_tolerantly(payload).as_ref(), Some(message));
     }
 
     // What goes, twice, so that the second one may refer to the first.

@@ -10,7 +10,7 @@ use ringwire::{
 
 use crate::{
     Prng,
-    inflate::inflate_message,
+    inflate::{inflate_message, inflate_tolerantly},
     side::{Seen, Side},
     wire::*,
 };
@@ -386,6 +386,8 @@ fn broken_streams_fail_with_1007_and_end_the_connection() {
         b"\xf2\x48\xcd\xc9",
         b"\x05",
         b"\xff\xff\xff\xff",
+        // Ends inside of a final block, which what follows would end with a byte more.
+        b"\xfb\xe8\xca\xfb\x68",
     ];
     for payload in broken {
         let mut side = Side::compressing(Role::Server, OFFER);
@@ -472,10 +474,7 @@ fn mutated_streams_are_read_as_the_reference_reads_them_or_refused() {
             [Seen::Binary(bytes)] => {
                 read += 1;
                 same += usize::from(*bytes == plain);
-                // Whoever ends with a final block and nothing behind it is understood all the same.
-                let behind = || inflate_message(&[&payload[..], &[0]].concat(), b"");
-                let reference = inflate_message(&payload, b"").or_else(behind);
-                let reference = reference.map(|inflated| inflated.bytes);
+                let reference = inflate_tolerantly(&payload);
                 assert!(
                     payload.is_empty() || reference.as_deref() == Some(bytes),
                     "round {round}: {}",

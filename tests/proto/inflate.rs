@@ -104,6 +104,15 @@ pub fn inflate_message(payload: &[u8], before: &[u8]) -> Option<Inflated> {
     Some(found)
 }
 
+/// As [`inflate_message`] without earlier bytes, where the endpoint understands what is not quite
+/// right: a final block with nothing behind it, and a block that is cut short and that what follows
+/// the payload ends by chance, without another byte.
+pub fn inflate_tolerantly(payload: &[u8]) -> Option<Vec<u8>> {
+    let behind: [&[u8]; 3] = [b"", b"\x00", b"\x00\x00\xff\xff\x03\x00\x00"];
+    let mut tried = behind.iter().map(|behind| [payload, behind].concat());
+    tried.find_map(|stream| Some(inflate_message(&stream, b"")?.bytes))
+}
+
 type Codes = (Vec<(usize, usize)>, Vec<(usize, usize)>);
 
 fn dynamic(bits: &mut Bits<'_>) -> Option<Codes> {

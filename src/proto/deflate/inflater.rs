@@ -16,9 +16,12 @@ use crate::{
     proto::{MessageKind, MessagePool, ProtocolError, message::MessageBuffer},
 };
 
-/// What the sender left out (section 7.2.1), and an empty final block of our own behind it: the
-/// stream ends with that block exactly when the message ended where a block does.
-const TAIL: [u8; 6] = [0x00, 0x00, 0xff, 0xff, 0x03, 0x00];
+/// What the sender left out (section 7.2.1).
+const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+
+/// An empty final block of our own behind it: the stream ends with it, and with nothing more, when
+/// the message ended where a block does.
+const END: [u8; 2] = [0x03, 0x00];
 
 /// What is inflated before its limits and its text are judged: it is in the cache still.
 const PIECE_BYTES: usize = 32 << 10;
@@ -126,7 +129,8 @@ impl Inflater {
         let mut validator = Validator::new();
         let mut room = (compressed.len() * USUAL_RATIO).clamp(FIRST_BYTES, PIECE_BYTES);
         let mut input = compressed;
-        let mut in_tail = false;
+        // What follows the payload: the tail, then the end.
+        let mut behind = [&TAIL[..], &END[..]].into_iter();
         let mut final_blocks = 0;
         loop {
             let start = message.written().len();
@@ -145,6 +149,10 @@ impl Inflater {
             if written > left {
                 return Err(too_long);
             }
+            let (in_payload, in_end) = (behind.len() == 2, behind.len() == 0);
+            if in_end && written > 0 {
+                return Err(ProtocolError::DeflateInvalid);
+            }
             if kind == MessageKind::Text {
                 validator
                     .push(&message.written()[start..])
@@ -153,20 +161,19 @@ impl Inflater {
             match status {
                 // The stream ended with the block of ours, or with a final block of the sender's
                 // behind which it has nothing to say.
-                Ok(Status::StreamEnd) if input.is_empty() => break,
+                Ok(Status::StreamEnd) if input.is_empty() && (in_payload || in_end) => break,
                 Ok(Status::StreamEnd) => {
                     final_blocks += 1;
-                    if in_tail || final_blocks > FINAL_BLOCKS_MAX {
+                    if !in_payload || final_blocks > FINAL_BLOCKS_MAX {
                         return Err(ProtocolError::DeflateInvalid);
                     }
                     begin(inflate, before, message.written())?;
                 }
                 Ok(Status::Ok | Status::BufError) if is_full => room = PIECE_BYTES,
-                Ok(Status::Ok | Status::BufError) if input.is_empty() && !in_tail => {
-                    in_tail = true;
-                    input = &TAIL;
+                Ok(Status::Ok | Status::BufError) if input.is_empty() && !in_end => {
+                    input = behind.next().unwrap_or_default();
                 }
-                // It wants more than the tail, or makes nothing of what it has.
+                // It wants more than there is, or makes nothing of what it has.
                 Ok(_) | Err(_) => return Err(ProtocolError::DeflateInvalid),
             }
         }
