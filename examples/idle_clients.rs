@@ -1,7 +1,7 @@
 //! Opens connections that each echo one message and are idle then, until its input ends.
 //!
-//! `idle_clients URL CONNECTIONS` prints `idle` once every connection has had its echo. It is what
-//! `scripts/idle-memory.sh` measures a server with.
+//! `idle_clients URL CONNECTIONS` prints `idle` once every connection has had its echo. Each offers
+//! compression, as browsers do. It is what `scripts/idle-memory.sh` measures a server with.
 
 use std::{
     env, io,
@@ -15,7 +15,7 @@ use std::{
 
 use ringwire::{
     CloseCause, Config, Conn, ConnId, Message, Service,
-    client::{Client, Dial, Wait},
+    client::{Client, CompressionOffer, Dial, Wait},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -75,7 +75,9 @@ fn run(url: &str, connections: usize) -> Result<(), Box<dyn std::error::Error>> 
         maximum: limit,
     };
     setrlimit(Resource::Nofile, raised)?;
-    let dial = Dial::to(url)?;
+    let mut dial = Dial::to(url)?;
+    dial.request
+        .offer_compression(CompressionOffer::default())?;
     let mut client = Client::new(Config::default(), Greeter::default())?;
     let mut dialled = 0;
     while client.service().echoed < connections {

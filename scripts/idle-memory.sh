@@ -4,7 +4,8 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-Usage: scripts/idle-memory.sh [--connections N] [--bytes-max BYTES] [--binary PATH]
+Usage: scripts/idle-memory.sh [--connections N] [--bytes-max BYTES] [--compress]
+                              [--binary PATH]
 
 Starts a server, opens N connections that each echo one message and are idle then, all of them in
 one burst, and prints the server's resident memory before and after, and what each of them has cost:
@@ -13,7 +14,9 @@ those buffers are there. What is read is VmRSS of /proc/PID/status: all resident
 process, its files' pages among them. What the kernel keeps for a socket is not in it.
 
   --connections N    default 10000; both sides need 1064 descriptors more than that (ulimit -Hn)
-  --bytes-max BYTES  the most a connection may cost (default 512)
+  --bytes-max BYTES  the most a connection may cost (default 512; 576 with --compress: what the
+                     connections share to compress with is in it)
+  --compress         the server compresses: every connection's message goes both ways compressed
   --binary PATH      start PATH instead of building and starting target/release/ringwire
   --help             this text
 
@@ -34,8 +37,9 @@ die() {
 }
 
 connections=10000
-bytes_max=512
+bytes_max=""
 binary=""
+serve=()
 while [ $# -gt 0 ]; do
   case $1 in
     --connections | --bytes-max | --binary)
@@ -44,6 +48,11 @@ while [ $# -gt 0 ]; do
       declare "${name//-/_}=$2"
       shift 2
       ;;
+    --compress)
+      serve+=("$1")
+      bytes_max=${bytes_max:-576}
+      shift
+      ;;
     --help | -h)
       usage
       exit
@@ -51,6 +60,7 @@ while [ $# -gt 0 ]; do
     *) die "unknown argument '$1'; see --help." ;;
   esac
 done
+bytes_max=${bytes_max:-512}
 [[ $connections =~ ^[1-9][0-9]*$ ]] || die "--connections takes a number from 1 up, not '$connections'."
 [[ $bytes_max =~ ^[0-9]+$ ]] || die "--bytes-max takes a number of bytes, not '$bytes_max'."
 limit=$(ulimit -Hn)
@@ -128,7 +138,7 @@ open_clients() {
 }
 
 : >"$scratch/address"
-"$binary" --listen 127.0.0.1:0 >"$scratch/address" 2>"$scratch/server.log" &
+"$binary" serve --listen 127.0.0.1:0 "${serve[@]}" >"$scratch/address" 2>"$scratch/server.log" &
 server_pid=$!
 pids+=("$server_pid")
 wait_for $server_pid "$scratch/address" "ws://.*"
