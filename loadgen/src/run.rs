@@ -211,6 +211,8 @@ pub fn judge(run: &mut Run, plan: &Plan) {
 #[derive(Debug)]
 struct Since {
     at_ns: u64,
+    /// Reports of slices that came.
+    slices: u64,
     received: u64,
     sent: u64,
     payload_bytes: u64,
@@ -221,6 +223,7 @@ impl Since {
     fn new(at_ns: u64) -> Self {
         Self {
             at_ns,
+            slices: 0,
             received: 0,
             sent: 0,
             payload_bytes: 0,
@@ -431,6 +434,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
                 senders,
             } => self.connected[shard] = Some((tid, open, senders)),
             Report::Slice(slice) => {
+                self.since.slices += 1;
                 self.since.received += slice.received;
                 self.since.sent += slice.sent;
                 self.since.payload_bytes += match self.scenario {
@@ -453,10 +457,23 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
         }
     }
 
+    /// The time in which that happened. Slices are reported when they are over, so that two came
+    /// between snapshots or three: what counts is how long those were.
+    fn seconds_of(&self, since: &Since, now_ns: u64) -> f64 {
+        let passed_ns = now_ns.saturating_sub(since.at_ns) as f64;
+        let ns = match self.gate.start() {
+            Some(start) if since.slices > 0 => {
+                since.slices as f64 * start.slice_ns as f64 / self.plan.shards as f64
+            }
+            _ => passed_ns,
+        };
+        ns / 1e9
+    }
+
     fn show(&mut self, phase: Phase, from_ns: u64, until_ns: Option<u64>) {
         let now_ns = now_ns();
         let since = std::mem::replace(&mut self.since, Since::new(now_ns));
-        let seconds = now_ns.saturating_sub(since.at_ns) as f64 / 1e9;
+        let seconds = self.seconds_of(&since, now_ns);
         let per_s = |count: u64| {
             if seconds > 0.0 {
                 count as f64 / seconds

@@ -8,12 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loadgen::result::{CompressionFigures, Run, VerdictKind};
+use loadgen::result::{CompressionFigures, Phase, Run, VerdictKind};
 use ringwire::Config;
 
 use crate::{
     run,
     servers::{Choosy, Fault, Faulty, Running, Stalling},
+    watched_run,
 };
 
 fn assert_clean(run: &Run) {
@@ -179,6 +180,44 @@ fn an_open_loop_sends_all_of_its_schedule() {
 }
 
 /// Messages that waited for a reply: how late they were is not the generator's doing.
+#[test]
+fn progress_tells_the_rate_that_there_is() {
+    let server = Running::echo();
+    let url = &server.url;
+    for shards in ["1", "2"] {
+        let mut rates = Vec::new();
+        let words = [
+            "echo",
+            &url,
+            "--rate",
+            "1000",
+            "--connections",
+            "4",
+            "--shards",
+            shards,
+        ];
+        let times = [
+            "--warmup",
+            "500ms",
+            "--duration",
+            "4s",
+            "--allow-client-bound",
+        ];
+        let run = watched_run(&[&words[..], &times[..]].concat(), &mut |progress| {
+            if progress.phase == Phase::Measuring {
+                rates.push(progress.rate_per_s);
+            }
+        });
+        assert_clean(&run.unwrap());
+        // However many slices came since the last time; the machine may have been slow at a few.
+        let right = rates
+            .iter()
+            .filter(|rate| (900.0..1100.0).contains(*rate))
+            .count();
+        assert!(right * 4 >= rates.len() * 3 && right >= 8, "{rates:?}");
+    }
+}
+
 fn late_by_reply(run: &Run) -> u64 {
     run.messages.sent - run.client.lateness_ns.len()
 }

@@ -11,18 +11,23 @@ use std::sync::{Arc, atomic::AtomicBool};
 use clap::Parser;
 use loadgen::{
     plan::{Cli, Command, Plan},
-    result::Run,
+    result::{Progress, Run},
     run::Context,
     scenario,
 };
 
 /// Carries out a command line in this process.
 fn try_run(words: &[&str]) -> Result<Run, String> {
+    watched_run(words, &mut |_| {})
+}
+
+/// The same, and shows its progress.
+fn watched_run(words: &[&str], progress: &mut dyn FnMut(&Progress)) -> Result<Run, String> {
     let words = std::iter::once("loadgen").chain(words.iter().copied());
     let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
     let mut context = Context {
         stopped: Arc::new(AtomicBool::new(false)),
-        progress: &mut |_| {},
+        progress,
         command: Vec::new(),
         note: None,
     };
