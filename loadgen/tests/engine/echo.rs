@@ -188,7 +188,7 @@ fn progress_tells_the_rate_that_there_is() {
         let mut rates = Vec::new();
         let words = [
             "echo",
-            &url,
+            url,
             "--rate",
             "1000",
             "--connections",
