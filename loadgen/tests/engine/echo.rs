@@ -179,7 +179,6 @@ fn an_open_loop_sends_all_of_its_schedule() {
     assert_eq!(run.slices.iter().filter(|slice| slice.is_warmup).count(), 2);
 }
 
-/// Messages that waited for a reply: how late they were is not the generator's doing.
 #[test]
 fn progress_tells_the_rate_that_there_is() {
     let server = Running::echo();
@@ -218,6 +217,7 @@ fn progress_tells_the_rate_that_there_is() {
     }
 }
 
+/// Messages that waited for a reply: how late they were is not the generator's doing.
 fn late_by_reply(run: &Run) -> u64 {
     run.messages.sent - run.client.lateness_ns.len()
 }
