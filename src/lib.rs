@@ -43,6 +43,7 @@
 //! |---|---|---|
 //! | `kernels` | `core::arch` | anything of ours |
 //! | [`proto`] | kernels | descriptors, clocks, threads |
+//! | [`tls`] | rustls, proto's [`Sink`](proto::Sink) | descriptors, clocks, threads |
 //! | `ring` | io_uring, libc | frames, connections, services |
 //! | `conn` | proto, the ring's trait | threads, listeners, a concrete ring |
 //! | `shard` | conn, the ring's trait | concrete services, the command line |
@@ -59,6 +60,8 @@
 pub mod client;
 pub mod proto;
 pub mod service;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 mod config;
 mod server;

@@ -40,6 +40,12 @@ const LAYERS: &[Layer] = &[
         may_use: &[],
         except: &[],
     },
+    // Records go where frames go: into a sink.
+    Layer {
+        name: "tls",
+        may_use: &["proto"],
+        except: &[],
+    },
     // Its defaults and bounds come from those who obey them.
     Layer {
         name: "config",
@@ -48,7 +54,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "conn",
-        may_use: &["proto", "ring", "config"],
+        may_use: &["proto", "ring", "config", "tls"],
         except: &[
             ("ring::uring", CONCRETE_RING),
             ("ring::Uring", CONCRETE_RING),
@@ -58,7 +64,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "shard",
-        may_use: &["conn", "proto", "ring", "config"],
+        may_use: &["conn", "proto", "ring", "config", "tls"],
         except: &[
             ("ring::uring", CONCRETE_RING),
             ("ring::Uring", CONCRETE_RING),
