@@ -42,6 +42,7 @@ use crate::{
     ring::{Ring, Uring, Waker, probe::Unavailable},
     server::seed,
     shard::{Shard, stats::Snapshot},
+    tls::ClientTls,
 };
 pub use crate::{
     proto::deflate::{ClientWindowBits, Offer as CompressionOffer},
@@ -59,21 +60,47 @@ pub struct Dial {
     pub from: Option<SocketAddr>,
     /// The opening handshake.
     pub request: ClientRequest,
+    /// The TLS to dial a `wss://` URL with.
+    #[cfg_attr(not(feature = "tls"), doc(hidden))]
+    pub tls: Option<ClientTls>,
 }
 
 impl Dial {
-    /// To this URL, at the first address that its host name has.
+    /// To this URL, at the first address that its host name has. A `wss://` URL is dialled with the
+    /// certificate authorities that this machine trusts.
     ///
     /// # Errors
     ///
-    /// When it is not a `ws://` or `ws+unix:` URL, or the name has no address.
+    /// When it is not a WebSocket URL, the name has no address, or this machine trusts nobody.
     pub fn to(url: &str) -> Result<Self, DialError> {
+        Self::parsed(url, system_tls)
+    }
+
+    /// As [`to`](Self::to), with this TLS for a `wss://` URL.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a WebSocket URL or the name has no address.
+    #[cfg(feature = "tls")]
+    pub fn with_tls(url: &str, tls: &ClientTls) -> Result<Self, DialError> {
+        Self::parsed(url, || Ok(tls.clone()))
+    }
+
+    fn parsed(
+        url: &str,
+        tls: impl FnOnce() -> Result<ClientTls, DialError>,
+    ) -> Result<Self, DialError> {
         let url = WsUrl::parse(url).map_err(DialError::Url)?;
         let address = resolve(&url)?.swap_remove(0);
+        let tls = match url.scheme() {
+            Scheme::Wss => Some(tls()?),
+            Scheme::Ws | Scheme::WsUnix => None,
+        };
         Ok(Self {
             address,
             from: None,
             request: ClientRequest::new(url),
+            tls,
         })
     }
 }
@@ -83,11 +110,8 @@ impl Dial {
 ///
 /// # Errors
 ///
-/// When the scheme is `wss`, or the name has no address.
+/// When the name has no address.
 pub fn resolve(url: &WsUrl) -> Result<Vec<Address>, DialError> {
-    if url.scheme() == Scheme::Wss {
-        return Err(DialError::TlsUnsupported);
-    }
     if let Some(path) = url.socket_path() {
         return Ok(vec![Address::Unix(path.into())]);
     }
@@ -112,6 +136,16 @@ pub fn resolve(url: &WsUrl) -> Result<Vec<Address>, DialError> {
     Ok(addresses)
 }
 
+#[cfg(feature = "tls")]
+fn system_tls() -> Result<ClientTls, DialError> {
+    ClientTls::system().map_err(DialError::Tls)
+}
+
+#[cfg(not(feature = "tls"))]
+fn system_tls() -> Result<ClientTls, DialError> {
+    Err(DialError::TlsUnsupported)
+}
+
 /// Why a URL cannot be dialled.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -123,7 +157,10 @@ pub enum DialError {
         /// What the resolver said.
         error: io::Error,
     },
-    /// `wss://`: this version has no TLS.
+    /// TLS cannot be set up.
+    #[cfg(feature = "tls")]
+    Tls(crate::tls::TlsConfigError),
+    /// `wss://`, and ringwire was built without its feature `tls`.
     TlsUnsupported,
     /// It is not a WebSocket URL.
     Url(WsUrlError),
@@ -135,9 +172,11 @@ impl fmt::Display for DialError {
             Self::Resolve { host, error } => {
                 write!(f, "cannot find the address of '{host}': {error}")
             }
-            Self::TlsUnsupported => {
-                f.write_str("wss:// needs TLS, which this version does not have; use ws://")
-            }
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => error.fmt(f),
+            Self::TlsUnsupported => f.write_str(
+                "wss:// needs TLS, and this was built without the feature tls; use ws://",
+            ),
             Self::Url(error) => error.fmt(f),
         }
     }

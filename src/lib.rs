@@ -45,8 +45,8 @@
 //! | [`proto`] | kernels | descriptors, clocks, threads |
 //! | [`tls`] | rustls, proto's [`Sink`](proto::Sink) | descriptors, clocks, threads |
 //! | `ring` | io_uring, libc | frames, connections, services |
-//! | `conn` | proto, the ring's trait | threads, listeners, a concrete ring |
-//! | `shard` | conn, the ring's trait | concrete services, the command line |
+//! | `conn` | proto, tls, the ring's trait | threads, listeners, a concrete ring |
+//! | `shard` | conn, tls, the ring's trait | concrete services, the command line |
 //! | [`service`] | [`Service`], [`Conn`], proto's vocabulary | ring, tokens, buffers |
 //! | `server`, [`client`] | all | parsing, buffers |
 //!
@@ -62,6 +62,9 @@ pub mod proto;
 pub mod service;
 #[cfg(feature = "tls")]
 pub mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls/off.rs"]
+mod tls;
 
 mod config;
 mod server;
@@ -78,7 +81,7 @@ pub mod ring;
 pub mod shard;
 
 pub use config::{Config, ConfigError};
-pub use conn::{CloseCause, Conn, ConnId, Counts, Timeout, handle::SendStatus};
+pub use conn::{CloseCause, Conn, ConnId, Counts, Remote, Timeout, handle::SendStatus};
 pub use proto::{
     CloseCode, Message, MessageKind, ProtocolError, SendError, Version,
     handshake::{Answer, HandshakeError, HttpReply, Refusal, Request, Upgrade},

@@ -21,6 +21,7 @@ use crate::{
         service::Service,
         stats::{Snapshot, Stats},
     },
+    tls::ServerTls,
 };
 
 /// Serves WebSocket on `address` with one shard for each processor until the process ends.
@@ -44,6 +45,7 @@ where
 pub struct Server {
     handle: Handle,
     addresses: Vec<Address>,
+    tls_addresses: Vec<Address>,
     threads: Vec<JoinHandle<Result<(), Errno>>>,
     // Unix paths are removed with them.
     _listeners: Vec<Listener>,
@@ -52,7 +54,7 @@ pub struct Server {
 /// How a server is to be.
 #[derive(Clone, Debug)]
 pub struct Builder {
-    listen: Vec<String>,
+    listen: Vec<(String, Option<ServerTls>)>,
     shards: Option<usize>,
     pinned: bool,
     config: Config,
@@ -69,9 +71,14 @@ impl Server {
         }
     }
 
-    /// Where it listens, with the ports that the kernel chose.
+    /// Where it listens for plain connections, with the ports that the kernel chose.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// Where it listens for TLS, likewise.
+    pub fn tls_addresses(&self) -> &[Address] {
+        &self.tls_addresses
     }
 
     /// A handle for other threads.
@@ -105,7 +112,17 @@ impl Builder {
     /// Port 0 lets the kernel choose.
     #[must_use]
     pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.listen.push(address.into());
+        self.listen.push((address.into(), None));
+        self
+    }
+
+    /// As [`listen`](Self::listen), with TLS on every connection: `wss://`. Several addresses may
+    /// share it. To take new certificates without dropping anyone, keep a clone and
+    /// [`reload`](ServerTls::reload) it.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn listen_tls(mut self, address: impl Into<String>, tls: &ServerTls) -> Self {
+        self.listen.push((address.into(), Some(tls.clone())));
         self
     }
 
@@ -152,7 +169,7 @@ impl Builder {
             return Err(StartError::NoAddress);
         }
         let mut listeners = Vec::new();
-        for text in &self.listen {
+        for (text, tls) in &self.listen {
             let address: Address = text
                 .parse()
                 .map_err(|_| StartError::Address { text: text.clone() })?;
@@ -163,19 +180,23 @@ impl Builder {
                         errno,
                     }
                 })?;
-            listeners.push(listener);
+            listeners.push((listener, tls.clone()));
         }
-        let addresses = listeners
-            .iter()
-            .map(|listener| listener.address().clone())
-            .collect();
+        let addresses_of = |with_tls| {
+            listeners
+                .iter()
+                .filter(|(_, tls)| tls.is_some() == with_tls)
+                .map(|(listener, _)| listener.address().clone())
+                .collect()
+        };
+        let (addresses, tls_addresses) = (addresses_of(false), addresses_of(true));
         let service = Arc::new(service);
         let (reports, reported) = mpsc::channel();
         let mut threads = Vec::new();
         for id in 0..shards {
             let sockets: Vec<_> = listeners
                 .iter_mut()
-                .filter_map(Listener::take_socket)
+                .filter_map(|(listener, tls)| Some((listener.take_socket()?, tls.clone())))
                 .collect();
             let (config, service, reports) =
                 (self.config.clone(), service.clone(), reports.clone());
@@ -191,8 +212,11 @@ impl Builder {
                     }
                 };
                 let mut shard = Shard::new(id as u16, ring, service(id as u16), config, seed);
-                for socket in sockets {
-                    shard.listen(socket);
+                for (socket, tls) in sockets {
+                    match tls {
+                        None => shard.listen(socket),
+                        Some(tls) => shard.listen_tls(socket, tls),
+                    }
                 }
                 let _ = reports.send((id, Ok((shard.postbox(), shard.stats()))));
                 drop(reports);
@@ -237,8 +261,12 @@ impl Builder {
         Ok(Server {
             handle,
             addresses,
+            tls_addresses,
             threads,
-            _listeners: listeners,
+            _listeners: listeners
+                .into_iter()
+                .map(|(listener, _)| listener)
+                .collect(),
         })
     }
 }

@@ -799,6 +799,7 @@ impl<W: Workload> Thread<W> {
             address: plan.place.address.clone(),
             from: plan.source(stream).map(|ip| (ip, 0).into()),
             request: plan.request(stream).clone(),
+            tls: None,
         };
         let dialled = self.client.dial(dial);
         let hub = self.hub();

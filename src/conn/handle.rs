@@ -337,6 +337,13 @@ impl<'a, T> Conn<'a, T> {
         self.link.queued_bytes() + self.run.sent.len()
     }
 
+    /// The TLS of this connection: the peer's certificate, if it has shown one, the version and the
+    /// cipher suite. `None` on a plain connection.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<&crate::tls::Session> {
+        self.link.tls.as_ref().map(|tls| tls.session())
+    }
+
     /// Whether a close frame was sent or received: nothing can be sent any more.
     pub fn is_closing(&self) -> bool {
         self.link.endpoint.is_close_sent() || !matches!(self.link.stage, Stage::Open)

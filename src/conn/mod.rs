@@ -28,6 +28,8 @@
 pub mod deadline;
 pub mod handle;
 pub mod lending;
+pub mod remote;
+pub mod secure;
 pub mod slab;
 pub mod token;
 
@@ -35,6 +37,8 @@ use std::{fmt, time::Duration};
 
 pub use handle::Conn;
 use lending::Lending;
+pub use remote::Remote;
+pub use secure::Secure;
 pub use token::{ConnId, Key};
 
 use crate::{
@@ -47,6 +51,7 @@ use crate::{
         hixie::Challenge,
     },
     ring::{Errno, Lent, SendArena, SendQueue, Time},
+    tls::TlsError,
 };
 
 /// Why a connection ended, as its service learns it.
@@ -72,6 +77,10 @@ pub enum CloseCause {
     ServicePanicked,
     /// It took too long.
     Timeout(Timeout),
+    /// TLS failed: a certificate was refused, a record was not as it was sent, or the peer broke
+    /// the protocol.
+    #[cfg_attr(not(feature = "tls"), doc(hidden))]
+    Tls(TlsError),
     /// The transport broke.
     Transport(Errno),
     /// The stream ended without a close frame (status 1006 in other APIs, RFC 6455 section 7.1.5).
@@ -121,6 +130,7 @@ impl fmt::Display for CloseCause {
             Self::Timeout(Timeout::Idle) => {
                 f.write_str("dropped: the peer was silent for longer than idle_timeout_ms")
             }
+            Self::Tls(error) => write!(f, "TLS failed: {error}"),
             Self::Transport(errno) => write!(f, "the transport broke: {errno}"),
             Self::Vanished => f.write_str("the peer went away without a close frame"),
         }
@@ -209,6 +219,12 @@ pub struct Counts {
     pub service_panics: u64,
     /// Connections dropped at a deadline.
     pub timeouts: u64,
+    /// Connections whose TLS failed, in the handshake or later.
+    pub tls_failures: u64,
+    /// TLS handshakes that succeeded.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed an earlier connection.
+    pub tls_resumptions: u64,
     /// Turns of the loop.
     pub turns: u64,
 }
@@ -330,6 +346,8 @@ pub struct Link {
     pub stage: Stage,
     /// What is to be sent next. None while nothing is: an idle connection holds no buffer.
     pub outgoing: Option<Box<SendQueue>>,
+    /// TLS, if there is any: what is outgoing is encrypted there before it is sent.
+    pub tls: Option<Box<Secure>>,
     /// Bytes that the ring is sending.
     pub sending_bytes: usize,
     /// What this connection adds to the shard's count of queued bytes.
@@ -370,6 +388,7 @@ impl Link {
             endpoint: Endpoint::new(role),
             stage,
             outgoing: None,
+            tls: None,
             sending_bytes: 0,
             counted_bytes: 0,
             heard_ms: 0,
@@ -435,8 +454,21 @@ impl Link {
         }
     }
 
+    /// A send of so many bytes is submitted.
+    #[inline]
+    pub fn send_begins(&mut self, bytes: usize, now: Time) {
+        self.sending = true;
+        self.sending_bytes = bytes;
+        self.sent_ms = now.as_ms() as u32;
+        self.in_flight += 1;
+    }
+
     /// Puts what is left of a send back: what was written meanwhile follows it.
     pub fn put_back(&mut self, mut queue: Box<SendQueue>, arena: &mut SendArena) {
+        if let Some(tls) = &mut self.tls {
+            // Encrypted already.
+            return tls.put_back(queue, arena);
+        }
         queue.own(arena);
         if let Some(mut later) = self.outgoing.take() {
             queue.append(&mut later);
@@ -485,6 +517,13 @@ impl Link {
             queue: &mut self.outgoing,
             arena,
         }
+    }
+
+    /// Whether the TLS handshake is still to be finished: nothing can be sent before it is.
+    pub fn is_securing(&self) -> bool {
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| !tls.session().is_open())
     }
 
     /// How long ago the peer was last heard of.

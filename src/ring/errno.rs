@@ -14,8 +14,12 @@ impl Errno {
     pub const CANCELLED: Self = Self(libc::ECANCELED);
     /// The peer reset the connection.
     pub const CONNECTION_RESET: Self = Self(libc::ECONNRESET);
+    /// An argument is wrong.
+    pub const INVALID: Self = Self(libc::EINVAL);
     /// No provided buffer was free for a receive.
     pub const NO_BUFFERS: Self = Self(libc::ENOBUFS);
+    /// What was asked for cannot be done with this protocol.
+    pub const NO_PROTOCOL: Self = Self(libc::EPROTONOSUPPORT);
     /// The process has no descriptor left.
     pub const TOO_MANY_FILES: Self = Self(libc::EMFILE);
 

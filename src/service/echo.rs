@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    Answer, CloseCode, Conn, HandshakeError, HttpReply, Message, MessageKind, PeerAddress, Refusal,
+    Answer, CloseCode, Conn, HandshakeError, HttpReply, Message, MessageKind, Refusal, Remote,
     Request, SendError, Service, Upgrade, proto::handshake::FieldError,
 };
 
@@ -52,7 +52,7 @@ impl Service for Echo {
     fn on_handshake(
         &mut self,
         upgrade: &Upgrade<'_>,
-        _peer: PeerAddress,
+        _peer: Remote<'_>,
         _answer: &mut Answer,
     ) -> Result<Route, Refusal> {
         match upgrade.request().path() {
@@ -65,7 +65,7 @@ impl Service for Echo {
         }
     }
 
-    fn on_http(&mut self, request: &Request<'_>, _peer: PeerAddress) -> Result<HttpReply, Refusal> {
+    fn on_http(&mut self, request: &Request<'_>, _peer: Remote<'_>) -> Result<HttpReply, Refusal> {
         if !matches!(request.method(), "GET" | "HEAD") {
             return Err(HandshakeError::MethodNotAllowed.into());
         }

@@ -4,8 +4,8 @@
 //! Refuses to know what the service behind it does.
 
 use crate::{
-    Answer, CloseCause, Conn, ConnId, HandshakeError, HttpReply, Message, PeerAddress, Refusal,
-    Request, Service, Upgrade, service::Origins,
+    Answer, CloseCause, Conn, ConnId, HandshakeError, HttpReply, Message, Refusal, Remote, Request,
+    Service, Upgrade, service::Origins,
 };
 
 /// A service with [`Origins`] before it: any service, without a change.
@@ -78,7 +78,7 @@ impl<S: Service> Service for Gate<S> {
     fn on_handshake(
         &mut self,
         upgrade: &Upgrade<'_>,
-        peer: PeerAddress,
+        peer: Remote<'_>,
         answer: &mut Answer,
     ) -> Result<S::State, Refusal> {
         let request = upgrade.request();
@@ -89,7 +89,7 @@ impl<S: Service> Service for Gate<S> {
         self.service.on_handshake(upgrade, peer, answer)
     }
 
-    fn on_http(&mut self, request: &Request<'_>, peer: PeerAddress) -> Result<HttpReply, Refusal> {
+    fn on_http(&mut self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
         if Origins::is_preflight(request) {
             if request.announces_body() {
                 return Err(HandshakeError::ContentTooLarge.into());

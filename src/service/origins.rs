@@ -14,7 +14,7 @@ use crate::{HandshakeError, HttpReply, Refusal, Request, proto::handshake::Origi
 /// list:
 ///
 /// ```
-/// use ringwire::{Answer, PeerAddress, Refusal, Service, Upgrade, service::Origins};
+/// use ringwire::{Answer, Refusal, Remote, Service, Upgrade, service::Origins};
 ///
 /// struct Chat {
 ///     origins: Origins,
@@ -26,7 +26,7 @@ use crate::{HandshakeError, HttpReply, Refusal, Request, proto::handshake::Origi
 ///     fn on_handshake(
 ///         &mut self,
 ///         upgrade: &Upgrade<'_>,
-///         _peer: PeerAddress,
+///         _peer: Remote<'_>,
 ///         _answer: &mut Answer,
 ///     ) -> Result<(), Refusal> {
 ///         self.origins.check(upgrade.request())?;

@@ -5,9 +5,10 @@
 
 use super::{Shard, acceptor_index, acceptor_key, service::Service};
 use crate::{
-    conn::{Connection, Link, Opening, Stage},
+    conn::{Connection, Link, Opening, Secure, Stage},
     proto::Role,
     ring::{Completion, Errno, Operation, Outcome, Ring, errno::AcceptError},
+    tls::ServerTls,
 };
 
 /// After running out of descriptors, accepting is tried again when a connection of ours has closed,
@@ -19,6 +20,8 @@ const RETRY_AFTER_MS: u64 = 250;
 pub(super) struct Acceptor<K> {
     /// None once it was closed.
     socket: Option<K>,
+    /// What its connections begin with, unless they are plain.
+    tls: Option<ServerTls>,
     accepting: bool,
     cancelling: bool,
     closing: bool,
@@ -33,11 +36,21 @@ impl<K> Acceptor<K> {
 impl<R: Ring, S: Service> Shard<R, S> {
     /// Accepts on a listening socket from now on.
     pub fn listen(&mut self, socket: R::Socket) {
+        self.accept_on(socket, None);
+    }
+
+    /// As [`listen`](Self::listen), with TLS on every connection.
+    pub fn listen_tls(&mut self, socket: R::Socket, tls: ServerTls) {
+        self.accept_on(socket, Some(tls));
+    }
+
+    fn accept_on(&mut self, socket: R::Socket, tls: Option<ServerTls>) {
         let index = self.acceptors.len();
         self.ring
             .submit_accept(&socket, acceptor_key(index).token(Operation::Accept));
         self.acceptors.push(Acceptor {
             socket: Some(socket),
+            tls,
             accepting: true,
             cancelling: false,
             closing: false,
@@ -50,14 +63,14 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.acceptors[index].accepting = false;
         }
         match completion.outcome {
-            Outcome::Accepted(socket) => self.accepted(socket),
+            Outcome::Accepted(socket) => self.accepted(index, socket),
             Outcome::Failed(errno) => self.accept_failed(errno),
             _ => {}
         }
         self.settle_acceptor(index);
     }
 
-    fn accepted(&mut self, socket: R::Socket) {
+    fn accepted(&mut self, index: usize, socket: R::Socket) {
         self.accept_exhausted = false;
         if self.drain_until.is_some() {
             // It was on its way when we stopped accepting; dropping it tells the peer.
@@ -66,11 +79,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if self.is_full() {
             // The kernel goes on until it hears of our pause. These wait as they would have in the
             // backlog: nothing is received from them.
-            self.waiting.push_back(socket);
+            self.waiting.push_back((index, socket));
             self.pause_accepting();
             return;
         }
-        self.admit(socket);
+        self.admit(index, socket);
         if self.is_full() {
             tracing::warn!(
                 shard = self.id,
@@ -86,9 +99,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     /// Makes an accepted socket a connection.
-    fn admit(&mut self, socket: R::Socket) {
-        self.shared.counts.connections += 1;
+    fn admit(&mut self, index: usize, socket: R::Socket) {
         let mut link = Link::new(Role::Server, Stage::Opening(Opening::new(None)));
+        if let Some(tls) = &self.acceptors[index].tls {
+            match tls.session() {
+                Ok(session) => link.tls = Some(Box::new(Secure::new(session))),
+                Err(error) => {
+                    tracing::error!(shard = self.id, %error, "a connection was dropped");
+                    return;
+                }
+            }
+        }
+        self.shared.counts.connections += 1;
         link.heard_ms = self.now_ms() as u32;
         let connection = Connection {
             link,
@@ -138,10 +160,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// Called when a connection has closed, and when it is time to try again.
     pub(super) fn resume_accepting(&mut self) {
         while !self.is_full() {
-            let Some(socket) = self.waiting.pop_front() else {
+            let Some((index, socket)) = self.waiting.pop_front() else {
                 break;
             };
-            self.admit(socket);
+            self.admit(index, socket);
         }
         if !self.accept_paused || self.is_full() {
             return;

@@ -6,8 +6,8 @@
 use super::{Shard, service::Service};
 use crate::{
     client::Dial,
-    conn::{ClientOpening, CloseCause, ConnId, Connection, Key, Link, Opening, Stage},
-    proto::{Role, Sink},
+    conn::{ClientOpening, CloseCause, ConnId, Connection, Key, Link, Opening, Secure, Stage},
+    proto::{Role, Sink, handshake::Scheme},
     ring::{Completion, Errno, Operation, Outcome, Ring},
 };
 
@@ -17,9 +17,21 @@ impl<R: Ring, S: Service> Shard<R, S> {
     ///
     /// # Errors
     ///
-    /// When there is no descriptor or no place for it; the service is told nothing then.
+    /// When there is no descriptor or no place for it; `EPROTONOSUPPORT` for a `wss://` URL without
+    /// TLS to dial it with, `EINVAL` when no certificate could be for its host. The service is told
+    /// nothing then.
     pub fn dial(&mut self, dial: Dial) -> Result<ConnId, Errno> {
         self.look_at_clock();
+        let url = dial.request.url();
+        let tls = match &dial.tls {
+            None if url.scheme() == Scheme::Wss => return Err(Errno::NO_PROTOCOL),
+            None => None,
+            Some(tls) => {
+                let session = tls.session(url.host().unwrap_or("localhost"));
+                let session = session.map_err(|_| Errno::INVALID)?;
+                Some(Box::new(Secure::new(session)))
+            }
+        };
         let socket = match dial.from {
             None => self.ring.open(&dial.address)?,
             Some(from) => self.ring.open_from(&dial.address, from)?,
@@ -27,6 +39,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut link = Link::new(Role::Client, Stage::Connecting(Box::new(dial.request)));
         link.heard_ms = self.now_ms() as u32;
         link.in_flight = 1;
+        link.tls = tls;
         let connection = Connection {
             link,
             socket: Some(socket),
@@ -70,6 +83,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     accept_key,
                 });
                 link.stage = Stage::Opening(Opening::new(Some(client)));
+                // The head waits until TLS is ready for it.
+                if let Some(tls) = &mut link.tls
+                    && let Err(error) = tls.start(&mut self.shared.arena)
+                {
+                    self.tls_failed(key, error);
+                }
             }
             (Outcome::Failed(errno), stage) => {
                 self.wheel.clear(key.slot);

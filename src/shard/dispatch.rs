@@ -73,7 +73,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 link.heard_ms = self.now.as_ms() as u32;
                 link.pinged = false;
                 self.turn_bytes += lease.len();
-                self.shared.lending.lend(&lease);
                 self.received(key, &mut lease);
                 let connection = self.slab.get_mut(key);
                 let queue =
@@ -105,7 +104,21 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
-        let mut input = &mut lease[..];
+        if connection.link.tls.is_some() {
+            // Plaintext is not lent: it goes out encrypted, from a chunk.
+            self.received_records(key, lease);
+        } else {
+            self.shared.lending.lend(lease);
+            self.received_plain(key, lease);
+        }
+    }
+
+    /// Bytes of a head, and of frames.
+    #[inline]
+    pub(super) fn received_plain(&mut self, key: Key, mut input: &mut [u8]) {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return;
+        };
         match connection.link.stage {
             Stage::Open | Stage::Closing => {}
             Stage::Opening(_) => match self.receive_head(key, input) {

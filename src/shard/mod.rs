@@ -25,6 +25,7 @@ mod opening;
 pub mod service;
 mod settle;
 pub mod stats;
+mod tls;
 
 use std::{
     collections::VecDeque,
@@ -98,14 +99,18 @@ pub struct Shard<R: Ring, S: Service> {
     accept_paused: bool,
     /// Descriptors ran out, and none was accepted since.
     accept_exhausted: bool,
-    /// Accepted beyond `shard_connections_max`, and not looked at yet.
-    waiting: VecDeque<R::Socket>,
+    /// Accepted beyond `shard_connections_max`, and not looked at yet; with the listener's number.
+    waiting: VecDeque<(usize, R::Socket)>,
     touched: Vec<Key>,
     starved: Vec<Key>,
     mailbox: Mailbox,
     postbox: Postbox,
     stats: Arc<Stats>,
     date: DateText,
+    /// Plaintext of the records that are being looked at, for all TLS connections.
+    plain: Vec<u8>,
+    /// Until then nothing is said of peers that do not get as far as a service.
+    silent_until: Time,
     now: Time,
     tick_at: Option<Time>,
     tick_cancelling: bool,
@@ -153,6 +158,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
             postbox,
             stats: Arc::new(Stats::default()),
             date: DateText::default(),
+            plain: Vec::new(),
+            silent_until: now,
             now,
             tick_at: None,
             tick_cancelling: false,

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Shard, service::Service};
 use crate::{
-    conn::{CloseCause, Ending, Key, Stage},
+    conn::{CloseCause, Ending, Key, Remote, Stage},
     proto::{
         Endpoint, Sink, Version,
         deflate::Agreed,
@@ -57,6 +57,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 return None;
             }
             Err(error) => {
+                if error == HandshakeError::TlsOnPlainPort {
+                    self.say_refused(key, &error);
+                }
                 self.refuse(key, error.into(), Content::Sent);
                 return None;
             }
@@ -115,7 +118,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(socket) = &connection.socket else {
             return false;
         };
-        let peer = self.ring.peer_address(socket);
+        let tls = connection.link.tls.as_ref().map(|tls| tls.session());
+        let peer = Remote::new(self.ring.peer_address(socket), tls);
+        let is_secure = peer.is_secure();
         let legacy_hixie76 = self.shared.config.legacy_hixie76;
         let Self {
             service, shared, ..
@@ -174,7 +179,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 ..
             }) => {
                 self.reply(key, |scratch, headers| {
-                    hixie::encode_head(scratch, &request, false, &answer, headers);
+                    hixie::encode_head(scratch, &request, is_secure, &answer, headers);
                 });
                 if let Some(connection) = self.slab.get_mut(key) {
                     connection.state = Some(state);

@@ -3,12 +3,11 @@
 //! Knows: what a service is told, and when. Refuses to know: any service.
 
 use crate::{
-    conn::{CloseCause, Conn, ConnId},
+    conn::{CloseCause, Conn, ConnId, Remote},
     proto::{
         Message,
         handshake::{Answer, HandshakeError, HttpReply, Refusal, Request, Upgrade},
     },
-    ring::PeerAddress,
 };
 
 /// An application: what it does when something happens on one of its connections.
@@ -32,7 +31,7 @@ pub trait Service {
     fn on_handshake(
         &mut self,
         upgrade: &Upgrade<'_>,
-        peer: PeerAddress,
+        peer: Remote<'_>,
         answer: &mut Answer,
     ) -> Result<Self::State, Refusal> {
         let _ = (upgrade, peer, answer);
@@ -44,7 +43,7 @@ pub trait Service {
     /// # Errors
     ///
     /// A refusal; without a method of its own, a service answers 426 to everything.
-    fn on_http(&mut self, request: &Request<'_>, peer: PeerAddress) -> Result<HttpReply, Refusal> {
+    fn on_http(&mut self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
         let _ = (request, peer);
         Err(HandshakeError::UpgradeRequired.into())
     }

@@ -48,6 +48,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if link.sending {
             return;
         }
+        if link.tls.is_some() {
+            self.flush_records(key);
+            return;
+        }
         let Some(socket) = &connection.socket else {
             return;
         };
@@ -58,10 +62,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.shared.arena.retire(queue);
             return;
         }
-        link.sending = true;
-        link.sending_bytes = queue.len();
-        link.sent_ms = self.now.as_ms() as u32;
-        link.in_flight += 1;
+        link.send_begins(queue.len(), self.now);
         self.ring
             .submit_send(socket, key.token(Operation::Send), queue);
     }
@@ -197,6 +198,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if let Some(queue) = link.outgoing.take() {
             shared.arena.retire(queue);
         }
+        if let Some(tls) = &mut link.tls {
+            tls.release(&mut shared.arena);
+        }
         if let Some(socket) = connection.socket.take() {
             link.in_flight += 1;
             self.ring.submit_close(socket, key.token(Operation::Close));
@@ -228,10 +232,14 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
-        if matches!(connection.link.stage, Stage::Stopping | Stage::Closed) {
+        let link = &mut connection.link;
+        if matches!(link.stage, Stage::Stopping | Stage::Closed) {
             return;
         }
-        connection.link.stage = Stage::Finishing(ending);
+        // Under TLS the peer has its close_notify to send, which a socket that is closed would
+        // answer with a reset.
+        let lingers = link.tls.is_some() && !link.stream_ended;
+        link.stage = Stage::Finishing(if lingers { Ending::Linger } else { ending });
         self.set_close_deadline(key);
         self.touch(key);
     }
@@ -291,7 +299,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let link = &mut connection.link;
         match &link.stage {
-            Stage::Opening(opening) if opening.client.is_none() => {
+            Stage::Opening(opening) if opening.client.is_none() && !link.is_securing() => {
                 self.shared.counts.timeouts += 1;
                 self.refuse(key, HandshakeError::Timeout.into(), Content::Sent);
             }

@@ -73,6 +73,9 @@ stats! {
     reads_paused
     service_panics
     timeouts
+    tls_failures
+    tls_handshakes
+    tls_resumptions
     turns
 }
 

@@ -61,6 +61,12 @@ impl fmt::Display for TlsError {
 
 impl std::error::Error for TlsError {}
 
+impl TlsError {
+    pub(crate) fn is_plain_http(&self) -> bool {
+        matches!(self, Self::PeerIsPlain)
+    }
+}
+
 /// An alert as RFC 8446 section 6 writes it.
 fn alert_name(alert: AlertDescription) -> String {
     let mut name = String::new();

@@ -11,8 +11,8 @@ use std::{
 use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use ringwire::{
-    Answer, CloseCause, Config, Conn, ConnId, Message, Outgoing, PeerAddress, ProtocolError,
-    Refusal, Service, Upgrade,
+    Answer, CloseCause, Config, Conn, ConnId, Message, Outgoing, ProtocolError, Refusal, Remote,
+    Service, Upgrade,
 };
 
 use crate::{
@@ -426,7 +426,7 @@ impl Service for Careful {
     fn on_handshake(
         &mut self,
         _upgrade: &Upgrade<'_>,
-        _peer: PeerAddress,
+        _peer: Remote<'_>,
         answer: &mut Answer,
     ) -> Result<(), Refusal> {
         answer.refuse_compression();

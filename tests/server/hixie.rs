@@ -157,15 +157,18 @@ fn the_drafts_example_is_answered_and_echoes(engine: Engine) {
         || Echo,
         |host| {
             let mut peer = host.connect();
+            let scheme = engine.scheme();
             peer.write(&[HEAD.as_bytes(), BODY, &text("pipelined")].concat());
             assert_eq!(
                 peer.read_head(),
-                "HTTP/1.1 101 WebSocket Protocol Handshake\r\n\
-                 Upgrade: WebSocket\r\n\
-                 Connection: Upgrade\r\n\
-                 Sec-WebSocket-Origin: http://example.com\r\n\
-                 Sec-WebSocket-Location: ws://example.com/?demo\r\n\
-                 Server: ringwire\r\n\r\n"
+                format!(
+                    "HTTP/1.1 101 WebSocket Protocol Handshake\r\n\
+                     Upgrade: WebSocket\r\n\
+                     Connection: Upgrade\r\n\
+                     Sec-WebSocket-Origin: http://example.com\r\n\
+                     Sec-WebSocket-Location: {scheme}://example.com/?demo\r\n\
+                     Server: ringwire\r\n\r\n"
+                )
             );
             assert_eq!(peer.bytes(16), ANSWER);
             assert_eq!(peer.read_draft(), Frame::Text("pipelined".into()));

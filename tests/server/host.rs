@@ -7,7 +7,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fs, panic,
+    fs,
+    os::fd::OwnedFd,
+    panic,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, Once, PoisonError,
@@ -19,8 +21,8 @@ use std::{
 };
 
 use ringwire::{
-    Address, Answer, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message,
-    PeerAddress, Refusal, Request, Server, Service, Snapshot, Upgrade,
+    Address, Answer, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message, Refusal,
+    Remote, Request, Server, Service, Snapshot, Upgrade,
     ring::{Uring, UringOptions, socket::Listener},
     shard::{
         Shard,
@@ -29,10 +31,14 @@ use ringwire::{
     },
 };
 
+#[cfg(feature = "tls")]
+use crate::{authority::Authority, bridge::Bridge};
 use crate::{
     common::{BINARY, PATIENCE, Peer},
     peer::{Prng, until},
 };
+#[cfg(feature = "tls")]
+use ringwire::tls::{ClientTls, ServerTls};
 
 /// How a server is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +49,23 @@ pub enum Engine {
     ServerOfOneShard,
     /// A shard on a thread of the test's.
     Shard,
+    /// A shard likewise, which the plain client reaches over a bridge of TLS.
+    #[cfg(feature = "tls")]
+    Tls,
 }
 
-/// Makes each function a test on a server and a test on a bare shard.
+impl Engine {
+    /// The scheme of the URLs at which it is reached.
+    pub fn scheme(self) -> &'static str {
+        #[cfg(feature = "tls")]
+        if self == Self::Tls {
+            return "wss";
+        }
+        "ws"
+    }
+}
+
+/// Makes each function a test on a server, on a bare shard, and over TLS.
 macro_rules! on_each_engine {
     ($($name:ident)*) => {
         mod on_a_server {
@@ -54,9 +74,26 @@ macro_rules! on_each_engine {
         mod on_a_shard {
             $(#[test] fn $name() { super::$name($crate::host::Engine::Shard) })*
         }
+        #[cfg(feature = "tls")]
+        mod over_tls {
+            $(#[test] fn $name() { super::$name($crate::host::Engine::Tls) })*
+        }
     };
 }
-pub(crate) use on_each_engine;
+
+/// Makes each function a test on a server and a test on a bare shard: it looks at addresses, and
+/// over TLS those are of the bridge.
+macro_rules! on_each_plain_engine {
+    ($($name:ident)*) => {
+        mod plain_on_a_server {
+            $(#[test] fn $name() { super::$name($crate::host::Engine::Server) })*
+        }
+        mod plain_on_a_shard {
+            $(#[test] fn $name() { super::$name($crate::host::Engine::Shard) })*
+        }
+    };
+}
+pub(crate) use {on_each_engine, on_each_plain_engine};
 
 /// The defaults with some changes.
 pub fn config(change: impl FnOnce(&mut Config)) -> Config {
@@ -188,7 +225,7 @@ impl<S: Service> Service for Watched<S> {
     fn on_handshake(
         &mut self,
         upgrade: &Upgrade<'_>,
-        peer: PeerAddress,
+        peer: Remote<'_>,
         answer: &mut Answer,
     ) -> Result<S::State, Refusal> {
         self.neighbour_comes = upgrade.request().path() == NEIGHBOUR;
@@ -198,7 +235,7 @@ impl<S: Service> Service for Watched<S> {
         self.inner.on_handshake(upgrade, peer, answer)
     }
 
-    fn on_http(&mut self, request: &Request<'_>, peer: PeerAddress) -> Result<HttpReply, Refusal> {
+    fn on_http(&mut self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
         self.inner.on_http(request, peer)
     }
 
@@ -289,6 +326,8 @@ pub struct Host {
     log: Arc<Log>,
     drain_timeout_ms: u64,
     neighbour: Mutex<Option<Neighbour>>,
+    #[cfg(feature = "tls")]
+    bridges: Vec<Bridge>,
 }
 
 /// Runs `body` with a server, and sees to the server's end.
@@ -345,9 +384,29 @@ impl Host {
         };
         let drain_timeout_ms = config.drain_timeout_ms;
         let longest = usize::try_from(config.message_bytes_max).unwrap_or(usize::MAX);
+        #[cfg(feature = "tls")]
+        let mut bridges = Vec::new();
         let (running, addresses) = match engine {
-            Engine::Shard => start_shard(listen, config, watched),
-            _ => {
+            Engine::Shard => start_shard(listen, config, watched, |shard, socket| {
+                shard.listen(socket);
+            }),
+            #[cfg(feature = "tls")]
+            Engine::Tls => {
+                let authority = Authority::new();
+                let pair = authority.issue(&["localhost"]);
+                let tls = ServerTls::builder().certificate(pair.certificate, pair.key);
+                let tls = tls.load().unwrap();
+                let (running, secured) =
+                    start_shard(listen, config, watched, move |shard, socket| {
+                        shard.listen_tls(socket, tls.clone());
+                    });
+                let client = ClientTls::builder().authorities(&authority.file);
+                let client = client.load().unwrap();
+                bridges.extend(secured.iter().map(|at| Bridge::start(at, client.clone())));
+                let addresses = bridges.iter().map(|bridge| bridge.address.clone());
+                (running, addresses.collect())
+            }
+            Engine::Server | Engine::ServerOfOneShard => {
                 let shards = if engine == Engine::Server { 2 } else { 1 };
                 let mut builder = Server::builder()
                     .shards(shards)
@@ -368,6 +427,8 @@ impl Host {
             log,
             drain_timeout_ms,
             neighbour: Mutex::new(Some(neighbour)),
+            #[cfg(feature = "tls")]
+            bridges,
         }
     }
 
@@ -521,6 +582,15 @@ impl Host {
         let protocol = |cause: &&CloseCause| matches!(cause, CloseCause::Protocol(_));
         let failed = events.closes.iter().filter(protocol).count();
         assert!(failed as u64 <= counts.protocol_errors, "{counts:?}");
+        #[cfg(feature = "tls")]
+        for bridge in self.bridges {
+            let truncated = bridge.truncated.load(Ordering::Relaxed) as u64;
+            drop(bridge);
+            assert!(
+                truncated <= counts.timeouts,
+                "{truncated} streams without a close_notify, {counts:?}"
+            );
+        }
     }
 }
 
@@ -528,6 +598,7 @@ fn start_shard<S: Service>(
     listen: &[&str],
     config: Config,
     service: impl FnOnce() -> S + Send + 'static,
+    listen_on: impl Fn(&mut Shard<Uring, S>, OwnedFd) + Send + 'static,
 ) -> (Running, Vec<Address>) {
     config.validate().unwrap();
     let mut listeners: Vec<Listener> = listen
@@ -547,7 +618,7 @@ fn start_shard<S: Service>(
         let ring = Uring::new(&options).unwrap();
         let mut shard = Shard::new(0, ring, service(), config, [7; 32]);
         for socket in sockets.into_iter().flatten() {
-            shard.listen(socket);
+            listen_on(&mut shard, socket);
         }
         report.send((shard.postbox(), shard.stats())).unwrap();
         drop(report);

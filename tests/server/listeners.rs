@@ -11,12 +11,17 @@ use ringwire::{Address, Config, Server, StartError, service::Echo};
 
 use crate::{
     common::{PATIENCE, Peer, request},
-    host::{Engine, Obedient, config, guarded, host, host_at, on_each_engine},
+    host::{
+        Engine, Obedient, config, guarded, host, host_at, on_each_engine, on_each_plain_engine,
+    },
     peer::until,
 };
 
 on_each_engine! {
     a_shard_with_all_its_connections_lets_others_wait
+}
+
+on_each_plain_engine! {
     many_addresses_are_served_at_once
 }
 

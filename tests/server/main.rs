@@ -2,6 +2,11 @@
 //! left behind. `host` has the checks that end every test, `common` a client that shares no code
 //! with the server.
 
+#[cfg(feature = "tls")]
+#[path = "../common/authority.rs"]
+mod authority;
+#[cfg(feature = "tls")]
+mod bridge;
 #[path = "../common/mod.rs"]
 mod common;
 mod host;
@@ -23,3 +28,5 @@ mod origins;
 mod panics;
 mod runs;
 mod small_pools;
+#[cfg(feature = "tls")]
+mod tls;

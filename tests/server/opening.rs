@@ -8,13 +8,13 @@ use std::{
 };
 
 use ringwire::{
-    Answer, CloseCause, Conn, HandshakeError, Message, PeerAddress, Refusal, Service, Upgrade,
+    Answer, CloseCause, Conn, HandshakeError, Message, Refusal, Remote, Service, Upgrade,
     service::Echo,
 };
 
 use crate::{
     common::{ACCEPT, KEY, PATIENCE, Peer, TEXT, masked, request},
-    host::{Engine, Host, Obedient, config, host, on_each_engine},
+    host::{Engine, Host, Obedient, config, host, on_each_engine, on_each_plain_engine},
     origins::ARTICLES_REQUEST,
     peer::Reply,
 };
@@ -34,8 +34,11 @@ on_each_engine! {
     heads_arrive_byte_by_byte
     heads_that_are_too_long_are_a_431_and_a_414
     requests_for_something_else_get_the_status_that_says_so
-    the_application_sees_the_request
     the_articles_request_is_answered_as_in_the_article
+}
+
+on_each_plain_engine! {
+    the_application_sees_the_request
 }
 
 /// The reply to `bytes`, which ends the connection.
@@ -509,7 +512,7 @@ impl Service for Doorman {
     fn on_handshake(
         &mut self,
         upgrade: &Upgrade<'_>,
-        peer: PeerAddress,
+        peer: Remote<'_>,
         answer: &mut Answer,
     ) -> Result<(), Refusal> {
         let request = upgrade.request();

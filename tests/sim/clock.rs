@@ -1,7 +1,7 @@
 //! What a shard does after a long time in which nothing happened. Seeds draw this too, but seldom.
 
 use ringwire::{
-    Answer, CloseCause, Config, Conn, ConnId, PeerAddress, Refusal, Service, Timeout, Upgrade,
+    Answer, CloseCause, Config, Conn, ConnId, Refusal, Remote, Service, Timeout, Upgrade,
     client::{ClientRequest, Dial, Wait, WsUrl},
     ring::{
         Address,
@@ -29,7 +29,7 @@ impl Service for Told {
     fn on_handshake(
         &mut self,
         _upgrade: &Upgrade<'_>,
-        _peer: PeerAddress,
+        _peer: Remote<'_>,
         _answer: &mut Answer,
     ) -> Result<(), Refusal> {
         Ok(())
@@ -139,6 +139,7 @@ fn a_client_that_was_left_alone_dials_with_all_of_its_time() {
         address: address(),
         from: None,
         request: ClientRequest::new(WsUrl::parse("ws://127.0.0.1:80/").expect("a URL")),
+        tls: None,
     };
     client.dial(dial).expect("a socket");
     settle(&mut client);

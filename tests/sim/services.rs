@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use ringwire::{
     Answer, CloseCause, CloseCode, Conn, ConnId, HandshakeError, HttpReply, Message, MessageKind,
-    Outgoing, PeerAddress, Refusal, Request, SendError, Service, Timeout, Upgrade, Version,
+    Outgoing, Refusal, Remote, Request, SendError, Service, Timeout, Upgrade, Version,
     conn::handle::SendStatus,
     ring::{Time, sim::SimKernel},
 };
@@ -188,7 +188,7 @@ impl Service for Echo {
     fn on_handshake(
         &mut self,
         upgrade: &Upgrade<'_>,
-        _peer: PeerAddress,
+        _peer: Remote<'_>,
         _answer: &mut Answer,
     ) -> Result<AcceptedState, Refusal> {
         let path = upgrade.request().path();
@@ -218,7 +218,7 @@ impl Service for Echo {
         Ok(AcceptedState(Some(self.accepted.len() - 1)))
     }
 
-    fn on_http(&mut self, request: &Request<'_>, _peer: PeerAddress) -> Result<HttpReply, Refusal> {
+    fn on_http(&mut self, request: &Request<'_>, _peer: Remote<'_>) -> Result<HttpReply, Refusal> {
         self.http_requests += 1;
         let body = Cow::Owned(request.path().as_bytes().to_vec());
         HttpReply::new(200, "text/plain", body).map_err(|_| HandshakeError::ServicePanicked.into())

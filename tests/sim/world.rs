@@ -249,6 +249,7 @@ impl World {
                 address: address(&format!("127.0.0.1:{port}")),
                 from: None,
                 request,
+                tls: None,
             };
             match self.client.dial(dial) {
                 Ok(id) => self.client.service().was_dialled(index, id),

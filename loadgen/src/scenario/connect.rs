@@ -148,6 +148,7 @@ impl Thread {
             address: self.plan.place.address.clone(),
             from: self.plan.source(number).map(|ip| (ip, 0).into()),
             request: self.plan.request(number).clone(),
+            tls: None,
         };
         let dialled = self.client.dial(dial);
         let opener = self.opener();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ringwire::{
-    Address, CloseCause, Config, Conn, ConnId, Handle, Message, MessageKind, PeerAddress, Refusal,
+    Address, CloseCause, Config, Conn, ConnId, Handle, Message, MessageKind, Refusal, Remote,
     Server, Service, Upgrade, proto::handshake::Answer,
 };
 
@@ -185,7 +185,7 @@ impl Service for Choosy {
     fn on_handshake(
         &mut self,
         _: &Upgrade<'_>,
-        _: PeerAddress,
+        _: Remote<'_>,
         _: &mut Answer,
     ) -> Result<(), Refusal> {
         self.asked += 1;
@@ -209,7 +209,7 @@ impl Service for Shut {
     fn on_handshake(
         &mut self,
         _: &Upgrade<'_>,
-        _: PeerAddress,
+        _: Remote<'_>,
         _: &mut Answer,
     ) -> Result<(), Refusal> {
         Err(Refusal::new(403, "\r\n  members only\r\nask at the door\r\n").unwrap())
@@ -234,7 +234,7 @@ impl Service for Repeater {
     fn on_handshake(
         &mut self,
         upgrade: &Upgrade<'_>,
-        _: PeerAddress,
+        _: Remote<'_>,
         _: &mut Answer,
     ) -> Result<String, Refusal> {
         Ok(upgrade.request().path().to_owned())

@@ -170,6 +170,9 @@ handshake_errors! {
     /// A limit on connections or memory is reached.
     Overloaded = 503,
         "The server has no room for another connection; try again later.";
+    /// The first bytes are HTTP where a TLS record has to be (RFC 8446 section 5.1).
+    PlainOnTlsPort = 400,
+        "These bytes are plain HTTP, but this is a TLS port; use wss:// or https://.";
     /// The request line is not `method SP target SP version` (RFC 9112 section 3).
     RequestLineInvalid = 400,
         "The request line is malformed; send a method, a target and HTTP/1.1, one space apart.";

@@ -218,6 +218,7 @@ fn mutated_requests_never_panic_and_keep_what_parse_promises() {
         HandshakeError::HeadersTooMany,
         HandshakeError::NotFound,
         HandshakeError::Overloaded,
+        HandshakeError::PlainOnTlsPort,
         HandshakeError::RequestLineTooLong,
         HandshakeError::ServicePanicked,
         HandshakeError::Timeout,

@@ -1,0 +1,49 @@
+//! Who is at the other end.
+//!
+//! Knows: an address, and what TLS says of the peer. Refuses to know: what is made of it.
+
+use std::{fmt, net::IpAddr};
+
+use crate::{ring::PeerAddress, tls::Session};
+
+/// Who asks for a connection or sends a request, as the transport knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Remote<'a> {
+    address: PeerAddress,
+    tls: Option<&'a Session>,
+}
+
+impl<'a> Remote<'a> {
+    #[doc(hidden)]
+    pub const fn new(address: PeerAddress, tls: Option<&'a Session>) -> Self {
+        Self { address, tls }
+    }
+
+    /// Where it is. Behind a proxy this is the proxy.
+    pub const fn address(&self) -> PeerAddress {
+        self.address
+    }
+
+    /// Its IP address, when there is one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.address.ip()
+    }
+
+    /// The TLS between it and us: its certificate, if it has shown one, the version and the cipher
+    /// suite. `None` on a plain connection.
+    #[cfg(feature = "tls")]
+    pub const fn tls(&self) -> Option<&'a Session> {
+        self.tls
+    }
+
+    /// Whether what passes between it and us is encrypted.
+    pub const fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+}
+
+impl fmt::Display for Remote<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
