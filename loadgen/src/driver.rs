@@ -234,6 +234,8 @@ pub struct Tally {
     pub spun_ns: u64,
     /// Connections that opened.
     pub opened: u64,
+    /// Those whose TLS handshake was short, by a ticket of an earlier one.
+    pub resumed: u64,
     /// Connections that did not, by reason.
     pub failed: BTreeMap<String, u64>,
     /// Connections that ended early, by reason.
@@ -259,6 +261,7 @@ impl Tally {
             backlog_max: 0,
             spun_ns: 0,
             opened: 0,
+            resumed: 0,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
             compression: CompressionFigures::default(),
@@ -271,6 +274,12 @@ impl Tally {
     #[inline]
     pub const fn is_measured(&self, due_ns: u64) -> bool {
         due_ns >= self.measure_from_ns
+    }
+
+    /// A connection opened.
+    pub fn opened<T>(&mut self, conn: &Conn<'_, T>) {
+        self.opened += 1;
+        self.resumed += u64::from(conn.tls().is_some_and(|tls| tls.is_resumed()));
     }
 
     /// A message was sent. In a closed loop it was due when it was sent.
@@ -420,7 +429,6 @@ impl Hub {
         place.is_open = true;
         let took_ns = now_ns.saturating_sub(place.dialled_ns);
         histogram::record(&mut self.tally.handshake_ns, took_ns);
-        self.tally.opened += 1;
         self.open.push(index);
         self.resolved += 1;
     }
@@ -587,6 +595,7 @@ impl<W: Workload> Service for Driver<W> {
         if let Some(index) = self.hub.dialling.remove(&conn.id()) {
             *conn.state() = Index(index);
             self.hub.opened(index, conn.now().as_ns());
+            self.hub.tally.opened(conn);
         }
     }
 
@@ -799,7 +808,7 @@ impl<W: Workload> Thread<W> {
             address: plan.place.address.clone(),
             from: plan.source(stream).map(|ip| (ip, 0).into()),
             request: plan.request(stream).clone(),
-            tls: None,
+            tls: plan.place.tls.clone(),
         };
         let dialled = self.client.dial(dial);
         let hub = self.hub();

@@ -3,18 +3,19 @@
 //! Knows: every option, its default and its bounds, and which of them a scenario has. Refuses to
 //! know: how a plan is carried out.
 
-use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use ringwire::{
     Address, MessageKind,
     client::{ClientRequest, CompressionOffer, Scheme, WsUrl, resolve},
+    tls::ClientTls,
 };
 
 use crate::{
     compare,
     environment::{cpus_allowed, cpus_online, local_ports},
-    raw,
+    raw::{self, Raw, Reply},
     report::Outputs,
     result::{Arrivals, Objective, PlanFigures, Scenario, SizeShare, TextScript, Verify},
     schedule::{RATE_MAX_PER_S, RATE_MIN_PER_S},
@@ -75,7 +76,7 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub struct TargetArgs {
-    /// ws://HOST:PORT/PATH or ws+unix:/SOCKET:/PATH
+    /// ws://HOST:PORT/PATH, wss://HOST:PORT/PATH or ws+unix:/SOCKET:/PATH
     pub url: String,
     /// Sends a header with each opening handshake; repeatable
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
@@ -94,9 +95,52 @@ pub struct TargetArgs {
     #[arg(long, value_name = "N", default_value_t = 1, requires = "compress",
           value_parser = clap::value_parser!(u8).range(1..=9))]
     pub compress_level: u8,
-    /// How long an opening handshake may take
+    /// How long an opening handshake may take, with TLS if there is any
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration_ms)]
     pub handshake_timeout: u64,
+    /// What wss:// needs.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+}
+
+/// Whom to trust, and what to show.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "TLS")]
+pub struct TlsArgs {
+    /// Trusts the authorities in this PEM file, instead of this machine's; repeatable
+    #[arg(long = "ca", value_name = "FILE", conflicts_with = "insecure")]
+    pub authorities: Vec<PathBuf>,
+    /// Trusts every certificate
+    #[arg(long)]
+    pub insecure: bool,
+    /// Shows this certificate to a server that asks for one: a PEM file
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// The key of --cert
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Makes every TLS handshake a full one, without the tickets of earlier connections
+    #[arg(long)]
+    pub no_resumption: bool,
+}
+
+impl TlsArgs {
+    fn load(&self) -> Result<ClientTls, PlanError> {
+        let mut builder = ClientTls::builder();
+        for path in &self.authorities {
+            builder = builder.authorities(path);
+        }
+        if self.insecure {
+            builder = builder.insecure();
+        }
+        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+            builder = builder.identity(cert, key);
+        }
+        if self.no_resumption {
+            builder = builder.without_resumption();
+        }
+        builder.load().map_err(|error| PlanError(error.to_string()))
+    }
 }
 
 /// How much of everything, and where results go.
@@ -509,6 +553,8 @@ pub struct Place {
     pub address: Address,
     /// Opening handshakes; connections take them in turn.
     pub requests: Vec<ClientRequest>,
+    /// What comes before them, for `wss://`.
+    pub tls: Option<ClientTls>,
     /// How long an opening handshake may take, in milliseconds.
     pub handshake_timeout_ms: u64,
     /// How hard messages are compressed, where the server agrees.
@@ -522,6 +568,30 @@ impl Place {
             Address::Unix(_) => true,
             Address::Inet(inet) => inet.ip().is_loopback(),
         }
+    }
+
+    /// A connection that nothing was sent on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn connect(&self, timeout: Duration) -> io::Result<Raw> {
+        let url = self.requests[0].url();
+        Raw::connect_to(&self.address, url, self.tls.as_ref(), timeout)
+    }
+
+    /// As [`raw::open`], with the first of its opening handshakes.
+    ///
+    /// # Errors
+    ///
+    /// A sentence.
+    pub fn open(&self, timeout: Duration) -> Result<(Raw, Reply, [u8; 28]), String> {
+        raw::open(&self.address, &self.requests[0], self.tls.as_ref(), timeout)
+    }
+
+    /// As [`raw::diagnose`], with the first of its opening handshakes.
+    pub fn diagnose(&self, timeout: Duration) -> Option<String> {
+        raw::diagnose(&self.address, &self.requests[0], self.tls.as_ref(), timeout)
     }
 }
 
@@ -544,10 +614,15 @@ impl TargetArgs {
         let addresses = resolve(requests[0].url()).map_err(|error| {
             PlanError(format!("'{}' cannot be connected to: {error}", self.url))
         })?;
+        let tls = match requests[0].url().scheme() {
+            Scheme::Wss => Some(self.tls.load()?),
+            Scheme::Ws | Scheme::WsUnix => None,
+        };
         Ok(Place {
             url: self.url.clone(),
             address: raw::first_reachable(addresses),
             requests,
+            tls,
             handshake_timeout_ms: self.handshake_timeout.max(1),
             compress_level: self.compress.then_some(self.compress_level),
         })
@@ -556,11 +631,6 @@ impl TargetArgs {
     fn request(&self, url: &str) -> Result<ClientRequest, PlanError> {
         let parsed = WsUrl::parse(url)
             .map_err(|error| PlanError(format!("'{url}' is not a URL to connect to: {error}")))?;
-        if parsed.scheme() == Scheme::Wss {
-            return refuse(format!(
-                "'{url}' needs TLS, which this version of loadgen does not have; use ws://"
-            ));
-        }
         let mut request = ClientRequest::new(parsed);
         for header in &self.headers {
             let Some((name, value)) = header.split_once(':') else {

@@ -11,8 +11,12 @@ use std::{
 
 use ringwire::{
     Address,
-    client::{ClientHandshakeError, ClientRequest},
+    client::{ClientHandshakeError, ClientRequest, WsUrl},
     proto::handshake::Response,
+    tls::{
+        ClientTls, TlsError,
+        rustls::{self, ClientConnection, StreamOwned, pki_types::ServerName},
+    },
 };
 
 /// The longest reply that is looked at: head and body.
@@ -26,6 +30,8 @@ const LINE_CHARS_MAX: usize = 160;
 pub enum Raw {
     /// TCP.
     Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
     /// A Unix stream socket.
     Unix(UnixStream),
 }
@@ -54,11 +60,50 @@ impl Raw {
         }
     }
 
+    /// As [`connect`](Self::connect), with TLS to the host of `url` if there is any. Its handshake
+    /// comes with the first bytes.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, and when no certificate could be for the host.
+    pub fn connect_to(
+        address: &Address,
+        url: &WsUrl,
+        tls: Option<&ClientTls>,
+        timeout: Duration,
+    ) -> io::Result<Self> {
+        match (Self::connect(address, timeout)?, tls) {
+            (Self::Tcp(stream), Some(tls)) => {
+                let host = url.host().unwrap_or_default().to_owned();
+                let name = ServerName::try_from(host).map_err(io::Error::other)?;
+                let connection =
+                    ClientConnection::new(tls.to_rustls(), name).map_err(io::Error::other)?;
+                Ok(Self::Tls(Box::new(StreamOwned::new(connection, stream))))
+            }
+            (stream, _) => Ok(stream),
+        }
+    }
+
+    /// How long a read waits at most from now on.
+    pub fn set_patience(&self, patience: Duration) {
+        // It fails on a connection that is gone, where a read does not wait.
+        let _ = match self {
+            Self::Tcp(stream) => stream.set_read_timeout(Some(patience)),
+            Self::Tls(stream) => stream.sock.set_read_timeout(Some(patience)),
+            Self::Unix(stream) => stream.set_read_timeout(Some(patience)),
+        };
+    }
+
     /// Shuts our side down: the server reads an end of stream.
-    pub fn finish(&self) {
+    pub fn finish(&mut self) {
         // A connection that is gone already is as finished as it can be.
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Self::Tls(stream) => {
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
+                stream.sock.shutdown(Shutdown::Write)
+            }
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
         };
     }
@@ -68,6 +113,7 @@ impl Read for Raw {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
             Self::Unix(stream) => stream.read(buffer),
         }
     }
@@ -77,6 +123,7 @@ impl Write for Raw {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
             Self::Unix(stream) => stream.write(bytes),
         }
     }
@@ -84,6 +131,7 @@ impl Write for Raw {
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
             Self::Unix(stream) => stream.flush(),
         }
     }
@@ -189,7 +237,7 @@ pub fn read_reply(stream: &mut Raw, until: Instant) -> Result<Reply, String> {
                 None if is_timeout(&error) => {
                     return Err("the server did not answer in time".to_owned());
                 }
-                None => return Err(error.to_string()),
+                None => return Err(words(&error)),
             },
         }
     }
@@ -215,6 +263,16 @@ pub fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
+/// Why TLS failed, if that is what an error is about.
+fn tls_error(error: &io::Error) -> Option<TlsError> {
+    let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(TlsError::from(inner.clone()))
+}
+
+fn words(error: &io::Error) -> String {
+    tls_error(error).map_or_else(|| error.to_string(), |error| error.to_string())
+}
+
 fn head_end(bytes: &[u8]) -> Option<usize> {
     let at = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     Some(at + 4)
@@ -234,27 +292,37 @@ fn content_length(head: &[u8]) -> Option<usize> {
 pub fn open(
     address: &Address,
     request: &ClientRequest,
+    tls: Option<&ClientTls>,
     timeout: Duration,
 ) -> Result<(Raw, Reply, [u8; 28]), String> {
-    let mut stream = Raw::connect(address, timeout).map_err(|error| {
+    let connected = Raw::connect_to(address, request.url(), tls, timeout);
+    let mut stream = connected.map_err(|error| {
         if is_timeout(&error) {
             format!("{address} does not answer; check address, route and firewall")
         } else {
-            format!("cannot connect to {address}: {error}")
+            format!("cannot connect to {address}: {}", words(&error))
         }
     })?;
     let mut head = Vec::new();
     let accept_key = request.encode(fastrand::u128(..).to_ne_bytes(), &mut head);
     stream
         .write_all(&head)
-        .map_err(|error| format!("cannot send the opening handshake to {address}: {error}"))?;
+        .map_err(|error| match tls_error(&error) {
+            Some(error) => error.to_string(),
+            None => format!("cannot send the opening handshake to {address}: {error}"),
+        })?;
     let reply = read_reply(&mut stream, Instant::now() + timeout)?;
     Ok((stream, reply, accept_key))
 }
 
 /// Why a server does not open WebSockets, as one sentence. `None` when it does.
-pub fn diagnose(address: &Address, request: &ClientRequest, timeout: Duration) -> Option<String> {
-    let (_, reply, accept_key) = match open(address, request, timeout) {
+pub fn diagnose(
+    address: &Address,
+    request: &ClientRequest,
+    tls: Option<&ClientTls>,
+    timeout: Duration,
+) -> Option<String> {
+    let (_, reply, accept_key) = match open(address, request, tls, timeout) {
         Ok(opened) => opened,
         Err(sentence) => return Some(sentence),
     };

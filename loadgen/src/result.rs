@@ -232,6 +232,9 @@ pub struct Connections {
     pub asked: u64,
     /// Opened.
     pub opened: u64,
+    /// Those whose TLS handshake was short, by a ticket of an earlier one.
+    #[serde(default)]
+    pub resumed: u64,
     /// Never opened.
     pub failed: u64,
     /// Opened, and ended before the run did.

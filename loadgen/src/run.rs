@@ -32,7 +32,6 @@ use crate::{
     },
     histogram,
     plan::Plan,
-    raw,
     result::{
         Bytes, ClientFigures, CompressionFigures, Connections, Latency, Messages, Phase, Progress,
         Run, SCHEMA, Scenario, ServerFigures, Slice, Target, Times, Verdict, VerdictKind,
@@ -360,7 +359,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
         }
         // The engine knows the status only; the server's own words are in the body.
         let place = &self.plan.place;
-        let diagnosis = raw::diagnose(&place.address, self.plan.request(0), LOOK_MAX);
+        let diagnosis = place.diagnose(LOOK_MAX);
         let reason = diagnosis.unwrap_or_else(|| {
             "though one opens now: the server may allow only a few, or was not ready".to_owned()
         });
@@ -709,6 +708,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             connections: Connections {
                 asked: total.opened + total.failed.values().sum::<u64>(),
                 opened: total.opened,
+                resumed: total.resumed,
                 failed: total.failed.values().sum(),
                 lost: total.lost.values().sum(),
                 failed_reasons: total.failed,
@@ -741,8 +741,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
 
     /// What the server calls itself. Asked after the run, which it is no part of.
     fn server_header(&self) -> Option<String> {
-        let place = &self.plan.place;
-        let (_, reply, _) = raw::open(&place.address, self.plan.request(0), LOOK_MAX).ok()?;
+        let (_, reply, _) = self.plan.place.open(LOOK_MAX).ok()?;
         reply.header("server")
     }
 }
@@ -840,6 +839,7 @@ struct Total {
     backlog_max: u64,
     spun_ns: u64,
     opened: u64,
+    resumed: u64,
     failed: BTreeMap<String, u64>,
     lost: BTreeMap<String, u64>,
     compression: CompressionFigures,
@@ -857,6 +857,7 @@ impl Total {
             backlog_max: 0,
             spun_ns: 0,
             opened: 0,
+            resumed: 0,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
             compression: CompressionFigures::default(),
@@ -895,6 +896,7 @@ impl Total {
             total.backlog_max += tally.backlog_max;
             total.spun_ns += tally.spun_ns;
             total.opened += tally.opened;
+            total.resumed += tally.resumed;
             for (sum, more) in [
                 (&mut total.failed, &tally.failed),
                 (&mut total.lost, &tally.lost),

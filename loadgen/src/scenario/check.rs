@@ -16,7 +16,7 @@ use ringwire::client::ClientRequest;
 use crate::{
     environment::environment,
     plan::{CheckArgs, Place},
-    raw::{self, Raw, Reply, is_timeout, read_reply},
+    raw::{Raw, Reply, is_timeout, read_reply},
     result::{Check, CheckOutcome, CheckProbe, SCHEMA, Target},
 };
 
@@ -205,8 +205,7 @@ impl Prober {
     }
 
     fn open(&self) -> Result<Socket, String> {
-        let (stream, reply, accept_key) =
-            raw::open(&self.place.address, self.request(), self.timeout)?;
+        let (stream, reply, accept_key) = self.place.open(self.timeout)?;
         reply
             .check(self.request(), &accept_key)
             .map_err(|error| error.to_string())?;
@@ -230,7 +229,7 @@ impl Prober {
 
     /// The reply to a head, sent whole.
     fn ask(&self, head: &[u8]) -> Result<Reply, String> {
-        let mut stream = Raw::connect(&self.place.address, self.timeout)
+        let mut stream = (self.place.connect(self.timeout))
             .map_err(|error| format!("cannot connect: {error}"))?;
         // A server may refuse before it has read everything.
         let _ = stream.write_all(head);
@@ -364,7 +363,7 @@ impl Prober {
 
     fn in_pieces(&self) -> Seen {
         let head = self.head(|line| Some(line.to_owned()));
-        let stream = Raw::connect(&self.place.address, self.timeout);
+        let stream = self.place.connect(self.timeout);
         let mut stream = match stream {
             Ok(stream) => stream,
             Err(error) => return (CheckOutcome::Fail, error.to_string()),
@@ -702,11 +701,8 @@ impl Prober {
                 Ok(socket) => socket,
                 Err(sentence) => return (CheckOutcome::Info, sentence),
             };
-            if let Raw::Tcp(stream) = &socket.stream {
-                // Only how long to wait for a refusal; the connection is not used for anything
-                // else.
-                let _ = stream.set_read_timeout(Some(patience));
-            }
+            // Only how long to wait for a refusal; the connection is not used for anything else.
+            socket.stream.set_patience(patience);
             socket.send(&announcement(announced));
             match socket.end(patience) {
                 End::Open => allowed = announced,
@@ -758,7 +754,7 @@ impl Prober {
     }
 
     fn silence(&self) -> Seen {
-        let mut stream = match Raw::connect(&self.place.address, self.timeout) {
+        let mut stream = match self.place.connect(self.timeout) {
             Ok(stream) => stream,
             Err(error) => return (CheckOutcome::Info, error.to_string()),
         };
@@ -798,9 +794,9 @@ impl Prober {
 pub fn run(args: &CheckArgs, command: Vec<String>) -> Result<Check, String> {
     let place = args.target.place(1).map_err(|error| error.to_string())?;
     let timeout = Duration::from_millis(args.timeout.max(1));
-    let (_, reply, accept_key) = raw::open(&place.address, &place.requests[0], timeout)?;
+    let (_, reply, accept_key) = place.open(timeout)?;
     if let Err(error) = reply.check(&place.requests[0], &accept_key) {
-        let diagnosis = raw::diagnose(&place.address, &place.requests[0], timeout);
+        let diagnosis = place.diagnose(timeout);
         return Err(diagnosis.unwrap_or_else(|| error.to_string()));
     }
     let mut prober = Prober {

@@ -21,7 +21,6 @@ use crate::{
     environment::raise_open_files,
     histogram,
     plan::Plan,
-    raw,
     result::{Run, Scenario},
     run::{self, Context},
     schedule::{Schedule, Share},
@@ -70,7 +69,7 @@ impl Service for Opener {
     fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
         if let Some(Under { due_ns, dialled_ns }) = self.under_way.remove(&conn.id()) {
             let now_ns = conn.now().as_ns();
-            self.tally.opened += 1;
+            self.tally.opened(conn);
             self.tally.received(due_ns, dialled_ns, now_ns, 0);
             if self.tally.is_measured(due_ns) {
                 let took_ns = now_ns.saturating_sub(dialled_ns);
@@ -148,7 +147,7 @@ impl Thread {
             address: self.plan.place.address.clone(),
             from: self.plan.source(number).map(|ip| (ip, 0).into()),
             request: self.plan.request(number).clone(),
-            tls: None,
+            tls: self.plan.place.tls.clone(),
         };
         let dialled = self.client.dial(dial);
         let opener = self.opener();
@@ -333,7 +332,7 @@ pub fn run(plan: &Arc<Plan>, context: &mut Context<'_>) -> Result<Run, String> {
         })?;
     let run = executed.run;
     if run.connections.opened == 0 {
-        let diagnosis = raw::diagnose(&plan.place.address, plan.request(0), DIAGNOSE_MAX);
+        let diagnosis = plan.place.diagnose(DIAGNOSE_MAX);
         let reason = diagnosis
             .or_else(|| run.connections.failed_reasons.keys().next().cloned())
             .unwrap_or_else(|| "the run was too short for one".to_owned());

@@ -30,14 +30,27 @@ fn bad_input_is_one_clear_sentence() {
     let nobody = format!("ws://{free}");
     let missing = format!("{}nowhere", server.url);
     let url = server.url.as_str();
-    let table: [(&[&str], &[&str]); 34] = [
+    let secure = url.replace("ws://", "wss://");
+    let table: [(&[&str], &[&str]); 37] = [
         (
             &["echo", "http://127.0.0.1:1"],
             &["http://127.0.0.1:1", "ws://"],
         ),
         (&["echo", "ws://127.0.0.1:99999"], &["port"]),
         (&["echo", "ws://"], &["names no host"]),
-        (&["echo", "wss://127.0.0.1:1"], &["TLS"]),
+        (&["echo", &secure, "--insecure"], &["is this port for TLS?"]),
+        (
+            &["echo", &secure, "--ca", "/nowhere/ca.pem"],
+            &["/nowhere/ca.pem", "No such file"],
+        ),
+        (
+            &["echo", &secure, "--ca", "x.pem", "--insecure"],
+            &["cannot be used with"],
+        ),
+        (
+            &["echo", &secure, "--insecure", "--cert", "x.pem"],
+            &["--key"],
+        ),
         (&["echo", "ws://nobody.invalid:1"], &["nobody.invalid"]),
         (&["echo", &nobody, "-d", "1s"], &["Connection refused"]),
         (

@@ -1,10 +1,13 @@
 //! The generator against real servers on this machine: what they do wrong on purpose has to be
 //! counted exactly, and what they do right has to be believed.
 
+#[path = "../../../tests/common/authority.rs"]
+mod authority;
 mod echo;
 mod input;
 mod scenarios;
 mod servers;
+mod tls;
 
 use std::sync::{Arc, atomic::AtomicBool};
 

@@ -10,7 +10,7 @@ use std::{
 
 use ringwire::{
     Address, CloseCause, Config, Conn, ConnId, Handle, Message, MessageKind, Refusal, Remote,
-    Server, Service, Upgrade, proto::handshake::Answer,
+    Server, Service, Upgrade, proto::handshake::Answer, tls::ServerTls,
 };
 
 /// A server on a port of the kernel's choice, until it is dropped.
@@ -41,6 +41,23 @@ impl Running {
         Self {
             server: Some(server),
             url: format!("ws://{inet}/"),
+        }
+    }
+
+    /// An echo over TLS.
+    pub fn echo_over(tls: &ServerTls) -> Self {
+        let server = Server::builder()
+            .listen_tls("127.0.0.1:0", tls)
+            .shards(1)
+            .pinned(false)
+            .start(|_| ringwire::service::Echo)
+            .unwrap();
+        let Address::Inet(inet) = server.tls_addresses()[0] else {
+            unreachable!("an IP address was listened on");
+        };
+        Self {
+            server: Some(server),
+            url: format!("wss://{inet}/"),
         }
     }
 

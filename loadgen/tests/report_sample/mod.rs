@@ -196,6 +196,7 @@ fn finish(
         connections: Connections {
             asked: 64,
             opened: 64,
+            resumed: 0,
             ..Connections::default()
         },
         messages: Messages {
