@@ -5,6 +5,8 @@
 
 pub mod doctor;
 pub mod serve;
+#[cfg(feature = "tls")]
+mod tls;
 
 use clap::{Parser, Subcommand};
 

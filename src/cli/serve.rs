@@ -5,6 +5,8 @@ use std::{
     process::ExitCode,
 };
 
+#[cfg(feature = "tls")]
+use super::tls::TlsArgs;
 use ringwire::{
     Address, Config, Server,
     service::{Echo, Gate, OriginError, Origins},
@@ -15,13 +17,18 @@ use signal_hook::{
     iterator::Signals,
 };
 
+const DEFAULT_ADDRESS: &str = "127.0.0.1:9001";
+
 /// Where to listen and what to allow.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Listen here: IP:PORT, [IPV6]:PORT or unix:/path. Repeat it for several addresses; port 0
-    /// lets the kernel choose
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9001")]
+    /// lets the kernel choose [default: 127.0.0.1:9001, unless there is a --tls-listen]
+    #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Shards, one thread and one ring each [default: one for each processor]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
@@ -196,6 +203,18 @@ impl Args {
         Ok(gate)
     }
 
+    /// An address of TLS alone says that nothing is to be plain.
+    fn plain_addresses(&self) -> Vec<&str> {
+        #[cfg(feature = "tls")]
+        if self.listen.is_empty() && self.tls.has_addresses() {
+            return Vec::new();
+        }
+        if self.listen.is_empty() {
+            return vec![DEFAULT_ADDRESS];
+        }
+        self.listen.iter().map(String::as_str).collect()
+    }
+
     fn config(&self) -> Config {
         let mut config = Config::default();
         config.message_bytes_max = self.message_bytes_max;
@@ -246,7 +265,14 @@ pub fn run(args: &Args) -> ExitCode {
         Err(error) => return fail(&format!("cannot wait for signals: {error}")),
     };
     let mut builder = Server::builder().pinned(!args.no_pin).config(args.config());
-    for address in &args.listen {
+    #[cfg(feature = "tls")]
+    {
+        builder = match args.tls.listen(builder) {
+            Ok(builder) => builder,
+            Err(sentence) => return fail(&sentence),
+        };
+    }
+    for address in args.plain_addresses() {
         builder = builder.listen(address);
     }
     if let Some(shards) = args.shards {
@@ -306,15 +332,24 @@ fn greet(server: &Server) -> io::Result<()> {
         match address {
             Address::Inet(inet) => {
                 writeln!(out, "  ws://{inet}/")?;
-                page.get_or_insert(inet);
+                page.get_or_insert(format!("http://{inet}/"));
             }
             Address::Unix(path) => writeln!(out, "  ws+unix:{}:/", path.display())?,
         }
     }
-    if let Some(inet) = page {
+    for address in server.tls_addresses() {
+        match address {
+            Address::Inet(inet) => {
+                writeln!(out, "  wss://{inet}/")?;
+                page.get_or_insert(format!("https://{inet}/"));
+            }
+            Address::Unix(path) => writeln!(out, "  TLS at unix:{}", path.display())?,
+        }
+    }
+    if let Some(page) = page {
         writeln!(
             out,
-            "Open http://{inet}/ in a browser to talk to it. Ctrl-C stops it."
+            "Open {page} in a browser to talk to it. Ctrl-C stops it."
         )?;
     }
     writeln!(

@@ -23,6 +23,7 @@ use crate::{
 pub struct Ringwire {
     child: Child,
     pub addresses: Vec<Address>,
+    pub tls_addresses: Vec<Address>,
     log: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
 }
@@ -42,6 +43,7 @@ impl Ringwire {
         let mut ringwire = Self {
             child,
             addresses: Vec::new(),
+            tls_addresses: Vec::new(),
             log,
             readers: vec![thread::spawn(move || {
                 for line in stderr.lines().map_while(Result::ok) {
@@ -52,6 +54,10 @@ impl Ringwire {
         let mut line = String::new();
         while stdout.read_line(&mut line).unwrap() > 0 && !line.starts_with("ringwire doctor") {
             let address = match line.trim().strip_suffix('/') {
+                Some(url) if url.starts_with("wss://") => {
+                    ringwire.tls_addresses.extend(url[6..].parse::<Address>());
+                    String::new()
+                }
                 Some(url) if url.starts_with("ws://") => url[5..].to_owned(),
                 Some(url) if url.starts_with("ws+unix:") => {
                     format!("unix:{}", url[8..].trim_end_matches(':'))
@@ -61,7 +67,8 @@ impl Ringwire {
             ringwire.addresses.extend(address.parse::<Address>());
             line.clear();
         }
-        assert!(!ringwire.addresses.is_empty(), "{}", ringwire.log());
+        let nowhere = ringwire.addresses.is_empty() && ringwire.tls_addresses.is_empty();
+        assert!(!nowhere, "{}", ringwire.log());
         ringwire.readers.push(thread::spawn(move || {
             let _ = stdout.read_to_end(&mut Vec::new());
         }));
@@ -99,7 +106,7 @@ impl Drop for Ringwire {
     }
 }
 
-fn command(arguments: &[&str]) -> Command {
+pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
     command.args(arguments);
     command
@@ -236,7 +243,7 @@ fn a_drain_timeout_is_kept() {
 }
 
 /// The output of a ringwire that ends by itself.
-fn output(arguments: &[&str]) -> (Output, String, String) {
+pub fn output(arguments: &[&str]) -> (Output, String, String) {
     let output = command(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));

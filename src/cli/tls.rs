@@ -1,0 +1,143 @@
+//! The options of `ringwire serve` for TLS, and the signal that reloads its files.
+//!
+//! Knows: which options belong together. Refuses to know: what is in the files.
+
+use std::{io, path::PathBuf, thread};
+
+use ringwire::{
+    Builder,
+    tls::{ClientAuth, MinVersion, ServerTls},
+};
+use signal_hook::{consts::SIGHUP, iterator::Signals};
+
+/// Where TLS listens, and with what.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "TLS")]
+pub struct TlsArgs {
+    /// Listen here for wss://: an address as for --listen. Repeat it for several
+    #[arg(long = "tls-listen", value_name = "ADDRESS", requires = "certificates")]
+    addresses: Vec<String>,
+    /// A certificate and its chain, a PEM file. Repeat it for several: a client gets the one for
+    /// the name it asks for, or the first. SIGHUP reads all files again
+    #[arg(
+        id = "certificates",
+        long = "tls-cert",
+        value_name = "FILE",
+        requires = "addresses"
+    )]
+    certificates: Vec<PathBuf>,
+    /// The key of each --tls-cert, in the same order: a PEM file
+    #[arg(long = "tls-key", value_name = "FILE", requires = "addresses")]
+    keys: Vec<PathBuf>,
+    /// Whether clients have to show a certificate that an authority of --tls-client-ca has signed
+    #[arg(
+        long = "tls-client-auth",
+        value_enum,
+        value_name = "WHEN",
+        default_value = "off",
+        requires_ifs = [("optional", "client_ca"), ("required", "client_ca")]
+    )]
+    client_auth: ClientAuthArg,
+    /// The authorities of client certificates, a PEM file
+    #[arg(long = "tls-client-ca", value_name = "FILE", requires = "addresses")]
+    client_ca: Option<PathBuf>,
+    /// The oldest version of TLS that is spoken
+    #[arg(
+        long = "tls-min-version",
+        value_enum,
+        value_name = "VERSION",
+        default_value = "1.2"
+    )]
+    min_version: MinVersionArg,
+}
+
+/// `--tls-client-auth`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ClientAuthArg {
+    /// They are not asked.
+    Off,
+    /// They may.
+    Optional,
+    /// They have to.
+    Required,
+}
+
+/// `--tls-min-version`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum MinVersionArg {
+    /// TLS 1.2.
+    #[value(name = "1.2")]
+    Tls12,
+    /// TLS 1.3.
+    #[value(name = "1.3")]
+    Tls13,
+}
+
+impl TlsArgs {
+    pub fn has_addresses(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
+    /// Adds what listens with TLS, and reloads its files whenever SIGHUP comes.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about the files.
+    pub fn listen(&self, mut builder: Builder) -> Result<Builder, String> {
+        if self.addresses.is_empty() {
+            return Ok(builder);
+        }
+        let tls = self.load()?;
+        for address in &self.addresses {
+            builder = builder.listen_tls(address, &tls);
+        }
+        reload_on_hangup(tls).map_err(|error| format!("cannot wait for SIGHUP: {error}"))?;
+        Ok(builder)
+    }
+
+    fn load(&self) -> Result<ServerTls, String> {
+        let client_ca = || self.client_ca.clone().unwrap_or_default();
+        let client_auth = match self.client_auth {
+            ClientAuthArg::Off => ClientAuth::Off,
+            ClientAuthArg::Optional => ClientAuth::Optional(client_ca()),
+            ClientAuthArg::Required => ClientAuth::Required(client_ca()),
+        };
+        let min_version = match self.min_version {
+            MinVersionArg::Tls12 => MinVersion::Tls12,
+            MinVersionArg::Tls13 => MinVersion::Tls13,
+        };
+        let (certificates, keys) = (self.certificates.len(), self.keys.len());
+        if certificates != keys {
+            return Err(format!(
+                "there are {certificates} --tls-cert and {keys} --tls-key; name one key for each \
+                 certificate, in the same order"
+            ));
+        }
+        let mut builder = ServerTls::builder()
+            .client_auth(client_auth)
+            .min_version(min_version);
+        for (certificate, key) in self.certificates.iter().zip(&self.keys) {
+            builder = builder.certificate(certificate, key);
+        }
+        builder.load().map_err(|error| error.to_string())
+    }
+}
+
+/// On a thread of its own, which reads files while the shards go on.
+fn reload_on_hangup(tls: ServerTls) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP])?;
+    let wait = move || {
+        for _ in signals.forever() {
+            match tls.reload() {
+                Ok(()) => tracing::info!("SIGHUP: the certificates were read again"),
+                Err(error) => {
+                    tracing::error!("SIGHUP: the certificates stay as they were: {error}");
+                }
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("reload".to_owned())
+        .spawn(wait)?;
+    Ok(())
+}
