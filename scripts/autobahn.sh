@@ -4,10 +4,12 @@
 # and may be informational; NON-STRICT, UNIMPLEMENTED and a wrong close are failures like any other.
 #
 #   scripts/autobahn.sh [--url ws://127.0.0.1:9001/] [--cases quick|full|1.*,7.7.1] [--report DIR]
+#                       [--tls]
 #
 # Without --cases: groups 1 to 7, 9 and 10 whole. quick leaves out most round trip cases of group 9,
 # full adds groups 12 and 13 (permessage-deflate), which take seven minutes. The server is started with
-# --compress; no case of the other groups offers it. The report goes to target/autobahn by default.
+# --compress; no case of the other groups offers it; with --tls over wss://, with a certificate that
+# openssl makes. The report goes to target/autobahn by default, or to target/autobahn-tls.
 #
 # The suite is fetched from PyPI once, by version and hash, into .cache/autobahn. That needs Python
 # 3.11 or newer with venv (Debian: apt install python3-venv); PYTHON names another interpreter.
@@ -28,6 +30,7 @@ url=
 cases=default
 report=
 server=
+tls=
 
 cannot() {
     echo "autobahn: $*" >&2
@@ -46,6 +49,10 @@ parse_arguments() {
                 printf -v "${1#--}" '%s' "$2"
                 shift 2
                 ;;
+            --tls)
+                tls=yes
+                shift
+                ;;
             --help | -h)
                 usage
                 exit 0
@@ -53,7 +60,7 @@ parse_arguments() {
             *) cannot "unknown argument $1; see --help" ;;
         esac
     done
-    report=${report:-$target/autobahn}
+    report=${report:-$target/autobahn${tls:+-tls}}
     mkdir -p "$report" || cannot "the report directory $report cannot be made"
 }
 
@@ -94,18 +101,28 @@ install_suite() {
 
 start_server() {
     (cd "$repository" && cargo build --release) || cannot "cargo build --release failed"
-    "$target/release/ringwire" serve --listen 127.0.0.1:0 --compress \
+    local scheme=ws
+    local listen=(--listen 127.0.0.1:0)
+    if [[ -n $tls ]]; then
+        command -v openssl >/dev/null || cannot "--tls needs openssl (Debian: apt install openssl)"
+        { authority "$report/certificates" && certificate "$report/certificates" server /CN=localhost; } ||
+            cannot "the certificates could not be made; openssl's words stand above"
+        scheme=wss
+        listen=(--tls-listen 127.0.0.1:0 --tls-cert "$report/certificates/server.pem"
+            --tls-key "$report/certificates/server.key")
+    fi
+    "$target/release/ringwire" serve "${listen[@]}" --compress \
         >"$report/server.stdout" 2>"$report/server.stderr" &
     server=$!
     trap stop_server_now EXIT
     local deadline=$((SECONDS + start_seconds_max))
-    until url=$(grep -Eom1 'ws://127\.0\.0\.1:[0-9]+/' "$report/server.stdout"); do
+    until url=$(grep -Eom1 "$scheme://127\.0\.0\.1:[0-9]+/" "$report/server.stdout"); do
         if ! kill -0 "$server" 2>/dev/null; then
             tail -n 15 "$report/server.stderr" >&2
             cannot "ringwire serve ended before it listened"
         fi
         ((SECONDS < deadline)) ||
-            cannot "ringwire serve printed no ws:// address within $start_seconds_max s"
+            cannot "ringwire serve printed no $scheme:// address within $start_seconds_max s"
         sleep 0.05
     done
 }
@@ -131,6 +148,9 @@ stop_server() {
     [[ -z $complaint ]] || echo "FAILED: the server $complaint, see $report/server.stderr"
     [[ -z $complaint ]]
 }
+
+# shellcheck source=SCRIPTDIR/lib/certificates.sh disable=SC1091
+source "$repository/scripts/lib/certificates.sh"
 
 parse_arguments "$@"
 install_suite

@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-Usage: scripts/idle-memory.sh [--connections N] [--bytes-max BYTES] [--compress]
+Usage: scripts/idle-memory.sh [--connections N] [--bytes-max BYTES] [--compress] [--tls]
                               [--binary PATH]
 
 Starts a server, opens N connections that each echo one message and are idle then, all of them in
@@ -15,9 +15,10 @@ process, its files' pages among them. What the kernel keeps for a socket is not 
 
   --connections N    default 10000; both sides need 1064 descriptors more than that (ulimit -Hn)
   --bytes-max BYTES  the most a connection may cost (default 512; 576 with --compress: what the
-                     connections share to compress with is in it)
+                     connections share to compress with is in it; 6144 with --tls)
   --compress         the server compresses: every connection's message goes both ways compressed
   --binary PATH      start PATH instead of building and starting target/release/ringwire
+  --tls              over wss://, with a certificate that openssl makes
   --help             this text
 
 Exit status: 0 within the limit, 1 above it, 2 the measurement could not be made.
@@ -40,6 +41,7 @@ connections=10000
 bytes_max=""
 binary=""
 serve=()
+tls=""
 while [ $# -gt 0 ]; do
   case $1 in
     --connections | --bytes-max | --binary)
@@ -50,7 +52,10 @@ while [ $# -gt 0 ]; do
       ;;
     --compress)
       serve+=("$1")
-      bytes_max=${bytes_max:-576}
+      shift
+      ;;
+    --tls)
+      tls=yes
       shift
       ;;
     --help | -h)
@@ -60,7 +65,11 @@ while [ $# -gt 0 ]; do
     *) die "unknown argument '$1'; see --help." ;;
   esac
 done
-bytes_max=${bytes_max:-512}
+if [ -z "$bytes_max" ]; then
+  bytes_max=512
+  [ ${#serve[@]} -eq 0 ] || bytes_max=576
+  [ -z "$tls" ] || bytes_max=6144
+fi
 [[ $connections =~ ^[1-9][0-9]*$ ]] || die "--connections takes a number from 1 up, not '$connections'."
 [[ $bytes_max =~ ^[0-9]+$ ]] || die "--bytes-max takes a number of bytes, not '$bytes_max'."
 limit=$(ulimit -Hn)
@@ -138,11 +147,19 @@ open_clients() {
 }
 
 : >"$scratch/address"
-"$binary" serve --listen 127.0.0.1:0 "${serve[@]}" >"$scratch/address" 2>"$scratch/server.log" &
+listen=(--listen 127.0.0.1:0)
+if [ -n "$tls" ]; then
+  # shellcheck source=SCRIPTDIR/lib/certificates.sh disable=SC1091
+  source "$ROOT/scripts/lib/certificates.sh"
+  { authority "$scratch/pem" && certificate "$scratch/pem" server /CN=localhost; } ||
+    die "the certificates could not be made; openssl's words stand above."
+  listen=(--tls-listen 127.0.0.1:0 --tls-cert "$scratch/pem/server.pem" --tls-key "$scratch/pem/server.key")
+fi
+"$binary" serve "${listen[@]}" "${serve[@]}" >"$scratch/address" 2>"$scratch/server.log" &
 server_pid=$!
 pids+=("$server_pid")
-wait_for $server_pid "$scratch/address" "ws://.*"
-url=$(sed -n 's/^ *\(ws:.*\)$/\1/p' "$scratch/address" | head -n 1)
+wait_for $server_pid "$scratch/address" "wss\?://.*"
+url=$(sed -n 's/^ *\(wss\?:.*\)$/\1/p' "$scratch/address" | head -n 1)
 
 before=$(settled_kib)
 open_clients "$connections" idle

@@ -372,8 +372,8 @@ def main():
     parser.add_argument("--report", required=True, type=Path)
     args = parser.parse_args()
     try:
-        if urlsplit(args.url).scheme != "ws" or not urlsplit(args.url).hostname:
-            raise SetupError(f"--url takes ws://HOST:PORT/, not {args.url!r} (no TLS here)")
+        if urlsplit(args.url).scheme not in ("ws", "wss") or not urlsplit(args.url).hostname:
+            raise SetupError(f"--url takes ws://HOST:PORT/ or wss://..., not {args.url!r}")
         return judge(args)
     except SetupError as error:
         print(f"autobahn: {error}", file=sys.stderr)

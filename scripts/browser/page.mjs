@@ -73,6 +73,16 @@ check('the page comes with a content security policy that lets nothing in', asyn
   assert.match(response.headers()['content-security-policy'] ?? 'none sent', /default-src 'none'/);
 });
 
+if (process.argv[2]?.startsWith('https:')) {
+  check('TLS 1.3, with a certificate that is trusted for its name', async () => {
+    const response = await page.reload();
+    const details = await response.securityDetails();
+    assert.equal(details.protocol, 'TLS 1.3');
+    assert.equal(details.subjectName, 'localhost');
+    assert.equal(details.issuer, "the authority of ringwire's tests");
+  });
+}
+
 check('it connects to the echo at the same host', () => status('Connected'));
 
 check('a text of 5 bytes comes back: 81 85 + key, 81 05', async () => {

@@ -109,10 +109,15 @@ prepare() {
 }
 
 # server_start [BINARY [ARGUMENT...]]: builds the server when no BINARY is given, starts it on a free
-# port of 127.0.0.1 and sets SERVER_URL to ws://127.0.0.1:PORT/ as the server itself reports it.
+# port of 127.0.0.1, or where the arguments say, and sets SERVER_URL to ws://127.0.0.1:PORT/ or
+# wss://127.0.0.1:PORT/ as the server itself reports it.
 server_start() {
   local binary=${1:-} deadline
   [ $# -eq 0 ] || shift
+  case " $*" in
+    *" --listen "* | *" --tls-listen "*) ;;
+    *) set -- --listen 127.0.0.1:0 "$@" ;;
+  esac
   if [ -z "$binary" ]; then
     command -v cargo >/dev/null || die "cargo is not installed; see https://rustup.rs, or name a --binary."
     (cd "$ROOT" && cargo build --release --locked --bin ringwire >&2) ||
@@ -122,12 +127,12 @@ server_start() {
   [ -x "$binary" ] || die "$binary is not an executable file."
   # The file has to be there before the server's own redirection makes it.
   : >"$SCRATCH/server.out"
-  "$binary" serve --listen 127.0.0.1:0 "$@" >"$SCRATCH/server.out" 2>"$SCRATCH/server.err" &
+  "$binary" serve "$@" >"$SCRATCH/server.out" 2>"$SCRATCH/server.err" &
   SERVER_PID=$!
   deadline=$((SECONDS + START_TIMEOUT_S))
   while true; do
     # A port is complete only with the slash behind it.
-    if SERVER_URL=$(grep -Eom1 'ws://127\.0\.0\.1:[0-9]+/' "$SCRATCH/server.out"); then
+    if SERVER_URL=$(grep -Eom1 'wss?://127\.0\.0\.1:[0-9]+/' "$SCRATCH/server.out"); then
       SERVER_URL=${SERVER_URL%%$'\n'*}
       echo "testing $binary at $SERVER_URL" >&2
       return
@@ -138,7 +143,7 @@ server_start() {
     fi
     if [ "$SECONDS" -ge "$deadline" ]; then
       server_words
-      die "$binary printed no line with ws://127.0.0.1:PORT/ within $START_TIMEOUT_S s."
+      die "$binary printed no line with ws://127.0.0.1:PORT/ or wss:// within $START_TIMEOUT_S s."
     fi
     sleep 0.05
   done
