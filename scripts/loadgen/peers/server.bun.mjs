@@ -1,15 +1,17 @@
 // An echo on Bun's own server. Prints its address, and ends on SIGTERM. With --sink it counts
 // messages instead, and answers a text with the count. With --compress it agrees to
 // permessage-deflate, each message for itself; with --compress --takeover messages refer to earlier
-// ones.
+// ones. With a certificate and its key as further arguments it speaks TLS.
 
 const sink = process.argv.includes("--sink");
 const compressing = process.argv.includes("--compress");
 const how = process.argv.includes("--takeover") ? "dedicated" : "shared";
+const [certificate, key] = process.argv.slice(2).filter((argument) => !argument.startsWith("--"));
 
 const server = Bun.serve({
   hostname: "127.0.0.1",
   port: 0,
+  tls: certificate ? { cert: Bun.file(certificate), key: Bun.file(key) } : undefined,
   fetch: (request, server) =>
     server.upgrade(request, { data: { messages: 0 } }) ? undefined : new Response("WebSocket only", { status: 426 }),
   websocket: {
@@ -28,5 +30,5 @@ const server = Bun.serve({
   },
 });
 
-console.log(`ws://127.0.0.1:${server.port}/`);
+console.log(`${certificate ? "wss" : "ws"}://127.0.0.1:${server.port}/`);
 process.on("SIGTERM", () => process.exit(0));
