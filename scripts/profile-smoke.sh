@@ -166,8 +166,13 @@ for script in perf-record.sh perf-stat.sh "bpftrace.sh enter"; do
   kill -TERM "$PROGRAM_PID"
   wait "$PROGRAM_PID" || true
   PROGRAM_PID=
-  # What it named its files after is in the arguments of whatever it has started.
-  left=$(grep -lFf "$SCRATCH/folder" /proc/[0-9]*/cmdline 2>/dev/null || true)
+  # What it named its files after is in the arguments of whatever it has started. That was told to
+  # end, and may take a moment.
+  deadline=$((SECONDS + START_TIMEOUT_S))
+  while left=$(grep -lFf "$SCRATCH/folder" /proc/[0-9]*/cmdline 2>/dev/null); do
+    [ "$SECONDS" -lt "$deadline" ] || break
+    sleep 0.05
+  done
   if ! grep -q '^measuring' "$OUT"; then
     failed "$name" "it had not begun"
   elif [ -n "$left" ] || [ -n "$(ls -A "$folder")" ]; then
