@@ -22,6 +22,8 @@ pub mod frame;
 pub mod handshake;
 pub mod hixie;
 pub mod message;
+#[cfg(test)]
+mod random;
 
 pub use close_code::CloseCode;
 pub use endpoint::{CloseFrame, Endpoint, Event, Limits};

@@ -1,7 +1,5 @@
 //! hixie-76: its framing at every split, mutated, at its limits, and what it has no words for.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use ringwire::{
     CloseCode,
@@ -12,7 +10,7 @@ use ringwire::{
 
 use crate::{
     Prng,
-    side::{LIMITS, Seen, Side},
+    side::{Ends, LIMITS, Seen, Side},
 };
 
 const CLOSE: [u8; 2] = [0xFF, 0x00];
@@ -121,18 +119,6 @@ fn decode_into(limits: &Limits, stream: &[u8], seen: &mut Vec<Seen>) -> Result<(
     Ok(())
 }
 
-fn run(mut side: Side, bytes: &[u8], cuts: &[usize]) -> (Vec<Seen>, Vec<u8>) {
-    let mut start = 0;
-    for &cut in cuts.iter().chain([&bytes.len()]) {
-        side.feed(&bytes[start..cut]);
-        start = cut;
-    }
-    let output = side.take_output();
-    let seen = std::mem::take(&mut side.seen);
-    side.end();
-    (seen, output)
-}
-
 #[test]
 fn every_split_point_gives_the_same_events_and_the_same_output() {
     let wide = "a\0\u{7f}é\u{7ff}\u{800}日\u{ffff}\u{10000}🦀\u{10ffff}z";
@@ -210,7 +196,7 @@ fn every_split_point_gives_the_same_events_and_the_same_output() {
         ),
     ];
     for (name, bytes, expected) in traces {
-        let whole = run(hixie(), &bytes, &[]);
+        let whole = hixie().run(&bytes, &[]);
         assert_eq!(whole.0, expected, "{name}");
         assert_eq!(
             decode(&LIMITS, &bytes),
@@ -221,17 +207,17 @@ fn every_split_point_gives_the_same_events_and_the_same_output() {
         assert_eq!(whole.1, if ends { &CLOSE[..] } else { &[] }, "{name}");
         for cut in 0..=bytes.len() {
             for side in both() {
-                assert_eq!(run(side, &bytes, &[cut]), whole, "{name}, cut at {cut}");
+                assert_eq!(side.run(&bytes, &[cut]), whole, "{name}, cut at {cut}");
             }
             for second in cut..bytes.len().min(60) {
                 let [_, side] = both();
-                let split = run(side, &bytes, &[cut, second]);
+                let split = side.run(&bytes, &[cut, second]);
                 assert_eq!(split, whole, "{name}, cut at {cut} and {second}");
             }
         }
         let every: Vec<usize> = (1..bytes.len()).collect();
         for side in both() {
-            assert_eq!(run(side, &bytes, &every), whole, "{name}, byte by byte");
+            assert_eq!(side.run(&bytes, &every), whole, "{name}, byte by byte");
         }
     }
 }
@@ -263,7 +249,7 @@ fn random_pieces_give_what_the_reference_reads() {
         message_bytes_max: 700,
         ..LIMITS
     };
-    let (mut whole, mut closed, mut failed) = (0, 0, BTreeMap::new());
+    let mut ends = Ends::default();
     for seed in 0..6_000 {
         let prng = &mut Prng(seed);
         let mut bytes = stream(prng);
@@ -282,30 +268,14 @@ fn random_pieces_give_what_the_reference_reads() {
         let expected = decode(&limits, &bytes);
         for mut side in both() {
             side.limits = limits;
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                let most = [1, 2, 9, 200, 10_000][prng.below(5)];
-                let (piece, later) = rest.split_at(1 + prng.below(rest.len().min(most)));
-                side.feed(piece);
-                rest = later;
-            }
+            side.feed_in_pieces(&bytes, prng);
             assert_eq!(side.seen, expected, "seed {seed}");
             side.end();
         }
-        match expected.last() {
-            Some(Seen::Failed(error)) => {
-                let name = format!("{error:?}");
-                let name = name.split('(').next().unwrap_or_default().to_owned();
-                *failed.entry(name).or_insert(0) += 1;
-            }
-            Some(Seen::Close(..)) => closed += 1,
-            _ => whole += 1,
-        }
+        ends.add(&expected);
     }
-    assert!(
-        whole > 500 && closed > 500,
-        "{whole} whole, {closed} closed"
-    );
+    ends.expect_many();
+    let failed = ends.failed;
     assert_eq!(failed.len(), 4, "{failed:?}");
     assert!(failed.values().all(|&count| count > 10), "{failed:?}");
 }

@@ -1,5 +1,7 @@
 //! An endpoint with everything it borrows, and what it reported so far.
 
+use std::collections::BTreeMap;
+
 use ringwire::{
     CloseCode, MessageKind, ProtocolError, SendError,
     proto::{
@@ -9,6 +11,8 @@ use ringwire::{
         message::Outgoing,
     },
 };
+
+use crate::Prng;
 
 /// An event that owns its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +99,30 @@ impl Side {
         let result = call(&mut self.endpoint, &mut context);
         self.sink = context.sink;
         result
+    }
+
+    /// Receives these bytes in pieces of random lengths.
+    pub fn feed_in_pieces(&mut self, bytes: &[u8], prng: &mut Prng) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let most = [1, 2, 9, 200, 10_000][prng.below(5)];
+            let (piece, later) = rest.split_at(1 + prng.below(rest.len().min(most)));
+            self.feed(piece);
+            rest = later;
+        }
+    }
+
+    /// Receives these bytes, cut at these places. Returns the events and the output.
+    pub fn run(mut self, bytes: &[u8], cuts: &[usize]) -> (Vec<Seen>, Vec<u8>) {
+        let mut start = 0;
+        for &cut in cuts.iter().chain([&bytes.len()]) {
+            self.feed(&bytes[start..cut]);
+            start = cut;
+        }
+        let output = self.take_output();
+        let seen = std::mem::take(&mut self.seen);
+        self.end();
+        (seen, output)
     }
 
     /// Receives these bytes, as one piece.
@@ -199,5 +227,39 @@ fn event_seen(event: Event<'_>, pool: &mut MessagePool) -> Seen {
             seen
         }
         Event::Failed(error) => Seen::Failed(error),
+    }
+}
+
+/// How the streams of a test ended, so that it can tell that every way occurred.
+#[derive(Default)]
+pub struct Ends {
+    whole: u32,
+    closed: u32,
+    /// How often each violation was the end, by its name.
+    pub failed: BTreeMap<String, u32>,
+}
+
+impl Ends {
+    /// Adds the stream with these events.
+    pub fn add(&mut self, seen: &[Seen]) {
+        match seen.last() {
+            Some(Seen::Failed(error)) => {
+                let name = format!("{error:?}");
+                let name = name.split('(').next().unwrap_or_default().to_owned();
+                *self.failed.entry(name).or_insert(0) += 1;
+            }
+            Some(Seen::Close(..)) => self.closed += 1,
+            _ => self.whole += 1,
+        }
+    }
+
+    /// Many streams ended by themselves, and many with a close frame.
+    #[track_caller]
+    pub fn expect_many(&self) {
+        let Self { whole, closed, .. } = self;
+        assert!(
+            *whole > 500 && *closed > 500,
+            "{whole} whole, {closed} closed"
+        );
     }
 }

@@ -120,35 +120,22 @@ fn bytes_of(sender: Role, trace: &Trace) -> Vec<u8> {
     frames.flatten().collect()
 }
 
-/// Events and output, of the bytes cut at these places.
-fn run(mut side: Side, bytes: &[u8], cuts: &[usize]) -> (Vec<Seen>, Vec<u8>) {
-    let mut start = 0;
-    for &cut in cuts.iter().chain([&bytes.len()]) {
-        side.feed(&bytes[start..cut]);
-        start = cut;
-    }
-    let output = side.take_output();
-    let seen = std::mem::take(&mut side.seen);
-    side.end();
-    (seen, output)
-}
-
 fn check_every_split(name: &str, role: Role, bytes: &[u8], expected: &(Vec<Seen>, Vec<u8>)) {
     for cut in 0..=bytes.len() {
         for side in Side::both(role) {
-            let split = run(side, bytes, &[cut]);
+            let split = side.run(bytes, &[cut]);
             assert_eq!(split, *expected, "{name}, {role:?}, cut at {cut}");
         }
     }
     let every: Vec<usize> = (1..bytes.len()).collect();
     for side in Side::both(role) {
-        let split = run(side, bytes, &every);
+        let split = side.run(bytes, &every);
         assert_eq!(split, *expected, "{name}, {role:?}, byte by byte");
     }
     // Three pieces, where that is not too many.
     for cut in 0..bytes.len().min(60) {
         for second in cut..bytes.len().min(60) {
-            let split = run(Side::in_batches(role), bytes, &[cut, second]);
+            let split = Side::in_batches(role).run(bytes, &[cut, second]);
             assert_eq!(
                 split, *expected,
                 "{name}, {role:?}, cut at {cut} and {second}"
@@ -163,9 +150,9 @@ fn every_split_point_gives_the_same_events_and_the_same_output() {
         for role in [Role::Client, Role::Server] {
             let bytes = bytes_of(other(role), &trace);
             let [one, batched] = Side::both(role);
-            let expected = run(one, &bytes, &[]);
+            let expected = one.run(&bytes, &[]);
             assert_eq!(
-                run(batched, &bytes, &[]),
+                batched.run(&bytes, &[]),
                 expected,
                 "{name}, {role:?}, in a batch"
             );
@@ -183,7 +170,7 @@ fn whole_traces_give_the_events_that_their_names_promise() {
     let last = |name: &str| {
         let found = traces().into_iter().find(|(this, _)| *this == name);
         let bytes = bytes_of(Role::Client, &found.expect("a trace of this name").1);
-        run(Side::new(Role::Server), &bytes, &[]).0
+        Side::new(Role::Server).run(&bytes, &[]).0
     };
     assert_eq!(last("text"), [text()]);
     assert_eq!(
@@ -235,7 +222,7 @@ fn the_64_bit_length_is_read_wherever_it_is_cut() {
         for cut in (0..20).chain([1000, 65_535, bytes.len() - 1]) {
             for side in Side::both(role) {
                 assert_eq!(
-                    run(side, &bytes, &[cut]).0,
+                    side.run(&bytes, &[cut]).0,
                     expected,
                     "{role:?}, cut at {cut}"
                 );
@@ -259,7 +246,7 @@ fn more_messages_than_fit_into_a_batch_come_in_order() {
     }
     for cut in 0..=bytes.len() {
         assert_eq!(
-            run(Side::in_batches(Role::Server), &bytes, &[cut]).0,
+            Side::in_batches(Role::Server).run(&bytes, &[cut]).0,
             expected
         );
     }

@@ -6,7 +6,7 @@ use super::{
     Agreed, ClientWindowBits, Codec, Offer, Session, Terms,
     negotiation::{AnswerError, NAME, agree, check_answer, offers},
 };
-use crate::proto::Role;
+use crate::proto::{Role, random::Random};
 
 /// Everything is allowed and nothing is limited.
 const OPEN: Terms = Terms {
@@ -335,19 +335,6 @@ fn section_7_1_answers_that_a_client_has_to_fail() {
         (agreed.client_window_bits, agreed.server_window_bits),
         (9, 15)
     );
-}
-
-/// SplitMix64: every run draws the same inputs.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
-    }
 }
 
 #[test]

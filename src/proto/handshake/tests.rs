@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::{Version, hixie};
+use super::super::{Version, hixie, random::Random};
 use super::*;
 
 const REQUESTS: &[&str] = &[
@@ -81,18 +81,7 @@ const PIECES: &[&[u8]] = &[
     b"CONNECT",
 ];
 
-/// SplitMix64: every run draws the same inputs.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
-    }
-
     /// `bytes` after one to three small accidents.
     fn mutated(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
