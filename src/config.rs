@@ -313,8 +313,9 @@ impl Config {
         Ok(())
     }
 
-    /// The part that the protocol core judges.
-    pub(crate) const fn limits(&self) -> Limits {
+    /// The part that the protocol core judges, for whoever drives an
+    /// [`Endpoint`](crate::proto::Endpoint).
+    pub const fn limits(&self) -> Limits {
         Limits {
             message_bytes_max: self.message_bytes_max,
             message_fragments_max: self.message_fragments_max,
@@ -322,8 +323,8 @@ impl Config {
         }
     }
 
-    /// The part that compressing obeys.
-    pub(crate) const fn deflate_terms(&self) -> Terms {
+    /// The part that compressing obeys, for a [`Codec`](crate::proto::deflate::Codec) of one's own.
+    pub const fn deflate_terms(&self) -> Terms {
         Terms {
             bytes_min: self.compress_bytes_min,
             level: self.compress_level,

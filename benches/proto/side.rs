@@ -4,7 +4,7 @@ use ringwire::{
     Config, Message,
     proto::{
         Endpoint, Event, Limits, MessagePool, Role, Sink,
-        deflate::{Codec, Terms},
+        deflate::Codec,
         endpoint::{Batch, Context, MaskingKeys},
         message::Outgoing,
     },
@@ -55,33 +55,20 @@ impl Side {
         let mut arena = SendArena::new(config.send_chunk_bytes, config.send_kept_bytes_max);
         Self {
             endpoint: Endpoint::new(role),
-            limits: Limits {
-                message_bytes_max: config.message_bytes_max,
-                message_fragments_max: config.message_fragments_max,
-                message_empty_fragments_max: config.message_empty_fragments_max,
-            },
+            limits: config.limits(),
             pool: MessagePool::new(config.message_kept_bytes_max),
             keys: MaskingKeys::new([1; 32]),
-            codec: Codec::new(Terms {
-                bytes_min: config.compress_bytes_min,
-                level: config.compress_level,
-                window_bits: config.compress_window_bits,
-                context_takeover: config.compress_context_takeover,
-                inflate_window_bits: config.inflate_window_bits,
-                inflate_context_takeover: config.inflate_context_takeover,
-                inflate_ratio_max: config.inflate_ratio_max,
-                windows_bytes_max: config.compress_windows_bytes_max,
-            }),
+            codec: Codec::new(config.deflate_terms()),
             queue: arena.queue(),
             arena,
             buffer: vec![0; config.recv_buffer_bytes as usize],
         }
     }
 
-    /// Sends a message.
+    /// The endpoint, where it receives, and what it borrows.
     #[inline]
-    pub fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) {
-        let mut context = Context {
+    fn parts(&mut self) -> (&mut Endpoint, &mut [u8], Replies<'_>) {
+        let context = Context {
             limits: &self.limits,
             pool: &mut self.pool,
             keys: &mut self.keys,
@@ -91,7 +78,14 @@ impl Side {
                 arena: &mut self.arena,
             },
         };
-        reply(&mut self.endpoint, &mut context, message);
+        (&mut self.endpoint, &mut self.buffer, context)
+    }
+
+    /// Sends a message.
+    #[inline]
+    pub fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) {
+        let (endpoint, _, mut context) = self.parts();
+        reply(endpoint, &mut context, message);
     }
 
     /// Gives what it has to send to the network, piece by piece, once there are `at_least` bytes.
@@ -111,18 +105,8 @@ impl Side {
         len: usize,
         mut see: impl FnMut(&mut Endpoint, &mut Replies<'_>, Message<'_>),
     ) {
-        let endpoint = &mut self.endpoint;
-        let mut input = &mut self.buffer[..len];
-        let mut context = Context {
-            limits: &self.limits,
-            pool: &mut self.pool,
-            keys: &mut self.keys,
-            codec: &mut self.codec,
-            sink: Outbox {
-                queue: &mut self.queue,
-                arena: &mut self.arena,
-            },
-        };
+        let (endpoint, buffer, mut context) = self.parts();
+        let mut input = &mut buffer[..len];
         let mut batch = Batch::new();
         loop {
             let full = endpoint.receive_batch(&mut input, &mut batch, &mut context);

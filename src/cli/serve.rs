@@ -328,20 +328,16 @@ fn greet(server: &Server) -> io::Result<()> {
         "ringwire {version} echoes at, on {shards} shard{plural}:"
     )?;
     let mut page = None;
-    for address in server.addresses() {
+    let plain = server.addresses().iter().map(|address| (address, ""));
+    let secure = server.tls_addresses().iter().map(|address| (address, "s"));
+    for (address, s) in plain.chain(secure) {
         match address {
             Address::Inet(inet) => {
-                writeln!(out, "  ws://{inet}/")?;
-                page.get_or_insert(format!("http://{inet}/"));
+                writeln!(out, "  ws{s}://{inet}/")?;
+                page.get_or_insert(format!("http{s}://{inet}/"));
             }
-            Address::Unix(path) => writeln!(out, "  ws+unix:{}:/", path.display())?,
-        }
-    }
-    for address in server.tls_addresses() {
-        match address {
-            Address::Inet(inet) => {
-                writeln!(out, "  wss://{inet}/")?;
-                page.get_or_insert(format!("https://{inet}/"));
+            Address::Unix(path) if s.is_empty() => {
+                writeln!(out, "  ws+unix:{}:/", path.display())?;
             }
             Address::Unix(path) => writeln!(out, "  TLS at unix:{}", path.display())?,
         }

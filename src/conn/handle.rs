@@ -213,12 +213,8 @@ impl<'a, T> Conn<'a, T> {
     /// Sends a message that does not go on with a run.
     #[inline(never)]
     fn send_apart(&mut self, message: Outgoing<'_>) -> Result<SendStatus, SendError> {
-        self.end_run();
         let payload_len = message.payload_len();
-        let queued = self.link.queued_bytes();
-        if queued.saturating_add(payload_len) > self.shared.config.queue_bytes_max {
-            return Err(SendError::QueueFull);
-        }
+        let queued = self.begin_send(payload_len)?;
         let behind = self.run.place_behind(&message);
         let mut queued_bytes = queued + payload_len;
         let (endpoint, mut outbox) = self.link.endpoint_and_outbox(&mut self.shared.arena);
@@ -232,9 +228,26 @@ impl<'a, T> Conn<'a, T> {
         if let Some(behind) = behind {
             self.begin_run(behind);
         }
+        self.count_sent(payload_len);
+        Ok(self.status(queued_bytes))
+    }
+
+    /// What comes before a message that is no part of a run: whether there is room for it. Returns
+    /// what is queued.
+    #[inline]
+    fn begin_send(&mut self, payload_len: usize) -> Result<usize, SendError> {
+        self.end_run();
+        let queued = self.link.queued_bytes();
+        if queued.saturating_add(payload_len) > self.shared.config.queue_bytes_max {
+            return Err(SendError::QueueFull);
+        }
+        Ok(queued)
+    }
+
+    #[inline]
+    const fn count_sent(&mut self, payload_len: usize) {
         self.shared.counts.messages_sent += 1;
         self.shared.counts.payload_bytes_sent += payload_len as u64;
-        Ok(self.status(queued_bytes))
     }
 
     #[inline(never)]
@@ -311,17 +324,12 @@ impl<'a, T> Conn<'a, T> {
         message: impl Into<Outgoing<'m>>,
         fragment_bytes: usize,
     ) -> Result<SendStatus, SendError> {
-        self.end_run();
         let message = message.into();
         let payload_len = message.payload_len();
-        let queued = self.link.queued_bytes();
-        if queued.saturating_add(payload_len) > self.shared.config.queue_bytes_max {
-            return Err(SendError::QueueFull);
-        }
+        self.begin_send(payload_len)?;
         let (endpoint, mut context) = self.link.split(self.shared);
         endpoint.send_fragmented(&message, fragment_bytes, &mut context)?;
-        self.shared.counts.messages_sent += 1;
-        self.shared.counts.payload_bytes_sent += payload_len as u64;
+        self.count_sent(payload_len);
         Ok(self.status(self.link.queued_bytes()))
     }
 
@@ -346,7 +354,7 @@ impl<'a, T> Conn<'a, T> {
 
     /// Whether a close frame was sent or received: nothing can be sent any more.
     pub fn is_closing(&self) -> bool {
-        self.link.endpoint.is_close_sent() || !matches!(self.link.stage, Stage::Open)
+        self.is_close_sent() || !matches!(self.link.stage, Stage::Open)
     }
 
     #[inline]

@@ -357,6 +357,19 @@ fn wide_length(header: &[u8]) -> Option<(usize, usize)> {
     (len > usize::from(u16::MAX)).then_some((len, 8))
 }
 
+/// Room for a piece of the message in progress, whose frame goes on for `remaining` bytes.
+fn room_for<'m>(
+    message: &'m mut Option<Box<MessageBuffer>>,
+    piece_len: usize,
+    remaining: u64,
+    pool: &mut MessagePool,
+) -> &'m mut [u8] {
+    let announced = usize::try_from(remaining).unwrap_or(usize::MAX);
+    message
+        .get_or_insert_with(|| pool.take())
+        .extend(piece_len, announced.saturating_add(piece_len))
+}
+
 /// A close frame's payload.
 #[derive(Debug)]
 pub struct CloseFrame<'a> {
@@ -729,9 +742,7 @@ impl Endpoint {
             return self.message_complete(kind, payload, context.pool);
         }
         if !piece.is_empty() {
-            let message = self.message.get_or_insert_with(|| context.pool.take());
-            let announced = usize::try_from(self.remaining).unwrap_or(usize::MAX);
-            let room = message.extend(piece.len(), announced.saturating_add(piece.len()));
+            let room = room_for(&mut self.message, piece.len(), self.remaining, context.pool);
             match kind {
                 MessageKind::Binary => mask::copy(room, piece, self.key),
                 MessageKind::Text => {

@@ -162,7 +162,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut ended = None;
         let mut failed = None;
         let mut batch = Batch::new();
-        let mut delivered = (0, 0);
+        let (mut messages, mut payload_bytes) = (0, 0);
         let mut held = None;
         let called = catch_unwind(AssertUnwindSafe(|| {
             loop {
@@ -174,8 +174,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     if conn.is_close_sent() {
                         break;
                     }
-                    delivered.0 += 1;
-                    delivered.1 += message.payload().len() as u64;
+                    messages += 1;
+                    payload_bytes += message.payload().len() as u64;
                     service.on_message(&mut conn, message);
                 }
                 drop(conn);
@@ -226,8 +226,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 }
             }
         }));
-        shared.counts.messages_received += delivered.0;
-        shared.counts.payload_bytes_received += delivered.1;
+        shared.counts.messages_received += messages;
+        shared.counts.payload_bytes_received += payload_bytes;
         if let Some(payload) = held {
             // The service panicked over it.
             link.give_back(payload, shared);
@@ -296,13 +296,19 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.touch(key);
     }
 
-    /// The peer will send no more.
     fn stream_ended(&mut self, key: Key) {
+        if let Some(connection) = self.slab.get_mut(key) {
+            connection.link.stream_ended = true;
+        }
+        self.peer_ended(key);
+    }
+
+    /// The peer will send no more: its stream or its TLS has ended.
+    pub(super) fn peer_ended(&mut self, key: Key) {
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
         let link = &mut connection.link;
-        link.stream_ended = true;
         match link.stage {
             Stage::Open | Stage::Closing | Stage::Opening(_) | Stage::Challenged(_) => {
                 if !matches!(link.stage, Stage::Opening(_)) || connection.state.is_some() {

@@ -52,7 +52,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         self.plain = plain;
         match received {
-            Ok(()) if is_peer_closed => self.peer_closed(key),
+            Ok(()) if is_peer_closed => self.peer_ended(key),
             Ok(()) => {}
             Err(error) => self.tls_failed(key, error),
         }
@@ -84,25 +84,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     .submit_send(socket, key.token(Operation::Send), queue);
             }
             Err(error) => self.tls_failed(key, error),
-        }
-    }
-
-    /// The peer's `close_notify` has come: it will send no more, and what it asked for is sent
-    /// still.
-    fn peer_closed(&mut self, key: Key) {
-        let Some(connection) = self.slab.get_mut(key) else {
-            return;
-        };
-        let link = &mut connection.link;
-        match link.stage {
-            Stage::Open | Stage::Closing | Stage::Opening(_) | Stage::Challenged(_) => {
-                if connection.state.is_some() {
-                    link.ends(CloseCause::Vanished);
-                }
-                self.finish(key, Ending::Linger);
-            }
-            // A service was told of another end meanwhile.
-            _ => {}
         }
     }
 

@@ -6,10 +6,7 @@
 use bytes::Bytes;
 use zlib_rs::{Deflate, DeflateConfig, DeflateFlush};
 
-use super::{Window, held};
-
-/// What a flush ends with and the sender leaves out (section 7.2.1).
-const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+use super::{TAIL, Window, held};
 
 /// The smallest window that zlib compresses with. Asked for 8 bits, it uses 9, which its stream
 /// does not say when it is raw; but then it never refers to more than 250 bytes back (512 less the

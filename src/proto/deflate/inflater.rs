@@ -10,17 +10,14 @@
 
 use zlib_rs::{Inflate, InflateFlush, Status};
 
-use super::{Window, held};
+use super::{TAIL, Window, held};
 use crate::{
     kernels::utf8::Validator,
     proto::{MessageKind, MessagePool, ProtocolError, message::MessageBuffer},
 };
 
-/// What the sender left out (section 7.2.1).
-const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
-
-/// An empty final block of our own behind it: the stream ends with it, and with nothing more, when
-/// the message ended where a block does.
+/// An empty final block of our own behind the [`TAIL`]: the stream ends with it, and with nothing
+/// more, when the message ended where a block does.
 const END: [u8; 2] = [0x03, 0x00];
 
 /// What is inflated before its limits and its text are judged: it is in the cache still.

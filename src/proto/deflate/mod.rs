@@ -117,6 +117,14 @@ pub struct Tally {
     pub held_bytes: u64,
 }
 
+impl Tally {
+    const fn add_deflated(&mut self, payload: &[u8], compressed: &[u8]) {
+        self.deflated_messages += 1;
+        self.deflated_payload_bytes += payload.len() as u64;
+        self.deflated_bytes += compressed.len() as u64;
+    }
+}
+
 /// Compresses and inflates for all connections of one shard.
 pub struct Codec {
     terms: Terms,
@@ -146,6 +154,9 @@ pub struct Session {
     /// The message in progress is compressed.
     pub(super) is_compressed: bool,
 }
+
+/// What a flush ends with and the sender leaves out (sections 7.2.1 and 7.2.2).
+const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
 /// A window of the peer's with 8 bits is kept as one of 9: compressors that agreed to 8 have been
 /// seen to use 9 (zlib before 1.2.9).
@@ -217,9 +228,7 @@ impl Codec {
     pub(super) fn deflate(&mut self, session: &mut Session, payload: &[u8]) -> Option<&[u8]> {
         let window = session.sent.as_deref_mut();
         let compressed = self.deflater.deflate(payload, session.bits, window)?;
-        self.tally.deflated_messages += 1;
-        self.tally.deflated_payload_bytes += payload.len() as u64;
-        self.tally.deflated_bytes += compressed.len() as u64;
+        self.tally.add_deflated(payload, compressed);
         Some(compressed)
     }
 
@@ -227,9 +236,7 @@ impl Codec {
     /// without context get the same compressed bytes.
     pub(super) fn deflate_shared(&mut self, session: &Session, payload: &Bytes) -> Option<Bytes> {
         let compressed = self.deflater.deflate_shared(payload, session.bits)?;
-        self.tally.deflated_messages += 1;
-        self.tally.deflated_payload_bytes += payload.len() as u64;
-        self.tally.deflated_bytes += compressed.len() as u64;
+        self.tally.add_deflated(payload, &compressed);
         Some(compressed)
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{
     ADOPT_BYTES_MIN, Context, Endpoint, Event, FrameHeader, HEADER_BYTES_MAX, Limits, MaskingKey,
     MaskingKeys, Opcode, Outgoing, OutgoingPayload, Payload, ProtocolError, Role, Sink, mask,
-    write_rest,
+    room_for, write_rest,
 };
 use crate::proto::deflate::{Agreed, Codec, Session, compressed_bytes_max};
 
@@ -81,9 +81,7 @@ impl Endpoint {
             return self.compressed_complete(piece, context);
         }
         if !piece.is_empty() {
-            let message = self.message.get_or_insert_with(|| context.pool.take());
-            let announced = usize::try_from(self.remaining).unwrap_or(usize::MAX);
-            let room = message.extend(piece.len(), announced.saturating_add(piece.len()));
+            let room = room_for(&mut self.message, piece.len(), self.remaining, context.pool);
             mask::copy(room, piece, self.key);
             if !complete {
                 self.key = self.key.rotated(piece.len());
