@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     common::{Peer, request},
     hixie::open_at,
-    host::guarded,
+    host::{guarded, in_a_folder},
     origins::{ARTICLES_REQUEST, expect_articles_response},
     peer::{CLOSE, close_payload, until},
 };
@@ -116,10 +116,9 @@ const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
 #[test]
 fn it_says_where_it_is_and_serves() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("socket");
-    let unix = format!("unix:{}", path.display());
-    guarded(|| {
+    in_a_folder(|folder| {
+        let path = folder.join("socket");
+        let unix = format!("unix:{}", path.display());
         for first in [&["serve"][..], &[]] {
             let mut arguments = first.to_vec();
             arguments.extend(LISTEN);

@@ -6,11 +6,13 @@
 //! keeps echoing, and must not notice what the test does.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap, HashSet},
     fs,
     os::fd::OwnedFd,
     panic,
     panic::AssertUnwindSafe,
+    path::Path,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -106,9 +108,27 @@ pub fn config(change: impl FnOnce(&mut Config)) -> Config {
 pub const ON_PURPOSE: &str = "on purpose";
 
 /// Runs `body` alone in this process and checks that it leaves no descriptor and no thread behind.
+/// Whatever opens something, a temporary folder as well, belongs into it: what another test opens
+/// or closes meanwhile would be taken for this one's. It may be called within itself.
 pub fn guarded<T>(body: impl FnOnce() -> T) -> T {
     static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    thread_local! {
+        static IS_ALONE: Cell<bool> = const { Cell::new(false) };
+    }
+    /// Ends being alone, in a test that fails too.
+    struct Alone {
+        _lock: MutexGuard<'static, ()>,
+    }
+    impl Drop for Alone {
+        fn drop(&mut self) {
+            IS_ALONE.set(false);
+        }
+    }
+    let _alone = (!IS_ALONE.get()).then(|| {
+        let lock = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        IS_ALONE.set(true);
+        Alone { _lock: lock }
+    });
     hide_panics_on_purpose();
     static FAILED: AtomicBool = AtomicBool::new(false);
     let failed_before = FAILED.swap(true, Ordering::Relaxed);
@@ -135,6 +155,14 @@ pub fn guarded<T>(body: impl FnOnce() -> T) -> T {
     );
     FAILED.store(failed_before, Ordering::Relaxed);
     result
+}
+
+/// [`guarded`], with a folder that is gone afterwards.
+pub fn in_a_folder(body: impl FnOnce(&Path)) {
+    guarded(|| {
+        let folder = tempfile::tempdir().unwrap();
+        body(folder.path());
+    });
 }
 
 fn hide_panics_on_purpose() {

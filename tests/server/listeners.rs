@@ -12,7 +12,7 @@ use ringwire::{Address, Config, Server, StartError, service::Echo};
 use crate::{
     common::{PATIENCE, Peer, request},
     host::{
-        Engine, Obedient, config, guarded, host, host_at, on_each_engine, on_each_plain_engine,
+        Engine, Obedient, config, host, host_at, in_a_folder, on_each_engine, on_each_plain_engine,
     },
     peer::until,
 };
@@ -37,45 +37,46 @@ fn has_ipv6() -> bool {
 }
 
 fn many_addresses_are_served_at_once(engine: Engine) {
-    let folder = tempfile::tempdir().unwrap();
-    let paths = [folder.path().join("one"), folder.path().join("two")];
-    let unix = paths
-        .each_ref()
-        .map(|path| format!("unix:{}", path.display()));
-    let mut listen = vec!["127.0.0.1:0", &unix[0], "127.0.0.1:0", &unix[1]];
-    if has_ipv6() {
-        listen.extend(["[::1]:0", "[::]:0", "0.0.0.0:0"]);
-    }
-    // A server that was killed leaves its path behind.
-    drop(UnixListener::bind(&paths[1]).unwrap());
-    assert!(paths[1].exists());
-    host_at(engine, &listen, config(|_| {}), Obedient::default, |host| {
-        assert_eq!(host.addresses().len(), listen.len());
-        let mut open: Vec<Peer> = Vec::new();
-        for (address, asked) in host.addresses().iter().zip(&listen) {
-            match address {
-                Address::Inet(inet) => {
-                    let port = inet.port();
-                    assert_ne!(port, 0);
-                    assert_eq!(asked.replace(":0", &format!(":{port}")), inet.to_string());
+    in_a_folder(|folder| {
+        let paths = [folder.join("one"), folder.join("two")];
+        let unix = paths
+            .each_ref()
+            .map(|path| format!("unix:{}", path.display()));
+        let mut listen = vec!["127.0.0.1:0", &unix[0], "127.0.0.1:0", &unix[1]];
+        if has_ipv6() {
+            listen.extend(["[::1]:0", "[::]:0", "0.0.0.0:0"]);
+        }
+        // A server that was killed leaves its path behind.
+        drop(UnixListener::bind(&paths[1]).unwrap());
+        assert!(paths[1].exists());
+        host_at(engine, &listen, config(|_| {}), Obedient::default, |host| {
+            assert_eq!(host.addresses().len(), listen.len());
+            let mut open: Vec<Peer> = Vec::new();
+            for (address, asked) in host.addresses().iter().zip(&listen) {
+                match address {
+                    Address::Inet(inet) => {
+                        let port = inet.port();
+                        assert_ne!(port, 0);
+                        assert_eq!(asked.replace(":0", &format!(":{port}")), inet.to_string());
+                    }
+                    Address::Unix(_) => assert_eq!(*asked, address.to_string()),
                 }
-                Address::Unix(_) => assert_eq!(*asked, address.to_string()),
+                for _ in 0..4 {
+                    open.push(Peer::open(address, "/"));
+                }
             }
-            for _ in 0..4 {
-                open.push(Peer::open(address, "/"));
+            for peer in &mut open {
+                peer.echo("hello");
             }
-        }
-        for peer in &mut open {
-            peer.echo("hello");
-        }
-        for peer in open {
-            peer.close();
-        }
+            for peer in open {
+                peer.close();
+            }
+        });
+        assert!(
+            !paths[0].exists() && !paths[1].exists(),
+            "paths are removed"
+        );
     });
-    assert!(
-        !paths[0].exists() && !paths[1].exists(),
-        "paths are removed"
-    );
 }
 
 fn a_shard_with_all_its_connections_lets_others_wait(engine: Engine) {
@@ -150,14 +151,13 @@ fn start(listen: &[&str], config: Config, shards: usize) -> Result<Server, Start
 
 #[test]
 fn a_server_that_cannot_start_says_why_and_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("file");
-    fs::write(&file, "precious").unwrap();
-    let path = folder.path().join("socket");
-    let lost = folder.path().join("no/such/folder");
-    let long = format!("unix:/{}", "x".repeat(120));
-    let unix = |path: &std::path::Path| format!("unix:{}", path.display());
-    guarded(|| {
+    in_a_folder(|folder| {
+        let file = folder.join("file");
+        fs::write(&file, "precious").unwrap();
+        let path = folder.join("socket");
+        let lost = folder.join("no/such/folder");
+        let long = format!("unix:/{}", "x".repeat(120));
+        let unix = |path: &std::path::Path| format!("unix:{}", path.display());
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = (taken.local_addr().unwrap().to_string(), taken);
         let _listening = UnixListener::bind(&path).unwrap();
@@ -213,32 +213,33 @@ fn a_server_that_cannot_start_says_why_and_leaves_nothing() {
             assert!(error.contains(expected), "{error}");
             assert!(error.contains(&address), "{error}");
         }
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+        assert!(path.exists(), "somebody else's socket stays");
     });
-    assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
-    assert!(path.exists(), "somebody else's socket stays");
 }
 
 #[test]
 fn two_servers_do_not_share_an_address() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = format!("unix:{}", folder.path().join("socket").display());
-    host_at(
-        Engine::Server,
-        &["127.0.0.1:0", &path],
-        config(|_| {}),
-        Obedient::default,
-        |host| {
-            for address in host.addresses() {
-                let address = address.to_string();
-                let error = start(&[&address], Config::default(), 1).unwrap_err();
-                let StartError::Bind { errno, .. } = &error else {
-                    panic!("{error}");
-                };
-                assert_eq!(errno.number(), libc::EADDRINUSE);
-            }
-            Peer::open(host.address(), "/").close();
-        },
-    );
+    in_a_folder(|folder| {
+        let path = format!("unix:{}", folder.join("socket").display());
+        host_at(
+            Engine::Server,
+            &["127.0.0.1:0", &path],
+            config(|_| {}),
+            Obedient::default,
+            |host| {
+                for address in host.addresses() {
+                    let address = address.to_string();
+                    let error = start(&[&address], Config::default(), 1).unwrap_err();
+                    let StartError::Bind { errno, .. } = &error else {
+                        panic!("{error}");
+                    };
+                    assert_eq!(errno.number(), libc::EADDRINUSE);
+                }
+                Peer::open(host.address(), "/").close();
+            },
+        );
+    });
 }
 
 #[test]
@@ -262,10 +263,9 @@ fn an_address_is_free_again_when_its_server_has_stopped() {
 
 #[test]
 fn a_unix_path_is_gone_before_join_returns() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("socket");
-    let listen = format!("unix:{}", path.display());
-    guarded(|| {
+    in_a_folder(|folder| {
+        let path = folder.join("socket");
+        let listen = format!("unix:{}", path.display());
         let server = start(&[&listen], Config::default(), 2).unwrap();
         UnixStream::connect(&path).unwrap();
         server.handle().stop();
