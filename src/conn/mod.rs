@@ -50,9 +50,12 @@ use crate::{
         handshake::{ClientHandshakeError, ClientRequest, HeadScanner},
         hixie::Challenge,
     },
-    ring::{Errno, Lent, SendArena, SendQueue, Time},
+    ring::{Errno, Lent, Ring, SendArena, SendQueue, Time, Token},
     tls::TlsError,
 };
+
+/// A send that took this long had to wait for its peer.
+const SEND_WAITED_MS: u32 = 20;
 
 /// Why a connection ended, as its service learns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -348,7 +351,7 @@ pub struct Link {
     pub outgoing: Option<Box<SendQueue>>,
     /// TLS, if there is any: what is outgoing is encrypted there before it is sent.
     pub tls: Option<Box<Secure>>,
-    /// Bytes that the ring is sending.
+    /// Bytes that the ring is sending, unless it does so quietly: those are as good as sent.
     pub sending_bytes: usize,
     /// What this connection adds to the shard's count of queued bytes.
     pub counted_bytes: usize,
@@ -371,6 +374,10 @@ pub struct Link {
     pub stream_ended: bool,
     /// A send is in flight.
     pub sending: bool,
+    /// It ends no wait.
+    pub sending_quietly: bool,
+    /// The peer did not take all of the last send: the next one waits for it.
+    pub sent_in_part: bool,
     /// It is in the shard's list of connections to flush.
     pub dirty: bool,
     /// A ping asked for a sign of life, and none has come.
@@ -400,6 +407,8 @@ impl Link {
             starved: false,
             stream_ended: false,
             sending: false,
+            sending_quietly: false,
+            sent_in_part: false,
             dirty: false,
             pinged: false,
             drain_owed: false,
@@ -454,13 +463,51 @@ impl Link {
         }
     }
 
-    /// A send of so many bytes is submitted.
+    /// Whether the end of a send of so many bytes may go unnoticed until something else happens:
+    /// nothing waits for it, neither bytes behind it nor the next stage nor a service that was told
+    /// that its peer is behind.
     #[inline]
-    pub fn send_begins(&mut self, bytes: usize, now: Time) {
+    fn may_send_quietly(&self, bytes: usize, config: &Config) -> bool {
+        matches!(self.stage, Stage::Open)
+            && !self.paused
+            && !self.sent_in_part
+            && bytes <= config.queue_high_bytes
+            && self.outgoing.is_none()
+    }
+
+    /// Submits a send.
+    #[inline]
+    pub fn send<R: Ring>(
+        &mut self,
+        queue: Box<SendQueue>,
+        config: &Config,
+        now: Time,
+        token: Token,
+        socket: &R::Socket,
+        ring: &mut R,
+    ) {
+        let bytes = queue.len();
         self.sending = true;
-        self.sending_bytes = bytes;
         self.sent_ms = now.as_ms() as u32;
         self.in_flight += 1;
+        self.sending_quietly = self.may_send_quietly(bytes, config);
+        if self.sending_quietly {
+            ring.submit_quiet_send(socket, token, queue);
+        } else {
+            self.sending_bytes = bytes;
+            ring.submit_send(socket, token, queue);
+        }
+    }
+
+    /// A send has ended. Returns whether its end says that the peer has read.
+    #[inline]
+    pub fn send_ends(&mut self, now: Time) -> bool {
+        self.in_flight -= 1;
+        self.sending = false;
+        self.sending_bytes = 0;
+        // Its socket buffer was full, so the peer has read. A send that ends at once says only that
+        // the kernel had room, even for a peer long gone; of a quiet one the end is seen late.
+        !self.sending_quietly && (now.as_ms() as u32).wrapping_sub(self.sent_ms) >= SEND_WAITED_MS
     }
 
     /// Puts what is left of a send back: what was written meanwhile follows it.

@@ -28,6 +28,7 @@
 pub mod errno;
 pub mod probe;
 pub mod process;
+mod quiet;
 pub mod recv_pool;
 pub mod send;
 #[cfg(feature = "sim")]
@@ -278,6 +279,16 @@ pub trait Ring {
     ///
     /// When the queue is empty.
     fn submit_send(&mut self, socket: &Self::Socket, token: Token, queue: Box<SendQueue>);
+
+    /// As [`submit_send`](Self::submit_send), but it never waits for the peer, and all that goes
+    /// well goes quietly: the completion of a send of which everything was taken ends no wait. It
+    /// is handed out with the others of the turn that submitted it. A ring that cannot do that
+    /// sends as ever.
+    ///
+    /// # Panics
+    ///
+    /// When the queue is empty.
+    fn submit_quiet_send(&mut self, socket: &Self::Socket, token: Token, queue: Box<SendQueue>);
 
     /// Asks the operation `target` (not a send) to end early. Both complete: `target` with its own
     /// outcome or [`Errno::CANCELLED`], and `token` with `Done`, or `Failed` when there was nothing

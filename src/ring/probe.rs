@@ -21,7 +21,7 @@ use rustix::{
     thread::sched_getaffinity,
 };
 
-use super::{Errno, UringOptions};
+use super::{Errno, UringOptions, quiet};
 
 /// The oldest kernel that has everything the ring requires.
 pub const FLOOR: Version = Version { major: 6, minor: 1 };
@@ -911,6 +911,13 @@ fn try_out(options: &UringOptions) -> Result<Vec<Feature>, Refusal> {
         "a receive takes part of a buffer",
         used.incremental,
     );
+    add(
+        "quiet sends",
+        (6, 1),
+        false,
+        "a reply that is sent at once wakes nobody",
+        used.quiet_sends,
+    );
     Ok(features)
 }
 
@@ -965,6 +972,7 @@ fn set_up(options: &UringOptions) -> Result<SetUp, Refusal> {
 struct Used {
     buffer_rings: bool,
     incremental: bool,
+    quiet_sends: bool,
     accept: bool,
     recv: bool,
 }
@@ -975,13 +983,14 @@ struct Used {
 /// accept on what is not a socket (ENOTSOCK), and a receive of a waiting byte into a group without
 /// buffers (ENOBUFS). A kernel that does not know them says EINVAL before it looks that far. So
 /// nothing is ever received, and no memory is handed to the kernel to write to.
-fn use_it(ring: IoUring) -> Result<Used, Refusal> {
+fn use_it(mut ring: IoUring) -> Result<Used, Refusal> {
     const SUBMITTING: &str = "submitting to a ring";
     let mut used = Used::default();
     if !ring.params().is_feature_ext_arg() {
         // Waiting below needs it, and without it the verdict is clear.
         return Ok(used);
     }
+    used.quiet_sends = quiet::is_known(&mut ring).map_err(|errno| (SUBMITTING, errno))?;
     let mut trial = Trial::new(ring).map_err(|errno| ("mapping a page", errno))?;
     used.incremental = trial.register(INCREMENTAL)?;
     trial.unregister();

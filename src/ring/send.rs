@@ -323,6 +323,12 @@ impl SendQueue {
         Some(&whole[self.sent..])
     }
 
+    /// Whether one send can take all of it.
+    #[inline]
+    pub(super) fn fits_one_send(&self) -> bool {
+        self.pieces.len() < PIECES_MAX
+    }
+
     /// A message header over at most `pieces_max` pieces. It and what it points to stay where they
     /// are until the queue changes.
     pub(super) fn vectored(&mut self, pieces_max: usize) -> *const libc::msghdr {

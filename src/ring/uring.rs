@@ -9,6 +9,7 @@
 //! |---|---|
 //! | a receive buffer | the completion that retires it, and again once it is republished |
 //! | a send queue | the completion of its send; it sits in `sends` meanwhile |
+//! | a queue sent quietly | the submission, unless a completion says otherwise |
 //! | an address to connect to | the submission (`IORING_FEAT_SUBMIT_STABLE`, required) |
 //! | the tick's time | the submission, likewise |
 //! | the wake counter | the completion of the wake |
@@ -39,7 +40,7 @@ use rustix::{
 
 use super::{
     Address, Completion, Errno, Operation, Outcome, PeerAddress, RecvLease, Ring, SendQueue,
-    Shutdown, Time, Token, Wait, Waker, recv_pool::RecvPool, send::PIECES_MAX, socket,
+    Shutdown, Time, Token, Wait, Waker, quiet, recv_pool::RecvPool, send::PIECES_MAX, socket,
 };
 
 /// The one buffer group of a ring.
@@ -53,6 +54,9 @@ const DROP_BITS: u64 = 0;
 
 /// The longest send that the kernel is asked to finish by itself.
 const FINISHED_BYTES_MAX: usize = 1 << 20;
+
+/// The longest send that is tried quietly: as much as a socket of an attentive peer has room for.
+const QUIET_BYTES_MAX: usize = 32 * 1024;
 
 /// A kernel that cannot finish cancelled operations within this keeps their memory.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -75,6 +79,8 @@ pub struct UringOptions {
     /// whole one for each receive. Where it cannot, the memory is divided into buffers of at most
     /// [`WHOLE_BUFFER_BYTES_MAX`]: few large ones would run out at once.
     pub recv_incremental: bool,
+    /// Let the kernel keep quiet about sends that succeed, where it can.
+    pub quiet_sends: bool,
 }
 
 /// The largest receive buffer in place of an incremental one, on a kernel without those.
@@ -90,6 +96,7 @@ impl Default for UringOptions {
             recv_buffers: 4,
             recv_buffer_bytes: 128 * 1024,
             recv_incremental: true,
+            quiet_sends: true,
         }
     }
 }
@@ -168,8 +175,22 @@ impl Drop for BufferRing {
 /// A send in flight: the queue that the kernel reads, and the caller's name for it.
 #[derive(Debug)]
 enum SendSlot {
-    Free { next: u32 },
-    InFlight { tag: u64, queue: Box<SendQueue> },
+    Free {
+        next: u32,
+    },
+    InFlight {
+        tag: u64,
+        queue: Box<SendQueue>,
+        /// The kernel says nothing of it unless it fails.
+        quiet: bool,
+    },
+}
+
+/// A send that is over.
+#[derive(Debug)]
+struct SendEnd {
+    slot: u32,
+    result: i32,
 }
 
 const NO_SLOT: u32 = u32::MAX;
@@ -183,6 +204,9 @@ pub struct Uring {
     sends: ManuallyDrop<Vec<SendSlot>>,
     wake_count: ManuallyDrop<Box<[u8; 8]>>,
     free_send: u32,
+    /// The slots of quiet sends of which it is not known yet that they are over.
+    quiet_sends: Vec<u32>,
+    knows_quiet: bool,
     incremental: bool,
     recv_ready_at: usize,
     in_flight: usize,
@@ -200,7 +224,7 @@ pub struct Uring {
     reaped: VecDeque<cqueue::Entry>,
     /// Those of sends, which are handed out first: they give memory back, and the others may take
     /// some. Behind a long row of the others, each of which is answered, they would come too late.
-    reaped_sends: VecDeque<cqueue::Entry>,
+    reaped_sends: VecDeque<SendEnd>,
 }
 
 impl std::fmt::Debug for Uring {
@@ -224,10 +248,11 @@ impl Uring {
     ///
     /// When the number of receive buffers is not a power of two, or a size is 0.
     pub fn new(options: &UringOptions) -> Result<Self, Errno> {
-        let ring = set_up(options)?;
+        let mut ring = set_up(options)?;
         if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_ext_arg() {
             return Err(Errno::new(libc::ENOSYS));
         }
+        let knows_quiet = options.quiet_sends && quiet::is_known(&mut ring)?;
         let (mut buffers, mut bytes) = (options.recv_buffers, options.recv_buffer_bytes);
         let mut buffer_ring = BufferRing::new(buffers)?;
         let mut incremental = options.recv_incremental;
@@ -253,6 +278,8 @@ impl Uring {
             sends: ManuallyDrop::new(Vec::new()),
             wake_count: ManuallyDrop::new(Box::new([0; 8])),
             free_send: NO_SLOT,
+            quiet_sends: Vec::new(),
+            knows_quiet,
             incremental,
             in_flight: 0,
             connecting: Vec::new(),
@@ -268,6 +295,11 @@ impl Uring {
     /// Whether receive buffers are filled piece by piece.
     pub fn is_incremental(&self) -> bool {
         self.incremental
+    }
+
+    /// Whether the kernel keeps quiet about sends that succeed.
+    pub fn is_quiet(&self) -> bool {
+        self.knows_quiet
     }
 
     /// Leases on received bytes that were not recycled.
@@ -311,9 +343,37 @@ impl Uring {
     fn reap(&mut self) {
         for entry in self.ring.completion() {
             if entry.user_data() >> Token::TAG_BITS == Operation::Send as u64 {
-                self.reaped_sends.push_back(entry);
+                let slot = (entry.user_data() & u64::from(u32::MAX)) as u32;
+                if let Some(SendSlot::InFlight { quiet, .. }) = self.sends.get_mut(slot as usize) {
+                    *quiet = false;
+                }
+                let result = entry.result();
+                self.reaped_sends.push_back(SendEnd { slot, result });
             } else {
                 self.reaped.push_back(entry);
+            }
+        }
+        if !self.quiet_sends.is_empty() {
+            self.end_quiet_sends();
+        }
+    }
+
+    /// What the kernel has not complained of was sent: it tries a quiet send while it is submitted,
+    /// once and without waiting, and what fails then is in the completion queue when the call
+    /// returns, or in the overflow of that queue.
+    fn end_quiet_sends(&mut self) {
+        let submission = self.ring.submission();
+        if !submission.is_empty() || submission.cq_overflow() {
+            return;
+        }
+        drop(submission);
+        for slot in self.quiet_sends.drain(..) {
+            if let Some(SendSlot::InFlight { queue, quiet, .. }) = self.sends.get_mut(slot as usize)
+                && std::mem::take(quiet)
+            {
+                // Quiet sends are short ones.
+                let result = queue.len() as i32;
+                self.reaped_sends.push_back(SendEnd { slot, result });
             }
         }
     }
@@ -363,8 +423,8 @@ impl Uring {
         }
     }
 
-    fn claim_send_slot(&mut self, tag: u64, queue: Box<SendQueue>) -> u32 {
-        let slot = SendSlot::InFlight { tag, queue };
+    fn claim_send_slot(&mut self, tag: u64, queue: Box<SendQueue>, quiet: bool) -> u32 {
+        let slot = SendSlot::InFlight { tag, queue, quiet };
         let index = self.free_send;
         match self.sends.get_mut(index as usize) {
             Some(free) => {
@@ -389,7 +449,7 @@ impl Uring {
                 next: self.free_send,
             },
         ) {
-            SendSlot::InFlight { tag, queue } => {
+            SendSlot::InFlight { tag, queue, .. } => {
                 self.free_send = index;
                 Some((tag, queue))
             }
@@ -400,7 +460,20 @@ impl Uring {
         }
     }
 
-    /// What a completion of the kernel means. `None` for one that nobody waits for.
+    /// Hands out a send that is over.
+    #[inline]
+    fn sent(&mut self, SendEnd { slot, result }: SendEnd) -> Option<Completion<OwnedFd>> {
+        self.in_flight -= 1;
+        let (tag, queue) = self.release_send_slot(slot)?;
+        let result = usize::try_from(result).map_err(|_| Errno::new(-result));
+        Some(Completion {
+            token: Token::new(Operation::Send, tag),
+            outcome: Outcome::Sent { queue, result },
+            more: false,
+        })
+    }
+
+    /// What any other completion of the kernel means. `None` for one that nobody waits for.
     #[inline]
     fn interpret(&mut self, entry: &cqueue::Entry) -> Option<Completion<OwnedFd>> {
         let (bits, result, flags) = (entry.user_data(), entry.result(), entry.flags());
@@ -411,16 +484,6 @@ impl Uring {
         let token = Token::from_bits(bits)?;
         let outcome = match token.operation() {
             Operation::Recv => self.received(result, flags),
-            Operation::Send => {
-                let (tag, queue) = self.release_send_slot((bits & u64::from(u32::MAX)) as u32)?;
-                let token = Token::new(Operation::Send, tag);
-                let result = usize::try_from(result).map_err(|_| Errno::new(-result));
-                return Some(Completion {
-                    token,
-                    outcome: Outcome::Sent { queue, result },
-                    more,
-                });
-            }
             Operation::Accept if result >= 0 => {
                 // SAFETY: a non-negative result of an accept is a new descriptor that is ours.
                 Outcome::Accepted(unsafe { OwnedFd::from_raw_fd(result) })
@@ -520,6 +583,26 @@ fn divided(mut buffers: u16, mut bytes: u32) -> (u16, u32) {
     (buffers, bytes)
 }
 
+/// A send of what one send can take. The queue has to stay in its box.
+#[inline]
+fn send_entry(socket: &OwnedFd, queue: &mut SendQueue, flags: i32) -> squeue::Entry {
+    match queue.only_piece() {
+        Some(piece) => {
+            // No real piece comes near 4 GiB; if one does, this send is a short one.
+            let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            opcode::Send::new(fd(socket), piece.as_ptr(), len)
+                .flags(flags)
+                .build()
+        }
+        None => {
+            let header = queue.vectored(PIECES_MAX);
+            opcode::SendMsg::new(fd(socket), header)
+                .flags(flags as u32)
+                .build()
+        }
+    }
+}
+
 fn fd(socket: &OwnedFd) -> Fd {
     Fd(socket.as_raw_fd())
 }
@@ -578,23 +661,23 @@ impl Ring for Uring {
         } else if queue.len() <= FINISHED_BYTES_MAX {
             flags |= libc::MSG_WAITALL;
         }
-        let entry = match queue.only_piece() {
-            Some(piece) => {
-                // No real piece comes near 4 GiB; if one does, this send is a short one.
-                let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
-                opcode::Send::new(fd(socket), piece.as_ptr(), len)
-                    .flags(flags)
-                    .build()
-            }
-            None => {
-                let header = queue.vectored(PIECES_MAX);
-                opcode::SendMsg::new(fd(socket), header)
-                    .flags(flags as u32)
-                    .build()
-            }
-        };
-        let index = self.claim_send_slot(token.tag(), queue);
+        let entry = send_entry(socket, &mut queue, flags);
+        let index = self.claim_send_slot(token.tag(), queue, false);
         self.push(entry.user_data(SEND_BITS | u64::from(index)));
+    }
+
+    #[inline]
+    fn submit_quiet_send(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
+        if !self.knows_quiet || !queue.fits_one_send() || queue.len() > QUIET_BYTES_MAX {
+            return self.submit_send(socket, token, queue);
+        }
+        debug_assert_eq!(token.operation(), Operation::Send);
+        assert!(!queue.is_empty(), "an empty queue was submitted");
+        let entry = send_entry(socket, &mut queue, quiet::MESSAGE_FLAGS).flags(quiet::ENTRY_FLAGS);
+        let index = self.claim_send_slot(token.tag(), queue, true);
+        self.push(entry.user_data(SEND_BITS | u64::from(index)));
+        // Behind the push, which may have submitted what was there before.
+        self.quiet_sends.push(index);
     }
 
     fn submit_cancel(&mut self, target: Token, token: Token) {
@@ -676,11 +759,13 @@ impl Ring for Uring {
 
     #[inline]
     fn next_completion(&mut self) -> Option<Completion<OwnedFd>> {
+        while let Some(end) = self.reaped_sends.pop_front() {
+            if let Some(completion) = self.sent(end) {
+                return Some(completion);
+            }
+        }
         loop {
-            let entry = self
-                .reaped_sends
-                .pop_front()
-                .or_else(|| self.reaped.pop_front())?;
+            let entry = self.reaped.pop_front()?;
             if let Some(completion) = self.interpret(&entry) {
                 return Some(completion);
             }

@@ -14,9 +14,6 @@ use crate::{
     },
 };
 
-/// A send that took this long had to wait for its peer.
-const SEND_WAITED_MS: u32 = 20;
-
 impl<R: Ring, S: Service> Shard<R, S> {
     pub(super) fn dispatch(&mut self, completion: Completion<R::Socket>) {
         let token = completion.token;
@@ -256,19 +253,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         let link = &mut connection.link;
-        link.in_flight -= 1;
-        link.sending = false;
-        link.sending_bytes = 0;
+        let peer_has_read = link.send_ends(self.now);
         let arena = &mut self.shared.arena;
         let failed = match result {
             Ok(bytes) => {
-                let waited_ms = (self.now.as_ms() as u32).wrapping_sub(link.sent_ms);
-                if waited_ms >= SEND_WAITED_MS {
-                    // Its socket buffer was full, so the peer has read: a sign of life. A send that
-                    // ends at once says only that the kernel had room, even for a peer long gone.
+                if peer_has_read {
                     link.heard_ms = self.now.as_ms() as u32;
                 }
                 queue.advance(arena, bytes);
+                link.sent_in_part = !queue.is_empty();
                 if queue.is_empty() {
                     arena.retire(queue);
                 } else {
@@ -278,6 +271,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             }
             Err(errno) => match errno.of_transfer() {
                 TransferError::Retry | TransferError::NoBuffers => {
+                    link.sent_in_part = true;
                     link.put_back(queue, arena);
                     None
                 }

@@ -118,6 +118,8 @@ pub struct Shard<R: Ring, S: Service> {
     lent_bytes_max: usize,
     /// Bytes received in this turn so far.
     turn_bytes: usize,
+    /// The end of a quiet send is waited for.
+    hurries: bool,
     /// When a stopping shard drops what is left.
     drain_until: Option<Time>,
     id: u16,
@@ -165,6 +167,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             tick_cancelling: false,
             lent_bytes_max,
             turn_bytes: 0,
+            hurries: false,
             drain_until: None,
             id,
         }
@@ -226,7 +229,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// When the kernel refuses the ring itself.
     pub fn turn(&mut self, wait: Wait) -> Result<(), Errno> {
         self.arm_tick();
-        self.ring.turn(wait)?;
+        let hurries = std::mem::take(&mut self.hurries);
+        self.ring.turn(if hurries { Wait::Poll } else { wait })?;
         self.now = self.ring.now();
         self.shared.now = self.now;
         self.shared.counts.turns += 1;

@@ -46,6 +46,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let link = &mut connection.link;
         if link.sending {
+            // What is to follow a quiet send must not wait until something else happens.
+            self.hurries |= link.sending_quietly;
             return;
         }
         if link.tls.is_some() {
@@ -62,9 +64,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.shared.arena.retire(queue);
             return;
         }
-        link.send_begins(queue.len(), self.now);
-        self.ring
-            .submit_send(socket, key.token(Operation::Send), queue);
+        let token = key.token(Operation::Send);
+        let config = &self.shared.config;
+        link.send(queue, config, self.now, token, socket, &mut self.ring);
     }
 
     /// Backpressure: stops receiving from a peer that does not read, and starts again when it has.
@@ -129,6 +131,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let link = &mut connection.link;
         if let Stage::Finishing(ending) = link.stage
             && link.queued_bytes() == 0
+            && !link.sending
         {
             match ending {
                 Ending::Linger if !link.stream_ended => {

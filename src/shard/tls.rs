@@ -79,9 +79,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         match tls.seal(&mut link.outgoing, is_last, &mut self.plain, arena) {
             Ok(None) => {}
             Ok(Some(queue)) => {
-                link.send_begins(queue.len(), self.now);
-                self.ring
-                    .submit_send(socket, key.token(Operation::Send), queue);
+                let token = key.token(Operation::Send);
+                let config = &self.shared.config;
+                link.send(queue, config, self.now, token, socket, &mut self.ring);
             }
             Err(error) => self.tls_failed(key, error),
         }

@@ -356,9 +356,12 @@ pub fn more_operations_than_entries_fit_in_a_turn<E: Env>(env: E) {
         assert!(peer.write(&[tag as u8]) == 1);
         driver.ring.submit_recv(socket, token(Operation::Recv, tag));
         let queue = driver.queue(&[tag as u8; 2]);
-        driver
-            .ring
-            .submit_send(socket, token(Operation::Send, tag), queue);
+        let send = token(Operation::Send, tag);
+        if tag % 3 == 0 {
+            driver.ring.submit_send(socket, send, queue);
+        } else {
+            driver.ring.submit_quiet_send(socket, send, queue);
+        }
     }
     assert_eq!(driver.ring.in_flight(), 82);
     driver.wait_done(token(Operation::Tick, 0));
@@ -549,6 +552,69 @@ pub fn sends_what_it_received_from_where_it_lies<E: Env>(env: E) {
         "the bytes differ"
     );
     driver.recycle_returned();
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn quiet_sends_end_no_wait<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let quiet = E::is_quiet(&driver.ring);
+    let send = token(Operation::Send, 0);
+    // In one piece, and in several.
+    for text in [pattern(10), pattern(12 * KIB)] {
+        let queue = driver.queue(&text);
+        driver.ring.submit_quiet_send(&socket, send, queue);
+        let at = driver.ring.now().plus_ms(30);
+        while driver.seen.is_empty() {
+            driver.turn_waiting(Wait::Until(at));
+        }
+        let seen_at = driver.ring.now();
+        let (queue, result) = driver.sent(send);
+        // There may be room for part of it only, and then that is told.
+        let told = !quiet || !queue.is_empty();
+        assert!(told || seen_at >= at, "the end of a quiet send was told");
+        let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
+        assert!(arrived == text);
+    }
+    // A turn that waits for nothing hands it out.
+    let queue = driver.queue(b"quietly");
+    driver.ring.submit_quiet_send(&socket, send, queue);
+    driver.turn_waiting(Wait::Poll);
+    let (queue, result) = driver.sent(send);
+    let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
+    assert_eq!(arrived, b"quietly");
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn quiet_sends_wait_for_no_reader<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    if !E::is_quiet(&driver.ring) {
+        return;
+    }
+    let (socket, mut peer) = driver.connection();
+    let send = token(Operation::Send, 0);
+    let text = pattern(10 * KIB);
+    let (mut sent, mut sends) = (0, 0);
+    let rest = loop {
+        let queue = driver.queue(&text);
+        driver.ring.submit_quiet_send(&socket, send, queue);
+        let (queue, result) = driver.sent(send);
+        sends += 1;
+        match result {
+            Ok(bytes) => sent += bytes,
+            Err(errno) => assert_eq!(errno.of_transfer(), TransferError::Retry),
+        }
+        if !queue.is_empty() {
+            break queue;
+        }
+        driver.arena.retire(queue);
+    };
+    // What did not go went nowhere: the next send begins where this one ended.
+    let arrived = driver.arrives(&socket, &mut peer, sent, rest);
+    assert_eq!(arrived.len(), sends * text.len());
+    assert!(arrived.chunks(text.len()).all(|copy| copy == text));
     driver.close(socket);
     driver.finish();
 }

@@ -233,6 +233,19 @@ impl<E: Env> Driver<E> {
         (bytes, sends)
     }
 
+    /// Reads `sent` bytes, and then what is left in `queue`, which is sent.
+    pub fn arrives(
+        &mut self,
+        socket: &Socket<E>,
+        peer: &mut E::Peer,
+        sent: usize,
+        queue: Box<SendQueue>,
+    ) -> Vec<u8> {
+        let mut arrived = self.read_exactly(peer, sent);
+        arrived.extend(self.send_to_reader(socket, queue, peer, 4 * KIB).0);
+        arrived
+    }
+
     /// Gives receive memory back that was sent.
     pub fn recycle_returned(&mut self) {
         while let Some(Lent::Lease(lease)) = self.arena.take_returned() {

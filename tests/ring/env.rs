@@ -49,6 +49,9 @@ pub trait Env {
 
     fn ring(&self, sizes: Sizes) -> Self::Ring;
 
+    /// Whether quiet sends of this ring are quiet ones.
+    fn is_quiet(ring: &Self::Ring) -> bool;
+
     fn listen(&mut self) -> (Self::Socket, Address);
 
     /// A raw peer, connected to a listener of ours.
@@ -109,6 +112,10 @@ impl Env for SimEnv {
         self.kernel.ring(&options).unwrap()
     }
 
+    fn is_quiet(_: &SimRing) -> bool {
+        true
+    }
+
     fn listen(&mut self) -> (Self::Socket, Address) {
         let address = self.vacant();
         (self.kernel.listen(&address), address)
@@ -161,6 +168,7 @@ enum Family {
 pub struct RealEnv {
     family: Family,
     incremental: bool,
+    quiet: bool,
     folder: tempfile::TempDir,
     next_name: u32,
     listeners: Vec<Listener>,
@@ -179,10 +187,17 @@ impl RealEnv {
         Self {
             family,
             incremental,
+            quiet: true,
             folder: tempfile::tempdir().unwrap(),
             next_name: 0,
             listeners: Vec::new(),
         }
+    }
+
+    /// As on a kernel that tells of every send.
+    pub fn loud(mut self) -> Self {
+        self.quiet = false;
+        self
     }
 
     fn any_address(&mut self) -> Address {
@@ -210,11 +225,17 @@ impl Env for RealEnv {
             recv_buffers: sizes.recv_buffers,
             recv_buffer_bytes: sizes.recv_buffer_bytes,
             recv_incremental: self.incremental,
+            quiet_sends: self.quiet,
         };
         let ring = Uring::new(&options).expect("this kernel lets the tests use io_uring");
         // A kernel before 6.12 cannot; then both variants are the same one.
         assert!(self.incremental || !ring.is_incremental());
+        assert_eq!(self.quiet, ring.is_quiet(), "every kernel since 6.1 can");
         ring
+    }
+
+    fn is_quiet(ring: &Uring) -> bool {
+        ring.is_quiet()
     }
 
     fn listen(&mut self) -> (Self::Socket, Address) {

@@ -26,6 +26,8 @@ macro_rules! contract {
                 connects_or_is_refused
                 ends_a_stream_after_its_last_byte_and_still_sends
                 more_operations_than_entries_fit_in_a_turn
+                quiet_sends_end_no_wait
+                quiet_sends_wait_for_no_reader
                 receive_memory_waits_for_no_reader
                 reset_connections_fail
                 running_out_of_buffers_loses_no_bytes
@@ -57,6 +59,7 @@ contract! {
     sim_benign_incremental: SimEnv::new(4, Knobs::benign().with(Knob::IncrementalBuffers, 1000));
     uring_tcp: RealEnv::tcp(false);
     uring_tcp_incremental: RealEnv::tcp(true);
+    uring_tcp_loud: RealEnv::tcp(true).loud();
     uring_unix: RealEnv::unix(false);
     uring_unix_incremental: RealEnv::unix(true);
 }

@@ -69,6 +69,8 @@ struct Connection {
     starved: bool,
     cancelling: bool,
     sending: bool,
+    sending_quietly: bool,
+    refused: bool,
     outbox: Box<SendQueue>,
     /// What a client sends and awaits back; nothing for a server.
     plan: Vec<u8>,
@@ -132,6 +134,8 @@ impl Side {
             starved: false,
             cancelling: false,
             sending: false,
+            sending_quietly: false,
+            refused: false,
             outbox,
             plan,
             received: 0,
@@ -240,7 +244,15 @@ impl Side {
             connection.sending = true;
             connection.in_flight += 1;
             let queue = std::mem::replace(&mut connection.outbox, self.arena.queue());
-            self.ring.submit_send(socket, token(Operation::Send), queue);
+            let send = token(Operation::Send);
+            // What a peer had no room for is not tried again without waiting for it.
+            let refused = std::mem::take(&mut connection.refused);
+            connection.sending_quietly = !refused && self.prng.coin();
+            if connection.sending_quietly {
+                self.ring.submit_quiet_send(socket, send, queue);
+            } else {
+                self.ring.submit_send(socket, send, queue);
+            }
         }
         let answered = connection.ended && !connection.sending && connection.outbox.is_empty();
         if answered || connection.failed {
@@ -371,7 +383,10 @@ impl Side {
                     }
                     Ok(bytes) => queue.advance(&mut self.arena, bytes),
                     Err(errno) => match errno.of_transfer() {
-                        TransferError::Retry => assert!(queue.holds_leases()),
+                        TransferError::Retry => {
+                            assert!(queue.holds_leases() || connection.sending_quietly);
+                            connection.refused = true;
+                        }
                         other => {
                             assert_eq!(other, TransferError::PeerGone);
                             connection.failed = true;

@@ -53,6 +53,8 @@ pub(super) enum Work {
         insists: bool,
         /// The peer's window is full.
         waits: bool,
+        /// It is tried once, and ends no wait when all of it was taken.
+        quiet: bool,
     },
     Tick {
         at: u64,
@@ -63,6 +65,16 @@ pub(super) enum Work {
 }
 
 impl Work {
+    pub(super) fn send(queue: Box<SendQueue>, quiet: bool) -> Self {
+        Self::Send {
+            queue,
+            taken: 0,
+            insists: false,
+            waits: false,
+            quiet,
+        }
+    }
+
     fn operation(&self) -> Option<Operation> {
         Some(match self {
             Self::Accept => Operation::Accept,
@@ -102,6 +114,8 @@ pub(super) struct Event {
     number: u32,
     due: u64,
     due_turn: u64,
+    /// It is handed out with others, and ends no wait.
+    quiet: bool,
 }
 
 /// One ring, as the kernel sees it.
@@ -501,6 +515,31 @@ impl Kernel {
             number,
             due,
             due_turn,
+            quiet: false,
+        });
+    }
+
+    /// All of a quiet send was taken: nobody is woken for it.
+    pub(super) fn complete_quietly(
+        &mut self,
+        ring: usize,
+        token: Token,
+        flight: &mut InFlight,
+        outcome: Outcome<SocketId>,
+    ) {
+        self.faults.marks.reach(Mark::QuietSend);
+        flight.work = Work::Over;
+        flight.made = 1;
+        self.rings[ring].pending.push(Event {
+            completion: Completion {
+                token,
+                outcome,
+                more: false,
+            },
+            number: 0,
+            due: 0,
+            due_turn: 0,
+            quiet: true,
         });
     }
 
@@ -518,7 +557,7 @@ impl Kernel {
         }
     }
 
-    /// Makes what is due available. Returns whether anything is.
+    /// Makes what is due available. Returns whether anything is that ends a wait.
     fn deliver(&mut self, ring: usize) -> bool {
         let (now, state) = (self.faults.now, &mut self.rings[ring]);
         let is_due = |event: &Event| event.due <= now && event.due_turn <= state.turn;
@@ -534,7 +573,7 @@ impl Kernel {
         }
         let ready = &mut self.rings[ring].ready;
         ready.extend(due);
-        !ready.is_empty()
+        ready.iter().any(|event| !event.quiet)
     }
 
     /// Shuffles, but keeps the order within each token.
@@ -579,6 +618,9 @@ impl Kernel {
             Wait::Forever => u64::MAX,
             Wait::Until(at) => at.as_ns(),
         };
+        if !self.rings[ring].ready.is_empty() {
+            self.faults.marks.reach(Mark::QuietSendWaited);
+        }
         // Nothing is due here. Whoever has something to do now goes first; but a ring that is asked
         // again before any other was turned is the only one that anybody drives.
         let other_busy =
@@ -611,11 +653,11 @@ impl Kernel {
     fn has_something_now(&self, ring: usize) -> bool {
         let state = &self.rings[ring];
         !state.queued.is_empty()
-            || !state.ready.is_empty()
+            || state.ready.iter().any(|event| !event.quiet)
             || state
                 .pending
                 .iter()
-                .any(|event| event.due <= self.faults.now)
+                .any(|event| event.due <= self.faults.now && !event.quiet)
             || state
                 .live
                 .values()

@@ -72,6 +72,14 @@ named! {
         PeerWasGone,
         /// The receive pool really ran empty.
         PoolExhausted,
+        /// All of a quiet send was taken.
+        QuietSend,
+        /// A quiet send ended before all of it was taken.
+        QuietSendInPart,
+        /// A quiet send found no room.
+        QuietSendNotTaken,
+        /// A turn waited on, although a quiet send had come to its end.
+        QuietSendWaited,
         /// A send was cut at the most pieces that one send takes.
         SendOfManyPieces,
         /// The submission queue was full without any knob.
@@ -148,6 +156,10 @@ impl Marks {
 
     pub(super) fn reach(&mut self, mark: Mark) {
         self.0[mark as usize] += 1;
+    }
+
+    pub(super) fn reach_if(&mut self, mark: Mark, reached: bool) {
+        self.0[mark as usize] += u64::from(reached);
     }
 }
 

@@ -308,13 +308,12 @@ impl Ring for SimRing {
     }
 
     fn submit_send(&mut self, socket: &SimSocket, token: Token, queue: Box<SendQueue>) {
-        let work = Work::Send {
-            queue,
-            taken: 0,
-            insists: false,
-            waits: false,
-        };
-        self.submit(token, Some(socket), work);
+        self.submit(token, Some(socket), Work::send(queue, false));
+    }
+
+    fn submit_quiet_send(&mut self, socket: &SimSocket, token: Token, queue: Box<SendQueue>) {
+        let quiet = queue.fits_one_send();
+        self.submit(token, Some(socket), Work::send(queue, quiet));
     }
 
     fn submit_cancel(&mut self, target: Token, token: Token) {

@@ -190,12 +190,14 @@ impl Kernel {
             taken,
             insists,
             waits,
+            quiet,
         } = &mut flight.work
         else {
             return;
         };
+        let quiet = *quiet;
         // Receive memory waits for nobody.
-        let at_once = queue.holds_leases();
+        let at_once = quiet || queue.holds_leases();
         let most: usize = queue.pieces().take(PIECES_MAX).map(<[u8]>::len).sum();
         let or_taken = |taken: usize, errno| if taken > 0 { Ok(taken) } else { Err(errno) };
         let result = match self.network.way_out(id) {
@@ -215,7 +217,9 @@ impl Kernel {
                 }
             }
             WayOut::Room(0) if at_once => {
-                self.faults.marks.reach(Mark::LeaseNotTaken);
+                let lent = queue.holds_leases();
+                self.faults.marks.reach_if(Mark::LeaseNotTaken, lent);
+                self.faults.marks.reach_if(Mark::QuietSendNotTaken, quiet);
                 Err(Errno::new(libc::EAGAIN))
             }
             WayOut::Room(0) => {
@@ -242,10 +246,14 @@ impl Kernel {
                 self.put_pieces(id, queue, *taken, count);
                 *taken += count;
                 if at_once {
-                    self.faults.marks.reach(Mark::LeaseSent);
-                    if *taken < most {
-                        self.faults.marks.reach(Mark::LeaseSentInPart);
+                    let is_part = *taken < most;
+                    if queue.holds_leases() {
+                        self.faults.marks.reach(Mark::LeaseSent);
+                        self.faults.marks.reach_if(Mark::LeaseSentInPart, is_part);
                     }
+                    self.faults
+                        .marks
+                        .reach_if(Mark::QuietSendInPart, quiet && is_part);
                 } else if *taken < most && !short && (*insists || self.faults.roll(Knob::SendWaits))
                 {
                     (*insists, *waits) = (true, true);
@@ -258,7 +266,13 @@ impl Kernel {
             }
         };
         if let Work::Send { queue, .. } = std::mem::replace(&mut flight.work, Work::Over) {
-            self.complete(ring, token, flight, Outcome::Sent { queue, result }, false);
+            let whole = result == Ok(queue.len());
+            let outcome = Outcome::Sent { queue, result };
+            if quiet && whole {
+                self.complete_quietly(ring, token, flight, outcome);
+            } else {
+                self.complete(ring, token, flight, outcome, false);
+            }
         }
     }
 

@@ -56,6 +56,8 @@ struct Connection {
     /// What came while a send was in flight, or since the last one.
     outgoing: Option<Box<SendQueue>>,
     sending: bool,
+    /// The peer did not take all of the last send: the next one waits for it.
+    sent_in_part: bool,
     receiving: bool,
     touched: bool,
     /// Receive buffers ran out; it receives again when enough are back.
@@ -226,6 +228,7 @@ impl Floor {
                 return;
             }
         }
+        connection.sent_in_part = !queue.is_empty();
         if queue.is_empty() {
             self.arena.retire(queue);
             if connection.outgoing.is_none() && !connection.ended {
@@ -276,8 +279,12 @@ impl Floor {
                 && let Some(queue) = connection.outgoing.take()
             {
                 connection.sending = true;
-                self.ring
-                    .submit_send(socket, token(Operation::Send, slot), queue);
+                let send = token(Operation::Send, slot);
+                if connection.sent_in_part {
+                    self.ring.submit_send(socket, send, queue);
+                } else {
+                    self.ring.submit_quiet_send(socket, send, queue);
+                }
             }
             if connection.ended {
                 if !connection.sending
