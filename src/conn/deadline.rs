@@ -16,6 +16,10 @@ const BUCKETS: usize = 4096;
 const DUE: usize = BUCKETS;
 const NONE: u32 = u32::MAX;
 
+/// Nodes lie in pages that never move: a row that doubled would leave its old memory behind, as
+/// much as it has now.
+const PAGE_NODES: usize = 256;
+
 #[derive(Clone, Copy, Debug)]
 struct Node {
     previous: u32,
@@ -37,7 +41,7 @@ const IDLE: Node = Node {
 /// The deadlines of one shard's slots.
 #[derive(Debug)]
 pub struct Wheel {
-    nodes: Vec<Node>,
+    nodes: Vec<Box<[Node; PAGE_NODES]>>,
     heads: Box<[u32; BUCKETS + 1]>,
     /// One bit for each tick whose list is not empty.
     occupied: [u64; BUCKETS / 64],
@@ -60,13 +64,17 @@ impl Wheel {
     /// early, and late by less than two ticks.
     pub fn set(&mut self, slot: u32, at: Time) {
         self.clear(slot);
-        let index = slot as usize;
-        if self.nodes.len() <= index {
-            self.nodes.resize(index + 1, IDLE);
+        while self.nodes.len() <= slot as usize / PAGE_NODES {
+            self.nodes.push(Box::new([IDLE; PAGE_NODES]));
         }
         // Rounded up: a deadline is not due before its time.
         let tick = (at.as_ns() >> TICK_SHIFT) + 1;
         self.place(slot, tick);
+    }
+
+    fn node(&mut self, slot: u32) -> &mut Node {
+        let slot = slot as usize;
+        &mut self.nodes[slot / PAGE_NODES][slot % PAGE_NODES]
     }
 
     /// The tick whose low bits these are: the one that is nearest to now.
@@ -83,14 +91,14 @@ impl Wheel {
 
     fn link(&mut self, slot: u32, bucket: usize, tick: u32) {
         let head = std::mem::replace(&mut self.heads[bucket], slot);
-        self.nodes[slot as usize] = Node {
+        *self.node(slot) = Node {
             previous: NONE,
             next: head,
             bucket: bucket as u32,
             tick,
         };
         if head != NONE {
-            self.nodes[head as usize].previous = slot;
+            self.node(head).previous = slot;
         }
         if bucket != DUE {
             self.occupied[bucket / 64] |= 1 << (bucket % 64);
@@ -99,9 +107,10 @@ impl Wheel {
 
     /// Takes the deadline of `slot` away, if it has one.
     pub fn clear(&mut self, slot: u32) {
-        let Some(node) = self.nodes.get_mut(slot as usize) else {
+        if self.nodes.len() <= slot as usize / PAGE_NODES {
             return;
-        };
+        }
+        let node = self.node(slot);
         if node.bucket == NONE {
             return;
         }
@@ -113,10 +122,10 @@ impl Wheel {
         } = std::mem::replace(node, IDLE);
         let bucket = bucket as usize;
         if next != NONE {
-            self.nodes[next as usize].previous = previous;
+            self.node(next).previous = previous;
         }
         if previous != NONE {
-            self.nodes[previous as usize].next = next;
+            self.node(previous).next = next;
         } else {
             self.heads[bucket] = next;
             if next == NONE && bucket != DUE {
@@ -134,7 +143,7 @@ impl Wheel {
             let bucket = tick as usize % BUCKETS;
             while self.heads[bucket] != NONE {
                 let slot = self.heads[bucket];
-                let tick = self.nodes[slot as usize].tick;
+                let tick = self.node(slot).tick;
                 self.clear(slot);
                 self.link(slot, DUE, tick);
             }
@@ -145,7 +154,8 @@ impl Wheel {
             if slot == NONE {
                 return None;
             }
-            let tick = self.whole_tick(self.nodes[slot as usize].tick);
+            let low = self.node(slot).tick;
+            let tick = self.whole_tick(low);
             self.clear(slot);
             if tick <= self.now_tick {
                 return Some(slot);
