@@ -341,6 +341,10 @@ impl Uring {
 
     /// Copies completions out, so that the kernel has room and dispatch cannot recurse.
     fn reap(&mut self) {
+        if self.reaped.is_empty() {
+            // Starts from the front again, where its memory is in the cache.
+            self.reaped.clear();
+        }
         for entry in self.ring.completion() {
             if entry.user_data() >> Token::TAG_BITS == Operation::Send as u64 {
                 let slot = (entry.user_data() & u64::from(u32::MAX)) as u32;
