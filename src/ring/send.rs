@@ -128,15 +128,33 @@ impl SendQueue {
     #[cold]
     fn make_space(&mut self, arena: &mut SendArena, wanted: usize) {
         if self.open.capacity() - self.open_len < wanted.min(CONTIGUOUS_BYTES) {
-            // A queue that starts with little is most often one with a few replies.
-            let starts = self.pieces.is_empty() && self.open.capacity() == 0;
-            self.seal();
-            self.open = arena.chunk(starts && wanted <= SMALL_CHUNK_BYTES);
+            self.open_another(arena, wanted);
         }
         let needed = self.open_len + wanted.max(CONTIGUOUS_BYTES);
         let ahead = needed.max(2 * self.open.len()).min(self.open.capacity());
         if self.open.len() < ahead {
             self.open.resize(ahead, 0);
+        }
+    }
+
+    /// Opens a chunk for `wanted` bytes more, or as many of them as it has room for.
+    fn open_another(&mut self, arena: &mut SendArena, wanted: usize) {
+        if !self.pieces.is_empty() || !arena.is_tiny(&self.open) {
+            // A queue that has filled a chunk gets large ones.
+            self.seal();
+            self.open = arena.chunk(arena.large.bytes);
+            return;
+        }
+        // A queue that starts with little is most often one with a few replies. Where it is not,
+        // what it has moves: that costs less than a second piece in the send.
+        let mut chunk = arena.chunk(self.open_len + wanted);
+        if chunk.len() < self.open_len {
+            chunk.resize(self.open_len, 0);
+        }
+        chunk[..self.open_len].copy_from_slice(&self.open[..self.open_len]);
+        let tiny = mem::replace(&mut self.open, chunk);
+        if tiny.capacity() > 0 {
+            arena.keep(tiny);
         }
     }
 
@@ -386,6 +404,10 @@ impl fmt::Debug for SendQueue {
 /// that are answered in one burst then take pages, and not the large chunks of a busy one.
 pub const SMALL_CHUNK_BYTES: usize = 8 * 1024;
 
+/// Bytes in the first chunk of a queue that begins with less, such as the answer to an opening
+/// handshake: several of them lie in one page. A queue that gets more moves on.
+const TINY_CHUNK_BYTES: usize = 512;
+
 /// Small chunks and queues kept for the next turn: as many as a turn uses at most.
 const SMALL_KEPT_MAX: usize = 128;
 
@@ -394,6 +416,7 @@ const SMALL_KEPT_MAX: usize = 128;
 pub struct SendArena {
     large: Chunks,
     small: Chunks,
+    tiny: Chunks,
     #[expect(
         clippy::vec_box,
         reason = "the queues move in and out of the ring as boxes"
@@ -424,6 +447,13 @@ impl SendArena {
             chunk_bytes >= CONTIGUOUS_BYTES,
             "a send chunk has at least {CONTIGUOUS_BYTES} bytes"
         );
+        // What moves out of a tiny one and what it is moved for fit into any other.
+        let has_tiny = chunk_bytes >= TINY_CHUNK_BYTES + CONTIGUOUS_BYTES;
+        let tiny_bytes = if has_tiny {
+            TINY_CHUNK_BYTES
+        } else {
+            chunk_bytes
+        };
         let chunks = |bytes, kept_max| Chunks {
             bytes,
             kept_max,
@@ -432,6 +462,7 @@ impl SendArena {
         Self {
             large: chunks(chunk_bytes, kept_bytes_max / chunk_bytes),
             small: chunks(chunk_bytes.min(SMALL_CHUNK_BYTES), SMALL_KEPT_MAX),
+            tiny: chunks(tiny_bytes, SMALL_KEPT_MAX),
             queues: Vec::new(),
             returned: Vec::new(),
             chunks_out: 0,
@@ -467,14 +498,28 @@ impl SendArena {
         self.queues_out
     }
 
+    /// The chunks for so many bytes, or for as many of them as one holds at most.
     #[inline]
-    fn chunk(&mut self, small: bool) -> Vec<u8> {
-        self.chunks_out += 1;
-        let chunks = if small && self.small.bytes < self.large.bytes {
+    fn class(&mut self, bytes: usize) -> &mut Chunks {
+        if bytes <= self.tiny.bytes && self.tiny.bytes < self.large.bytes {
+            &mut self.tiny
+        } else if bytes <= self.small.bytes && self.small.bytes < self.large.bytes {
             &mut self.small
         } else {
             &mut self.large
-        };
+        }
+    }
+
+    /// Whether a larger chunk than this one can take over what is in it.
+    fn is_tiny(&self, chunk: &Vec<u8>) -> bool {
+        chunk.capacity() < self.small.bytes
+    }
+
+    /// An empty chunk of the class for so many bytes.
+    #[inline]
+    fn chunk(&mut self, wanted: usize) -> Vec<u8> {
+        self.chunks_out += 1;
+        let chunks = self.class(wanted);
         chunks
             .unused
             .pop()
@@ -499,12 +544,7 @@ impl SendArena {
     #[inline]
     fn keep(&mut self, chunk: Vec<u8>) {
         self.chunks_out -= 1;
-        let small = chunk.capacity() < self.large.bytes;
-        let chunks = if small {
-            &mut self.small
-        } else {
-            &mut self.large
-        };
+        let chunks = self.class(chunk.capacity());
         if chunks.unused.len() < chunks.kept_max {
             chunks.unused.push(chunk);
         }
@@ -559,6 +599,24 @@ mod tests {
         assert!((CONTIGUOUS_BYTES..=1000).contains(&wanted));
         arena.retire(queue);
         assert_eq!(arena.chunks_out(), 0);
+    }
+
+    #[test]
+    fn a_queue_moves_out_of_the_tiny_chunk_that_it_outgrows() {
+        let mut arena = SendArena::new(SMALL_CHUNK_BYTES * 4, 1 << 20);
+        let text: Vec<u8> = (0..60_000u32).map(|i| (i % 251) as u8).collect();
+        let mut queue = arena.queue();
+        queue.write(&mut arena, &text[..200]);
+        assert_eq!(queue.open.capacity(), TINY_CHUNK_BYTES);
+        queue.advance(&mut arena, 150);
+        queue.write(&mut arena, &text[200..600]);
+        assert_eq!(queue.open.capacity(), SMALL_CHUNK_BYTES);
+        assert_eq!(queue.only_piece(), Some(&text[150..600]));
+        assert_eq!((arena.tiny.unused.len(), arena.chunks_out()), (1, 1));
+        queue.write(&mut arena, &text[600..]);
+        assert_eq!(contents(&queue), text[150..]);
+        arena.retire(queue);
+        assert_eq!((arena.small.unused.len(), arena.chunks_out()), (1, 0));
     }
 
     #[test]
