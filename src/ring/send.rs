@@ -130,9 +130,11 @@ impl SendQueue {
         if self.open.capacity() - self.open_len < wanted.min(CONTIGUOUS_BYTES) {
             self.open_another(arena, wanted);
         }
-        let needed = self.open_len + wanted.max(CONTIGUOUS_BYTES);
-        let ahead = needed.max(2 * self.open.len()).min(self.open.capacity());
-        if self.open.len() < ahead {
+        let most = self.open.capacity();
+        let needed = (self.open_len + wanted.max(CONTIGUOUS_BYTES)).min(most);
+        // A chunk that was used before may have enough of it.
+        if self.open.len() < needed {
+            let ahead = needed.max(2 * self.open.len()).min(most);
             self.open.resize(ahead, 0);
         }
     }
