@@ -357,6 +357,12 @@ fn wide_length(header: &[u8]) -> Option<(usize, usize)> {
     (len > usize::from(u16::MAX)).then_some((len, 8))
 }
 
+/// What an endpoint compresses with, if it does.
+#[inline]
+fn deflate_of(rare: &mut Option<Box<Rare>>) -> Option<&mut Session> {
+    rare.as_mut()?.deflate.as_deref_mut()
+}
+
 /// Room for a piece of the message in progress, whose frame goes on for `remaining` bytes.
 fn room_for<'m>(
     message: &'m mut Option<Box<MessageBuffer>>,
@@ -389,59 +395,98 @@ impl CloseFrame<'_> {
     }
 }
 
-/// One side of an open connection.
-#[derive(Debug)]
-pub struct Endpoint {
-    /// Payload bytes of the frame in progress that have not come yet.
+/// The start of a header whose end has not come yet.
+#[derive(Clone, Copy, Debug)]
+struct Spill {
+    bytes: [u8; HEADER_BYTES_MAX - 1],
+    len: u8,
+}
+
+/// Where the input stands. What it takes to go on is in one place: no endpoint is in a header and
+/// in a payload at once.
+#[derive(Clone, Copy, Debug)]
+enum Progress {
+    /// Before a header, or in it.
+    Header(Spill),
+    /// In the payload of a frame.
+    Frame {
+        opcode: Opcode,
+        /// It is the last of its message.
+        fin: bool,
+        /// The key for the next payload byte.
+        key: MaskingKey,
+        /// Payload bytes that have not come yet.
+        remaining: u64,
+    },
+}
+
+impl Progress {
+    /// Between two frames.
+    const START: Self = Self::Header(Spill {
+        bytes: [0; HEADER_BYTES_MAX - 1],
+        len: 0,
+    });
+}
+
+/// A piece of a frame's payload.
+struct Piece<'a> {
+    bytes: &'a mut [u8],
+    /// For its first byte.
+    key: MaskingKey,
+    /// Payload bytes of the frame that come after it.
     remaining: u64,
-    /// The data message in progress, if it does not lie in one piece.
-    message: Option<Box<MessageBuffer>>,
+    /// It completes its message.
+    is_last: bool,
+}
+
+/// What most endpoints do without, in memory of its own, so that each of those takes less.
+#[derive(Debug, Default)]
+struct Rare {
     /// The control frame in progress, if it does not lie in one piece.
     control: Option<Box<MessageBuffer>>,
     /// permessage-deflate, if both sides agreed on it.
     deflate: Option<Box<Session>>,
-    /// Carried between the pieces of a text message.
-    validator: Validator,
-    /// The key for the next payload byte.
-    key: MaskingKey,
+    /// The framing in place of RFC 6455's, if the opening handshake agreed on that.
+    hixie: Option<Box<Hixie>>,
+}
+
+/// One side of an open connection.
+#[derive(Debug)]
+pub struct Endpoint {
+    progress: Progress,
+    /// The data message in progress, if it does not lie in one piece.
+    message: Option<Box<MessageBuffer>>,
+    rare: Option<Box<Rare>>,
     fragments: u32,
     empty_fragments: u32,
-    /// The start of a header whose end has not come yet.
-    spill: [u8; HEADER_BYTES_MAX - 1],
-    spilled: u8,
+    /// Carried between the pieces of a text message.
+    validator: Validator,
     role: Role,
-    /// The frame in progress: its opcode, and whether it is the last of its message.
-    frame: Option<(Opcode, bool)>,
     /// The message in progress.
     kind: Option<MessageKind>,
     /// Our close frame was written, or would never be: with `hixie` it is on from the start.
     close_sent: bool,
     /// A close frame or a violation came: whatever follows is not looked at.
     input_ended: bool,
-    /// The framing in place of RFC 6455's, if the opening handshake agreed on that.
-    hixie: Option<Box<Hixie>>,
 }
+
+// A server holds one for each idle connection.
+const _: () = assert!(size_of::<Endpoint>() <= 48);
 
 impl Endpoint {
     /// An endpoint right after the opening handshake.
     pub const fn new(role: Role) -> Self {
         Self {
-            remaining: 0,
+            progress: Progress::START,
             message: None,
-            control: None,
-            deflate: None,
-            validator: Validator::new(),
-            key: MaskingKey::new([0; 4]),
+            rare: None,
             fragments: 0,
             empty_fragments: 0,
-            spill: [0; HEADER_BYTES_MAX - 1],
-            spilled: 0,
+            validator: Validator::new(),
             role,
-            frame: None,
             kind: None,
             close_sent: false,
             input_ended: false,
-            hixie: None,
         }
     }
 
@@ -449,16 +494,34 @@ impl Endpoint {
     /// the same events, except that there are no pings and pongs, and that close frames carry
     /// nothing.
     pub fn hixie76() -> Self {
+        let rare = Rare {
+            hixie: Some(Box::new(Hixie::new())),
+            ..Rare::default()
+        };
         Self {
             close_sent: true,
-            hixie: Some(Box::new(Hixie::new())),
+            rare: Some(Box::new(rare)),
             ..Self::new(Role::Server)
         }
     }
 
+    const fn hixie(&self) -> Option<&Hixie> {
+        match &self.rare {
+            Some(rare) => match &rare.hixie {
+                Some(hixie) => Some(hixie),
+                None => None,
+            },
+            None => None,
+        }
+    }
+
+    fn hixie_mut(&mut self) -> Option<&mut Hixie> {
+        self.rare.as_mut()?.hixie.as_deref_mut()
+    }
+
     /// Which framing it speaks.
     pub const fn version(&self) -> Version {
-        match self.hixie {
+        match self.hixie() {
             None => Version::Rfc6455,
             Some(_) => Version::Hixie76,
         }
@@ -472,7 +535,7 @@ impl Endpoint {
     /// Whether our close frame was written: nothing can be sent any more.
     pub const fn is_close_sent(&self) -> bool {
         self.close_sent
-            && match &self.hixie {
+            && match self.hixie() {
                 None => true,
                 Some(hixie) => hixie.is_close_sent(),
             }
@@ -543,9 +606,8 @@ impl Endpoint {
     /// Nothing is in progress, and messages are looked at.
     #[inline(always)]
     fn is_between_messages(&self) -> bool {
-        self.frame.is_none()
+        matches!(self.progress, Progress::Header(Spill { len: 0, .. }))
             && self.kind.is_none()
-            && self.spilled == 0
             && !self.close_sent
             && !self.input_ended
     }
@@ -556,7 +618,7 @@ impl Endpoint {
         input: &mut &'a mut [u8],
         context: &mut Context<'_, S>,
     ) -> Option<Event<'a>> {
-        if self.hixie.is_some() {
+        if self.hixie().is_some() {
             return self.receive_hixie(input, context);
         }
         loop {
@@ -564,29 +626,47 @@ impl Endpoint {
                 *input = &mut [];
                 return None;
             }
-            let (opcode, fin) = match self.frame {
-                Some(frame) => frame,
-                None => match self.receive_header(input, context) {
+            let Progress::Frame {
+                opcode,
+                fin,
+                key,
+                remaining,
+            } = self.progress
+            else {
+                match self.receive_header(input, context) {
                     Ok(true) => continue,
                     Ok(false) => return None,
                     Err(error) => return Some(self.fail_connection(error, context)),
-                },
+                }
             };
-            if self.remaining > 0 && input.is_empty() {
+            if remaining > 0 && input.is_empty() {
                 return None;
             }
-            let len = usize::try_from(self.remaining).map_or(input.len(), |n| n.min(input.len()));
-            let (piece, rest) = mem::take(input).split_at_mut(len);
+            let len = usize::try_from(remaining).map_or(input.len(), |n| n.min(input.len()));
+            let (bytes, rest) = mem::take(input).split_at_mut(len);
             *input = rest;
-            self.remaining -= len as u64;
-            let complete = self.remaining == 0;
-            if complete {
-                self.frame = None;
-            }
-            let event = if opcode.is_control() {
-                self.control_piece(opcode, piece, complete, context)
+            let remaining = remaining - len as u64;
+            let is_complete = remaining == 0;
+            self.progress = if is_complete {
+                Progress::START
             } else {
-                self.data_piece(piece, complete, complete && fin, context)
+                Progress::Frame {
+                    opcode,
+                    fin,
+                    key: key.rotated(len),
+                    remaining,
+                }
+            };
+            let piece = Piece {
+                bytes,
+                key,
+                remaining,
+                is_last: is_complete && fin,
+            };
+            let event = if opcode.is_control() {
+                self.control_piece(opcode, piece, context)
+            } else {
+                self.data_piece(piece, context)
             };
             match event {
                 Ok(None) => {}
@@ -602,8 +682,8 @@ impl Endpoint {
         input: &mut &'a mut [u8],
         context: &mut Context<'_, S>,
     ) -> Option<Event<'a>> {
-        let hixie = self.hixie.as_mut().filter(|_| !self.input_ended);
-        let Some(hixie) = hixie else {
+        let ended = self.input_ended;
+        let Some(hixie) = self.hixie_mut().filter(|_| !ended) else {
             *input = &mut [];
             return None;
         };
@@ -629,38 +709,40 @@ impl Endpoint {
         if input.is_empty() {
             return Ok(false);
         }
-        let (header, used) = if self.spilled == 0 {
-            if let (Some(session), Some(first)) = (&mut self.deflate, input.first_mut()) {
+        let Progress::Header(spill) = &mut self.progress else {
+            return Ok(true);
+        };
+        let (header, used) = if spill.len == 0 {
+            if let (Some(session), Some(first)) = (deflate_of(&mut self.rare), input.first_mut()) {
                 session.take_bit(first)?;
             }
             match FrameHeader::decode(input, self.role)? {
                 Some(found) => found,
                 None => {
                     // A whole header is 14 bytes at most, so what is incomplete fits.
-                    self.spill[..input.len()].copy_from_slice(input);
-                    self.spilled = input.len() as u8;
+                    spill.bytes[..input.len()].copy_from_slice(input);
+                    spill.len = input.len() as u8;
                     *input = &mut [];
                     return Ok(false);
                 }
             }
         } else {
-            let before = usize::from(self.spilled);
+            let before = usize::from(spill.len);
             let mut bytes = [0; HEADER_BYTES_MAX];
             let more = input.len().min(HEADER_BYTES_MAX - before);
-            bytes[..before].copy_from_slice(&self.spill[..before]);
+            bytes[..before].copy_from_slice(&spill.bytes[..before]);
             bytes[before..before + more].copy_from_slice(&input[..more]);
             match FrameHeader::decode(&bytes[..before + more], self.role)? {
                 // The spill alone was no header, so this one ends in the input.
                 Some((header, len)) => (header, len - before),
                 None => {
-                    self.spill[before..before + more].copy_from_slice(&input[..more]);
-                    self.spilled += more as u8;
+                    spill.bytes[before..before + more].copy_from_slice(&input[..more]);
+                    spill.len += more as u8;
                     *input = &mut [];
                     return Ok(false);
                 }
             }
         };
-        self.spilled = 0;
         *input = &mut mem::take(input)[used..];
         self.begin_frame(&header, context.limits)?;
         Ok(true)
@@ -704,57 +786,61 @@ impl Endpoint {
             }
         }
         self.kind = kind;
-        self.frame = Some((header.opcode, header.fin));
-        self.remaining = header.payload_len;
-        self.key = header.key.unwrap_or(MaskingKey::new([0; 4]));
+        self.progress = Progress::Frame {
+            opcode: header.opcode,
+            fin: header.fin,
+            key: header.key.unwrap_or(MaskingKey::new([0; 4])),
+            remaining: header.payload_len,
+        };
         Ok(())
     }
 
-    /// A piece of a data frame. `last`: it completes the message.
+    /// A piece of a data frame.
     fn data_piece<'a, S>(
         &mut self,
-        piece: &'a mut [u8],
-        complete: bool,
-        last: bool,
+        piece: Piece<'a>,
         context: &mut Context<'_, S>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
         if self.is_compressed() {
-            return self.compressed_piece(piece, complete, last, context);
+            return self.compressed_piece(piece, context);
         }
+        let Piece {
+            bytes,
+            key,
+            remaining,
+            is_last,
+        } = piece;
         // `begin_frame` let no data frame through without a message.
         let kind = self.kind.unwrap_or(MessageKind::Binary);
         let masked = self.role == Role::Server;
-        if last && self.message.is_none() {
+        if is_last && self.message.is_none() {
             match (kind, masked) {
-                (MessageKind::Binary, true) => mask::apply(piece, self.key),
+                (MessageKind::Binary, true) => mask::apply(bytes, key),
                 (MessageKind::Binary, false) => {}
                 (MessageKind::Text, true) => {
-                    utf8::unmask_and_validate(piece, self.key, &mut self.validator)
+                    utf8::unmask_and_validate(bytes, key, &mut self.validator)
                         .map_err(|_| ProtocolError::TextNotUtf8)?;
                 }
                 (MessageKind::Text, false) => {
                     self.validator
-                        .push(piece)
+                        .push(bytes)
                         .map_err(|_| ProtocolError::TextNotUtf8)?;
                 }
             }
-            let payload = Payload::Borrowed(Framed::without_header(piece));
+            let payload = Payload::Borrowed(Framed::without_header(bytes));
             return self.message_complete(kind, payload, context.pool);
         }
-        if !piece.is_empty() {
-            let room = room_for(&mut self.message, piece.len(), self.remaining, context.pool);
+        if !bytes.is_empty() {
+            let room = room_for(&mut self.message, bytes.len(), remaining, context.pool);
             match kind {
-                MessageKind::Binary => mask::copy(room, piece, self.key),
+                MessageKind::Binary => mask::copy(room, bytes, key),
                 MessageKind::Text => {
-                    utf8::copy_unmask_and_validate(room, piece, self.key, &mut self.validator)
+                    utf8::copy_unmask_and_validate(room, bytes, key, &mut self.validator)
                         .map_err(|_| ProtocolError::TextNotUtf8)?;
                 }
             }
-            if !complete {
-                self.key = self.key.rotated(piece.len());
-            }
         }
-        if !last {
+        if !is_last {
             return Ok(None);
         }
         let payload = match self.message.take() {
@@ -764,7 +850,7 @@ impl Endpoint {
                 }
                 Payload::Owned(message)
             }
-            None => Payload::Borrowed(Framed::without_header(piece)),
+            None => Payload::Borrowed(Framed::without_header(bytes)),
         };
         self.message_complete(kind, payload, context.pool)
     }
@@ -794,29 +880,26 @@ impl Endpoint {
         }
     }
 
-    /// A piece of a control frame.
+    /// A piece of a control frame, whose messages are never in several.
     fn control_piece<'a, S: Sink>(
         &mut self,
         opcode: Opcode,
-        piece: &'a mut [u8],
-        complete: bool,
+        piece: Piece<'a>,
         context: &mut Context<'_, S>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
-        let payload = if complete && self.control.is_none() {
-            mask::apply(piece, self.key);
-            Payload::Borrowed(Framed::without_header(piece))
+        let begun = self.rare.as_mut().and_then(|rare| rare.control.take());
+        let payload = if piece.is_last && begun.is_none() {
+            mask::apply(piece.bytes, piece.key);
+            Payload::Borrowed(Framed::without_header(piece.bytes))
         } else {
-            let control = self.control.get_or_insert_with(|| context.pool.take());
-            let room = control.extend(piece.len(), CONTROL_BYTES_MAX);
-            mask::copy(room, piece, self.key);
-            self.key = self.key.rotated(piece.len());
-            match self.control.take() {
-                Some(control) if complete => Payload::Owned(control),
-                control => {
-                    self.control = control;
-                    return Ok(None);
-                }
+            let mut control = begun.unwrap_or_else(|| context.pool.take());
+            let room = control.extend(piece.bytes.len(), CONTROL_BYTES_MAX);
+            mask::copy(room, piece.bytes, piece.key);
+            if !piece.is_last {
+                self.rare.get_or_insert_default().control = Some(control);
+                return Ok(None);
             }
+            Payload::Owned(control)
         };
         match opcode {
             Opcode::Ping => {
@@ -871,10 +954,13 @@ impl Endpoint {
     /// Gives pooled buffers back. Called when the connection is over, however it ended.
     pub fn release(&mut self, pool: &mut MessagePool) {
         self.forget_message(pool);
-        if let Some(control) = self.control.take() {
+        let Some(rare) = &mut self.rare else {
+            return;
+        };
+        if let Some(control) = rare.control.take() {
             pool.give_back(control);
         }
-        if let Some(hixie) = &mut self.hixie {
+        if let Some(hixie) = &mut rare.hixie {
             hixie.release(pool);
         }
     }
@@ -886,7 +972,7 @@ impl Endpoint {
         outgoing: Outgoing<'_>,
         context: &mut Context<'_, S>,
     ) -> Result<(), SendError> {
-        match &mut self.hixie {
+        match self.hixie_mut() {
             None => Err(SendError::Closed),
             Some(hixie) => hixie.send(outgoing, &mut context.sink),
         }
@@ -1079,7 +1165,7 @@ impl Endpoint {
             return Err(SendError::ControlTooLong);
         }
         if self.close_sent {
-            return match &mut self.hixie {
+            return match self.hixie_mut() {
                 None => Err(SendError::Closed),
                 // Its close frame has room for neither.
                 Some(hixie) => hixie.close(&mut context.sink),

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::{
     ADOPT_BYTES_MIN, Context, Endpoint, Event, FrameHeader, HEADER_BYTES_MAX, Limits, MaskingKey,
-    MaskingKeys, Opcode, Outgoing, OutgoingPayload, Payload, ProtocolError, Role, Sink, mask,
-    room_for, write_rest,
+    MaskingKeys, Opcode, Outgoing, OutgoingPayload, Payload, Piece, ProtocolError, Role, Sink,
+    deflate_of, mask, room_for, write_rest,
 };
 use crate::proto::deflate::{Agreed, Codec, Session, compressed_bytes_max};
 
@@ -34,12 +34,12 @@ impl Endpoint {
     /// Compresses from here on, as was agreed in the opening handshake.
     pub fn compress(&mut self, codec: &mut Codec, agreed: &Agreed) {
         self.leave(codec);
-        self.deflate = Some(codec.join(self.role, agreed));
+        self.rare.get_or_insert_default().deflate = Some(codec.join(self.role, agreed));
     }
 
     /// Ends what [`compress`](Self::compress) began. Called when the connection is over.
     pub fn leave(&mut self, codec: &mut Codec) {
-        if let Some(session) = self.deflate.take() {
+        if let Some(session) = self.rare.as_mut().and_then(|rare| rare.deflate.take()) {
             codec.leave(&session);
         }
     }
@@ -47,15 +47,17 @@ impl Endpoint {
     /// Whether messages are compressed in both directions.
     #[inline]
     pub const fn is_compressing(&self) -> bool {
-        self.deflate.is_some()
+        match &self.rare {
+            Some(rare) => rare.deflate.is_some(),
+            None => false,
+        }
     }
 
     /// Whether the message in progress is compressed.
     #[inline]
     pub(super) fn is_compressed(&self) -> bool {
-        self.deflate
-            .as_ref()
-            .is_some_and(|session| session.is_compressed)
+        let deflate = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref());
+        deflate.is_some_and(|session| session.is_compressed)
     }
 
     /// The most bytes of payload that the frames of the message in progress may have.
@@ -66,28 +68,29 @@ impl Endpoint {
         limits.message_bytes_max
     }
 
-    /// A piece of a frame of a compressed message. `last`: it completes the message.
+    /// A piece of a frame of a compressed message.
     pub(super) fn compressed_piece<'a, S>(
         &mut self,
-        piece: &'a mut [u8],
-        complete: bool,
-        last: bool,
+        piece: Piece<'a>,
         context: &mut Context<'_, S>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
-        if last && self.message.is_none() {
+        let Piece {
+            bytes,
+            key,
+            remaining,
+            is_last,
+        } = piece;
+        if is_last && self.message.is_none() {
             if self.role == Role::Server {
-                mask::apply(piece, self.key);
+                mask::apply(bytes, key);
             }
-            return self.compressed_complete(piece, context);
+            return self.compressed_complete(bytes, context);
         }
-        if !piece.is_empty() {
-            let room = room_for(&mut self.message, piece.len(), self.remaining, context.pool);
-            mask::copy(room, piece, self.key);
-            if !complete {
-                self.key = self.key.rotated(piece.len());
-            }
+        if !bytes.is_empty() {
+            let room = room_for(&mut self.message, bytes.len(), remaining, context.pool);
+            mask::copy(room, bytes, key);
         }
-        if !last {
+        if !is_last {
             return Ok(None);
         }
         let Some(compressed) = self.message.take() else {
@@ -104,7 +107,9 @@ impl Endpoint {
         context: &mut Context<'_, S>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
         let kind = self.kind.take();
-        let (Some(kind), Some(session), false) = (kind, &mut self.deflate, self.close_sent) else {
+        let (Some(kind), Some(session), false) =
+            (kind, deflate_of(&mut self.rare), self.close_sent)
+        else {
             // Nobody will see it, nor anything that refers to it.
             return Ok(None);
         };
@@ -123,7 +128,7 @@ impl Endpoint {
         fragment_bytes: usize,
         context: &mut Context<'_, S>,
     ) -> bool {
-        let Some(session) = &mut self.deflate else {
+        let Some(session) = deflate_of(&mut self.rare) else {
             return false;
         };
         let payload = outgoing.payload();
