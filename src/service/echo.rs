@@ -30,20 +30,24 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
 pub struct Echo;
 
 /// What a connection is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Route {
     /// Messages come back.
     #[default]
     Echo,
     /// Messages come back as this, whatever they were.
     EchoAs(MessageKind),
-    /// Messages are counted.
-    Sink {
-        /// Messages so far.
-        messages: u64,
-        /// Bytes of payload in them.
-        payload_bytes: u64,
-    },
+    /// Messages are counted. Boxed, so that what echoes does not pay for it while it is idle.
+    Sink(Box<Counted>),
+}
+
+/// What a sink has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Messages so far.
+    pub messages: u64,
+    /// Bytes of payload in them.
+    pub payload_bytes: u64,
 }
 
 impl Service for Echo {
@@ -57,10 +61,7 @@ impl Service for Echo {
     ) -> Result<Route, Refusal> {
         match upgrade.request().path() {
             "/" => echo_route(upgrade.request()),
-            "/sink" => Ok(Route::Sink {
-                messages: 0,
-                payload_bytes: 0,
-            }),
+            "/sink" => Ok(Route::Sink(Box::default())),
             _ => Err(HandshakeError::NotFound.into()),
         }
     }
@@ -85,7 +86,7 @@ impl Service for Echo {
                 let kind = *kind;
                 return echo_as(conn, message, kind);
             }
-            Route::Sink { .. } => return count(conn, message),
+            Route::Sink(_) => return count(conn, message),
         };
         if let Err(error) = sent {
             not_echoed(conn, error);
@@ -145,13 +146,13 @@ fn not_echoed(conn: &mut Conn<'_, Route>, error: SendError) {
 /// Counts a message of the sink, or answers it. Apart, so that the echo is short.
 #[inline(never)]
 fn count(conn: &mut Conn<'_, Route>, message: Message<'_>) {
-    let Route::Sink {
-        messages,
-        payload_bytes,
-    } = conn.state()
-    else {
+    let Route::Sink(counted) = conn.state() else {
         return;
     };
+    let Counted {
+        messages,
+        payload_bytes,
+    } = &mut **counted;
     if message.payload() == b"stats" && message.text().is_some() {
         let stats = format!("{{\"messages\":{messages},\"payload_bytes\":{payload_bytes}}}");
         let _ = conn.send(stats);
