@@ -349,7 +349,7 @@ impl<'a, T> Conn<'a, T> {
     /// cipher suite. `None` on a plain connection.
     #[cfg(feature = "tls")]
     pub fn tls(&self) -> Option<&crate::tls::Session> {
-        self.link.tls.as_ref().map(|tls| tls.session())
+        self.link.rare.tls().map(|tls| tls.session())
     }
 
     /// Whether a close frame was sent or received: nothing can be sent any more.

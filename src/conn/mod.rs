@@ -314,10 +314,17 @@ pub enum Ending {
 pub struct Opening {
     /// Where the head ends.
     pub scanner: HeadScanner,
-    /// The bytes so far, if they span receives. Boxed, because most heads come in one piece.
-    pub head: Option<Box<Vec<u8>>>,
+    /// What it takes beside that. Boxed, because most heads come in one piece and to a server.
+    pub rest: Option<Box<OpeningRest>>,
+}
+
+/// What few opening handshakes need.
+#[derive(Debug, Default)]
+pub struct OpeningRest {
+    /// The bytes so far, if they span receives.
+    pub head: Vec<u8>,
     /// The request that a client sent, to check the response against.
-    pub client: Option<Box<ClientOpening>>,
+    pub client: Option<ClientOpening>,
 }
 
 /// A client's opening handshake that waits for its response.
@@ -330,13 +337,35 @@ pub struct ClientOpening {
 }
 
 impl Opening {
-    /// Nothing has come yet.
-    pub const fn new(client: Option<Box<ClientOpening>>) -> Self {
+    /// A client's request is to come.
+    pub const fn of_server() -> Self {
         Self {
             scanner: HeadScanner::new(),
-            head: None,
-            client,
+            rest: None,
         }
+    }
+
+    /// The response to this request is to come.
+    pub fn of_client(client: ClientOpening) -> Self {
+        let rest = OpeningRest {
+            head: Vec::new(),
+            client: Some(client),
+        };
+        Self {
+            rest: Some(Box::new(rest)),
+            ..Self::of_server()
+        }
+    }
+
+    /// What a client asked for.
+    pub fn client(&self) -> Option<&ClientOpening> {
+        self.rest.as_ref()?.client.as_ref()
+    }
+
+    /// Takes the bytes so far, of which there are none if the head comes in one piece.
+    pub fn take_head(&mut self) -> Vec<u8> {
+        let rest = self.rest.as_mut();
+        rest.map_or_else(Vec::new, |rest| std::mem::take(&mut rest.head))
     }
 }
 
@@ -349,8 +378,8 @@ pub struct Link {
     pub stage: Stage,
     /// What is to be sent next. None while nothing is: an idle connection holds no buffer.
     pub outgoing: Option<Box<SendQueue>>,
-    /// TLS, if there is any: what is outgoing is encrypted there before it is sent.
-    pub tls: Option<Box<Secure>>,
+    /// What is not there for most of them.
+    pub rare: Rare,
     /// Bytes that the ring is sending, unless it does so quietly: those are as good as sent.
     pub sending_bytes: usize,
     /// What this connection adds to the shard's count of queued bytes.
@@ -384,9 +413,55 @@ pub struct Link {
     pub pinged: bool,
     /// The queue was above its high mark: `on_drain` is owed.
     pub drain_owed: bool,
-    /// Why it ends, once it does. The first cause stays.
-    pub cause: Option<Box<CloseCause>>,
 }
+
+/// What a link over plain TCP does without until it ends.
+#[derive(Debug, Default)]
+pub struct Rare(Option<Box<RareParts>>);
+
+#[derive(Debug, Default)]
+struct RareParts {
+    tls: Option<Secure>,
+    cause: Option<CloseCause>,
+}
+
+impl Rare {
+    /// What is outgoing is encrypted there before it is sent.
+    pub fn with_tls(tls: Secure) -> Self {
+        let parts = RareParts {
+            tls: Some(tls),
+            cause: None,
+        };
+        Self(Some(Box::new(parts)))
+    }
+
+    /// TLS, if there is any.
+    #[inline]
+    pub fn tls(&self) -> Option<&Secure> {
+        self.0.as_ref()?.tls.as_ref()
+    }
+
+    /// As [`tls`](Self::tls), to be used.
+    #[inline]
+    pub fn tls_mut(&mut self) -> Option<&mut Secure> {
+        self.0.as_mut()?.tls.as_mut()
+    }
+
+    /// Goes on without TLS.
+    pub fn drop_tls(&mut self) {
+        if let Some(parts) = &mut self.0 {
+            parts.tls = None;
+        }
+    }
+
+    /// Why it ends, once it does. It is not known any more then.
+    pub fn take_cause(&mut self) -> Option<CloseCause> {
+        self.0.as_mut()?.cause.take()
+    }
+}
+
+// An idle connection is little else than this.
+const _: () = assert!(size_of::<Link>() <= 120);
 
 impl Link {
     /// A connection at its beginning.
@@ -395,7 +470,7 @@ impl Link {
             endpoint: Endpoint::new(role),
             stage,
             outgoing: None,
-            tls: None,
+            rare: Rare(None),
             sending_bytes: 0,
             counted_bytes: 0,
             heard_ms: 0,
@@ -412,7 +487,6 @@ impl Link {
             dirty: false,
             pinged: false,
             drain_owed: false,
-            cause: None,
         }
     }
 
@@ -436,11 +510,10 @@ impl Link {
             )
     }
 
-    /// Remembers why the connection ends, unless it is known already.
+    /// Remembers why the connection ends, unless it is known already: the first cause stays.
     pub fn ends(&mut self, cause: CloseCause) {
-        if self.cause.is_none() {
-            self.cause = Some(Box::new(cause));
-        }
+        let parts = self.rare.0.get_or_insert_default();
+        parts.cause.get_or_insert(cause);
     }
 
     /// Keeps a place in the queue for a frame that lies where it was received or put together, if
@@ -512,7 +585,7 @@ impl Link {
 
     /// Puts what is left of a send back: what was written meanwhile follows it.
     pub fn put_back(&mut self, mut queue: Box<SendQueue>, arena: &mut SendArena) {
-        if let Some(tls) = &mut self.tls {
+        if let Some(tls) = self.rare.tls_mut() {
             // Encrypted already.
             return tls.put_back(queue, arena);
         }
@@ -568,9 +641,7 @@ impl Link {
 
     /// Whether the TLS handshake is still to be finished: nothing can be sent before it is.
     pub fn is_securing(&self) -> bool {
-        self.tls
-            .as_ref()
-            .is_some_and(|tls| !tls.session().is_open())
+        self.rare.tls().is_some_and(|tls| !tls.session().is_open())
     }
 
     /// How long ago the peer was last heard of.

@@ -5,7 +5,7 @@
 
 use super::{Shard, acceptor_index, acceptor_key, service::Service};
 use crate::{
-    conn::{Connection, Link, Opening, Secure, Stage},
+    conn::{Connection, Link, Opening, Rare, Secure, Stage},
     proto::Role,
     ring::{Completion, Errno, Operation, Outcome, Ring, errno::AcceptError},
     tls::ServerTls,
@@ -100,10 +100,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Makes an accepted socket a connection.
     fn admit(&mut self, index: usize, socket: R::Socket) {
-        let mut link = Link::new(Role::Server, Stage::Opening(Opening::new(None)));
+        let mut link = Link::new(Role::Server, Stage::Opening(Opening::of_server()));
         if let Some(tls) = &self.acceptors[index].tls {
             match tls.session() {
-                Ok(session) => link.tls = Some(Box::new(Secure::new(session))),
+                Ok(session) => link.rare = Rare::with_tls(Secure::new(session)),
                 Err(error) => {
                     tracing::error!(shard = self.id, %error, "a connection was dropped");
                     return;

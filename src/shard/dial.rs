@@ -6,7 +6,9 @@
 use super::{Shard, service::Service};
 use crate::{
     client::Dial,
-    conn::{ClientOpening, CloseCause, ConnId, Connection, Key, Link, Opening, Secure, Stage},
+    conn::{
+        ClientOpening, CloseCause, ConnId, Connection, Key, Link, Opening, Rare, Secure, Stage,
+    },
     proto::{Role, Sink, handshake::Scheme},
     ring::{Completion, Errno, Operation, Outcome, Ring},
 };
@@ -23,13 +25,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
     pub fn dial(&mut self, dial: Dial) -> Result<ConnId, Errno> {
         self.look_at_clock();
         let url = dial.request.url();
-        let tls = match &dial.tls {
+        let rare = match &dial.tls {
             None if url.scheme() == Scheme::Wss => return Err(Errno::NO_PROTOCOL),
-            None => None,
+            None => Rare::default(),
             Some(tls) => {
                 let session = tls.session(url.host().unwrap_or("localhost"));
                 let session = session.map_err(|_| Errno::INVALID)?;
-                Some(Box::new(Secure::new(session)))
+                Rare::with_tls(Secure::new(session))
             }
         };
         let socket = match dial.from {
@@ -39,7 +41,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut link = Link::new(Role::Client, Stage::Connecting(Box::new(dial.request)));
         link.heard_ms = self.now_ms() as u32;
         link.in_flight = 1;
-        link.tls = tls;
+        link.rare = rare;
         let connection = Connection {
             link,
             socket: Some(socket),
@@ -78,13 +80,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 head.clear();
                 let accept_key = request.encode(self.shared.keys.nonce(), head);
                 link.outbox(&mut self.shared.arena).write(head);
-                let client = Box::new(ClientOpening {
+                link.stage = Stage::Opening(Opening::of_client(ClientOpening {
                     request,
                     accept_key,
-                });
-                link.stage = Stage::Opening(Opening::new(Some(client)));
+                }));
                 // The head waits until TLS is ready for it.
-                if let Some(tls) = &mut link.tls
+                if let Some(tls) = link.rare.tls_mut()
                     && let Err(error) = tls.start(&mut self.shared.arena)
                 {
                     self.tls_failed(key, error);

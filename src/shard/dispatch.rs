@@ -101,7 +101,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
-        if connection.link.tls.is_some() {
+        if connection.link.rare.tls().is_some() {
             // Plaintext is not lent: it goes out encrypted, from a chunk.
             self.received_records(key, lease);
         } else {

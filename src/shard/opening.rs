@@ -41,15 +41,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Stage::Opening(opening) = &mut connection.link.stage else {
             return None;
         };
-        let is_client = opening.client.is_some();
+        let is_client = opening.client().is_some();
         let head_bytes_max = self.shared.config.head_bytes_max;
         let found = match opening.scanner.push(bytes, head_bytes_max) {
             Ok(Some(len)) => len,
             Ok(None) => {
-                opening
-                    .head
-                    .get_or_insert_default()
-                    .extend_from_slice(bytes);
+                let rest = opening.rest.get_or_insert_default();
+                rest.head.extend_from_slice(bytes);
                 return None;
             }
             Err(error) if is_client => {
@@ -64,16 +62,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 return None;
             }
         };
-        let (head, rest_at) = match opening.head.take() {
-            None => (None, found),
-            Some(mut head) => {
-                head.extend_from_slice(&bytes[..found]);
-                (Some(head), found)
-            }
+        let mut gathered = opening.take_head();
+        let head = if gathered.is_empty() {
+            &bytes[..found]
+        } else {
+            gathered.extend_from_slice(&bytes[..found]);
+            &gathered
         };
-        let head = head
-            .as_deref()
-            .map_or(&bytes[..found], |head| head.as_slice());
         let opened = if is_client {
             self.check_answer(key, head)
         } else {
@@ -81,10 +76,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         if !opened {
             // What follows the head may belong to the handshake all the same.
-            let used = self.receive_challenge(key, &bytes[rest_at..])?;
-            return Some(rest_at + used);
+            let used = self.receive_challenge(key, &bytes[found..])?;
+            return Some(found + used);
         }
-        Some(rest_at)
+        Some(found)
     }
 
     /// Takes bytes that follow the head of a hixie-76 handshake. Returns how many of them belong to
@@ -118,7 +113,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(socket) = &connection.socket else {
             return false;
         };
-        let tls = connection.link.tls.as_ref().map(|tls| tls.session());
+        let tls = connection.link.rare.tls().map(|tls| tls.session());
         let peer = Remote::new(self.ring.peer_address(socket), tls);
         let is_secure = peer.is_secure();
         let legacy_hixie76 = self.shared.config.legacy_hixie76;
@@ -277,7 +272,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Stage::Opening(opening) = &connection.link.stage else {
             return false;
         };
-        let Some(client) = &opening.client else {
+        let Some(client) = opening.client() else {
             return false;
         };
         match client

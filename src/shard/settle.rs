@@ -50,7 +50,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.hurries |= link.sending_quietly;
             return;
         }
-        if link.tls.is_some() {
+        if link.rare.tls().is_some() {
             self.flush_records(key);
             return;
         }
@@ -193,7 +193,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let link = &mut connection.link;
         link.stage = Stage::Closed;
-        let cause = link.cause.take();
+        let cause = link.rare.take_cause();
         let shared = &mut self.shared;
         shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
         link.endpoint.release(&mut shared.pool);
@@ -201,7 +201,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if let Some(queue) = link.outgoing.take() {
             shared.arena.retire(queue);
         }
-        if let Some(tls) = &mut link.tls {
+        if let Some(tls) = link.rare.tls_mut() {
             tls.release(&mut shared.arena);
         }
         if let Some(socket) = connection.socket.take() {
@@ -209,7 +209,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.ring.submit_close(socket, key.token(Operation::Close));
         }
         if let Some(state) = connection.state.take() {
-            let cause = cause.map_or(CloseCause::Vanished, |cause| *cause);
+            let cause = cause.unwrap_or(CloseCause::Vanished);
             tracing::debug!(connection = %id, %cause, "connection closed");
             let service = &mut self.service;
             let called = catch_unwind(AssertUnwindSafe(|| service.on_close(id, state, &cause)));
@@ -241,7 +241,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         // Under TLS the peer has its close_notify to send, which a socket that is closed would
         // answer with a reset.
-        let lingers = link.tls.is_some() && !link.stream_ended;
+        let lingers = link.rare.tls().is_some() && !link.stream_ended;
         link.stage = Stage::Finishing(if lingers { Ending::Linger } else { ending });
         self.set_close_deadline(key);
         self.touch(key);
@@ -302,7 +302,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let link = &mut connection.link;
         match &link.stage {
-            Stage::Opening(opening) if opening.client.is_none() && !link.is_securing() => {
+            Stage::Opening(opening) if opening.client().is_none() && !link.is_securing() => {
                 self.shared.counts.timeouts += 1;
                 self.refuse(key, HandshakeError::Timeout.into(), Content::Sent);
             }

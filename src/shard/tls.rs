@@ -34,7 +34,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let link = &mut connection.link;
         let (Some(tls), Stage::Opening(_) | Stage::Challenged(_) | Stage::Open | Stage::Closing) =
-            (&mut link.tls, &link.stage)
+            (link.rare.tls_mut(), &link.stage)
         else {
             return;
         };
@@ -65,7 +65,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let link = &mut connection.link;
         let arena = &mut self.shared.arena;
-        let (Some(tls), Some(socket)) = (&mut link.tls, &connection.socket) else {
+        let (Some(tls), Some(socket)) = (link.rare.tls_mut(), &connection.socket) else {
             return;
         };
         if matches!(link.stage, Stage::Stopping | Stage::Closed) {
@@ -97,7 +97,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.shared.counts.tls_failures += 1;
         if is_server && error.is_plain_http() {
             // In words that it understands.
-            link.tls = None;
+            link.rare.drop_tls();
             self.say_refused(key, &HandshakeError::PlainOnTlsPort);
             self.refuse(key, HandshakeError::PlainOnTlsPort.into(), Content::Sent);
             return;
