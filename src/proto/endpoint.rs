@@ -490,6 +490,18 @@ impl Endpoint {
         }
     }
 
+    /// How long the message in progress will be at least, as far as its frames have said: payload
+    /// bytes that have come and those of its frame that have not. 0 between two messages.
+    #[inline]
+    pub fn announced_bytes(&self) -> u64 {
+        match (&self.message, self.progress) {
+            (Some(message), Progress::Frame { remaining, .. }) => {
+                (message.written().len() as u64).saturating_add(remaining)
+            }
+            _ => 0,
+        }
+    }
+
     /// A server's endpoint right after the opening handshake of [hixie-76](super::hixie). It gives
     /// the same events, except that there are no pings and pongs, and that close frames carry
     /// nothing.

@@ -338,6 +338,11 @@ pub trait Ring {
     /// Gives received memory back to the kernel.
     fn recycle(&mut self, lease: RecvLease);
 
+    /// Receives into half of the memory from now on, or into all of it again. What one turn
+    /// receives of large messages then leaves the cache only once it was sent. A ring with fewer
+    /// than four buffers goes on as ever.
+    fn receive_into_half(&mut self, half: bool);
+
     /// Whether enough receive memory is free for connections that ran out to start again.
     fn recv_ready(&self) -> bool;
 

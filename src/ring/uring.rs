@@ -209,6 +209,9 @@ pub struct Uring {
     knows_quiet: bool,
     incremental: bool,
     recv_ready_at: usize,
+    /// Buffers that the kernel has to do without, and how many of them there should be.
+    kept_back: Vec<u16>,
+    keeps_back: usize,
     in_flight: usize,
     /// Addresses whose connect is queued but not submitted. Boxed, so that they stay put.
     #[expect(
@@ -274,6 +277,8 @@ impl Uring {
             ring: ManuallyDrop::new(ring),
             buffer_ring: ManuallyDrop::new(buffer_ring),
             recv_ready_at: usize::from(buffers).div_ceil(2),
+            kept_back: Vec::new(),
+            keeps_back: 0,
             pool: ManuallyDrop::new(pool),
             sends: ManuallyDrop::new(Vec::new()),
             wake_count: ManuallyDrop::new(Box::new([0; 8])),
@@ -320,6 +325,15 @@ impl Uring {
             }
             self.flush();
         }
+    }
+
+    /// Lets the kernel fill a buffer.
+    #[inline]
+    fn publish(&mut self, buffer: u16) {
+        let address = self.pool.address(buffer);
+        self.buffer_ring
+            .add(buffer, address, self.pool.buffer_bytes());
+        self.buffer_ring.commit();
     }
 
     /// Makes room in a full submission queue.
@@ -783,15 +797,27 @@ impl Ring for Uring {
     #[inline]
     fn recycle(&mut self, lease: RecvLease) {
         if let Some(buffer) = self.pool.release(lease) {
-            let address = self.pool.address(buffer);
-            self.buffer_ring
-                .add(buffer, address, self.pool.buffer_bytes());
-            self.buffer_ring.commit();
+            if self.kept_back.len() < self.keeps_back {
+                self.kept_back.push(buffer);
+            } else {
+                self.publish(buffer);
+            }
+        }
+    }
+
+    fn receive_into_half(&mut self, half: bool) {
+        let buffers = usize::from(self.pool.buffers());
+        self.keeps_back = if half && buffers >= 4 { buffers / 2 } else { 0 };
+        while self.kept_back.len() > self.keeps_back {
+            if let Some(buffer) = self.kept_back.pop() {
+                self.publish(buffer);
+            }
         }
     }
 
     fn recv_ready(&self) -> bool {
-        self.pool.free() >= self.recv_ready_at
+        let free = self.pool.free() - self.kept_back.len();
+        free >= self.recv_ready_at - self.keeps_back / 2
     }
 
     fn in_flight(&self) -> usize {

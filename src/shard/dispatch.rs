@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Shard, TICK, acceptor_index, service::Service};
+use super::{BULK_BYTES, Shard, TICK, acceptor_index, service::Service};
 use crate::{
     conn::{CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, token::SLOTS_MAX},
     proto::{CloseCode, Event, Message, Payload, Role, endpoint::Batch},
@@ -75,6 +75,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 let queue =
                     connection.and_then(|connection| connection.link.outgoing.as_deref_mut());
                 self.shared.lending.settle(&mut self.ring, lease, queue);
+                if let Some(connection) = self.slab.get_mut(key)
+                    && BULK_BYTES.contains(&connection.link.endpoint.announced_bytes())
+                {
+                    self.bulk_received();
+                }
             }
             Outcome::EndOfStream => self.stream_ended(key),
             Outcome::Failed(errno) => match errno.of_transfer() {

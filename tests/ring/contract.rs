@@ -447,6 +447,30 @@ pub fn reset_connections_fail<E: Env>(env: E) {
     driver.finish();
 }
 
+pub fn receiving_into_half_of_the_memory_loses_no_bytes<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let text = pattern(400 * KIB);
+    let mut receiver = Receiver::new(0);
+    let (mut sent, mut bytes) = (0, Vec::new());
+    let mut half = false;
+    while bytes.len() < text.len() {
+        half = !half;
+        driver.ring.receive_into_half(half);
+        sent += peer.write(&text[sent..]);
+        let wanted = (bytes.len() + 30 * KIB).min(sent);
+        receiver.read(&mut driver, &socket, &mut bytes, wanted);
+    }
+    assert!(bytes == text);
+    driver.ring.receive_into_half(false);
+    assert!(driver.ring.recv_ready());
+    peer.shutdown_write();
+    let end = receiver.end(&mut driver, &socket);
+    assert!(matches!(end, Outcome::EndOfStream), "{end:?}");
+    driver.close(socket);
+    driver.finish();
+}
+
 pub fn running_out_of_buffers_loses_no_bytes<E: Env>(env: E) {
     let sizes = Sizes {
         recv_buffers: 4,

@@ -29,6 +29,7 @@ macro_rules! contract {
                 quiet_sends_end_no_wait
                 quiet_sends_wait_for_no_reader
                 receive_memory_waits_for_no_reader
+                receiving_into_half_of_the_memory_loses_no_bytes
                 reset_connections_fail
                 running_out_of_buffers_loses_no_bytes
                 sends_many_pieces_in_order

@@ -276,6 +276,10 @@ impl Side {
 
     fn turn(&mut self, wait: Wait) -> usize {
         self.flush();
+        if self.prng.below(30) == 0 {
+            let half = self.prng.coin();
+            self.ring.receive_into_half(half);
+        }
         self.ring.turn(wait).unwrap();
         let mut completions = 0;
         while let Some(completion) = self.ring.next_completion() {

@@ -130,6 +130,9 @@ pub(super) struct RingState {
     pub(super) pool: RecvPool,
     /// Buffers that the kernel may fill, in the order in which it will.
     pub(super) free: VecDeque<u16>,
+    /// Buffers that are kept from `free`, and how many of them there should be.
+    kept_back: Vec<u16>,
+    keeps_back: usize,
     pub(super) incremental: bool,
     pub(super) waker: Waker,
     pub(super) turn: u64,
@@ -174,6 +177,8 @@ impl Kernel {
             ready: VecDeque::new(),
             free: (0..pool.buffers()).collect(),
             pool,
+            kept_back: Vec::new(),
+            keeps_back: 0,
             incremental,
             waker: Waker::new(None),
             turn: 0,
@@ -208,8 +213,9 @@ impl Kernel {
     }
 
     pub(super) fn recv_ready(&self, ring: usize) -> bool {
-        let pool = &self.rings[ring].pool;
-        pool.free() >= usize::from(pool.buffers()).div_ceil(2)
+        let state = &self.rings[ring];
+        let enough = usize::from(state.pool.buffers()).div_ceil(2) - state.keeps_back / 2;
+        state.pool.free() - state.kept_back.len() >= enough
     }
 
     pub(super) fn split(
@@ -224,8 +230,23 @@ impl Kernel {
     pub(super) fn recycle(&mut self, ring: usize, lease: RecvLease) {
         let ring = &mut self.rings[ring];
         if let Some(buffer) = ring.pool.release(lease) {
-            ring.free.push_back(buffer);
+            if ring.kept_back.len() < ring.keeps_back {
+                self.faults.marks.reach(Mark::BufferKeptBack);
+                ring.kept_back.push(buffer);
+            } else {
+                ring.free.push_back(buffer);
+            }
         }
+    }
+
+    pub(super) fn receive_into_half(&mut self, ring: usize, half: bool) {
+        let ring = &mut self.rings[ring];
+        let buffers = usize::from(ring.pool.buffers());
+        ring.keeps_back = if half && buffers >= 4 { buffers / 2 } else { 0 };
+        let back = ring
+            .kept_back
+            .split_off(ring.keeps_back.min(ring.kept_back.len()));
+        ring.free.extend(back);
     }
 
     fn recycle_all(&mut self, ring: usize, queue: SendQueue) {

@@ -56,6 +56,8 @@ named! {
         /// [`Knob::SmallWindow`] acted.
         SmallWindow,
 
+        /// A receive buffer was kept back: large messages were on the way.
+        BufferKeptBack,
         /// A cancel ended its target.
         CancelHit,
         /// A cancel found nothing, without any knob: its target was over or never was.

@@ -390,6 +390,10 @@ impl Ring for SimRing {
         self.shared.borrow_mut().recycle(self.id, lease);
     }
 
+    fn receive_into_half(&mut self, half: bool) {
+        self.shared.borrow_mut().receive_into_half(self.id, half);
+    }
+
     fn recv_ready(&self) -> bool {
         self.shared.borrow().recv_ready(self.id)
     }
