@@ -48,6 +48,7 @@
 //! | `conn` | proto, tls, the ring's trait | threads, listeners, a concrete ring |
 //! | `shard` | conn, tls, the ring's trait | concrete services, the command line |
 //! | [`service`] | [`Service`], [`Conn`], proto's vocabulary | ring, tokens, buffers |
+//! | `aio` | conn, tls, the ring's clock and addresses | concrete services, a concrete ring |
 //! | `server`, [`client`] | all | parsing, buffers |
 //!
 //! `tests/tidy.rs` reads every file and fails where an edge is not in the table.
@@ -57,6 +58,8 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "aio")]
+pub mod aio;
 pub mod client;
 pub mod proto;
 pub mod service;

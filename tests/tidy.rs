@@ -71,6 +71,18 @@ const LAYERS: &[Layer] = &[
             ("ring::sim", CONCRETE_RING),
         ],
     },
+    // It drives connections as a shard does, on another loop.
+    Layer {
+        name: "aio",
+        may_use: &[
+            "conn", "proto", "ring", "config", "tls", "shard", "server", "client", PUBLIC,
+        ],
+        except: &[
+            ("ring::uring", CONCRETE_RING),
+            ("ring::Uring", CONCRETE_RING),
+            ("ring::sim", CONCRETE_RING),
+        ],
+    },
     Layer {
         name: "service",
         may_use: &["proto", PUBLIC],
@@ -94,7 +106,7 @@ const CLOCKS: &[&str] = &["Instant::now", "SystemTime::now", "clock_gettime"];
 const CLOCK_PLACES: &[(&str, &str)] = &[
     ("src/ring/", "the ring is the clock"),
     (
-        "src/shard/mod.rs",
+        "src/conn/date.rs",
         "the Date header tells the time of day, once a second",
     ),
 ];

@@ -6,8 +6,8 @@
 use super::{Shard, service::Service};
 use crate::{
     client::Dial,
-    conn::{ClientOpening, CloseCause, ConnId, Connection, Key, Link, Opening, Secure, Stage},
-    proto::{Role, Sink, handshake::Scheme},
+    conn::{CloseCause, ConnId, Connection, Key, Link, Secure, Stage},
+    proto::{Role, handshake::Scheme},
     ring::{Completion, Errno, Operation, Outcome, Ring},
 };
 
@@ -74,15 +74,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             std::mem::replace(&mut link.stage, Stage::Stopping),
         ) {
             (Outcome::Done, Stage::Connecting(request)) => {
-                let head = &mut self.shared.scratch;
-                head.clear();
-                let accept_key = request.encode(self.shared.keys.nonce(), head);
-                link.outbox(&mut self.shared.arena).write(head);
-                let client = Box::new(ClientOpening {
-                    request,
-                    accept_key,
-                });
-                link.stage = Stage::Opening(Opening::new(Some(client)));
+                link.ask(request, &mut self.shared);
                 // The head waits until TLS is ready for it.
                 if let Some(tls) = &mut link.tls
                     && let Err(error) = tls.start(&mut self.shared.arena)

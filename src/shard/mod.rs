@@ -27,11 +27,7 @@ mod settle;
 pub mod stats;
 mod tls;
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use accept::Acceptor;
 use mailbox::{Command, Mailbox, Postbox, mailbox};
@@ -65,28 +61,6 @@ const TURN_COMPLETIONS_MAX: usize = 128;
 /// connections need some: 4 % of the CPU of an echo of 16 KiB with 64 connections.
 const TURN_BYTES_MAX: usize = 128 * 1024;
 
-/// The seconds of a `Date` header, put into words once each.
-#[derive(Debug, Default)]
-struct DateText {
-    until: Time,
-    text: String,
-}
-
-impl DateText {
-    fn at(&mut self, now: Time) -> &str {
-        if now >= self.until {
-            let date = SystemTime::now();
-            let into_second = date
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or(Duration::ZERO)
-                .subsec_millis();
-            self.until = now.plus_ms(u64::from(1000 - into_second));
-            self.text = httpdate::fmt_http_date(date);
-        }
-        &self.text
-    }
-}
-
 /// One core's loop: a ring, a service, and the connections between them.
 pub struct Shard<R: Ring, S: Service> {
     ring: R,
@@ -106,7 +80,6 @@ pub struct Shard<R: Ring, S: Service> {
     mailbox: Mailbox,
     postbox: Postbox,
     stats: Arc<Stats>,
-    date: DateText,
     /// Plaintext of the records that are being looked at, for all TLS connections.
     plain: Vec<u8>,
     /// Until then nothing is said of peers that do not get as far as a service.
@@ -157,7 +130,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
             mailbox,
             postbox,
             stats: Arc::new(Stats::default()),
-            date: DateText::default(),
             plain: Vec::new(),
             silent_until: now,
             now,

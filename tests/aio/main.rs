@@ -1,0 +1,3 @@
+//! The async API, over real sockets.
+
+mod echo;
