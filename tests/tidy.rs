@@ -85,7 +85,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "service",
-        may_use: &["proto", PUBLIC],
+        may_use: &["proto", "aio", PUBLIC],
         except: &[],
     },
 ];
