@@ -456,9 +456,15 @@ impl Connection {
     pub fn drop_half(self: &Rc<Self>) {
         self.halves.set(self.halves.get() - 1);
         if self.halves.get() == 0 {
-            let code = CloseCode::NORMAL_CLOSURE;
+            let (code, cause) = if std::thread::panicking() {
+                let code = CloseCode::INTERNAL_ERROR;
+                (code, CloseCause::ServicePanicked)
+            } else {
+                let code = CloseCode::NORMAL_CLOSURE;
+                (code, CloseCause::Application(code))
+            };
             // It is closing already, as most often.
-            let _ = self.close(code, "", CloseCause::Application(code));
+            let _ = self.close(code, "", cause);
         }
     }
 }

@@ -95,6 +95,17 @@ impl Input {
         self.held.take()
     }
 
+    /// Has messages come in pieces from here on. Returns the first piece, if there is one already.
+    pub fn begin_pieces(&mut self, connection: &Connection) -> Option<Found> {
+        let link = &mut *connection.link.borrow_mut();
+        let (kind, gathered) = link.endpoint.hand_out_pieces(true)?;
+        let state = &mut *connection.local.state.borrow_mut();
+        if let Some(held) = self.held.replace(gathered) {
+            state.shared.pool.give_back(held);
+        }
+        Some(Found::Held(kind))
+    }
+
     /// The next message; `None` when there will be none.
     pub fn poll_event(
         &mut self,
@@ -211,7 +222,7 @@ impl Input {
             match event? {
                 Event::Message { kind, payload } => {
                     let counts = &mut state.shared.counts;
-                    counts.messages_received += 1;
+                    counts.messages_received += u64::from(!link.endpoint.is_in_message());
                     counts.payload_bytes_received += payload.len() as u64;
                     return Some(match payload {
                         Payload::Borrowed(Framed { header_len, frame }) => Found::Received {

@@ -101,13 +101,12 @@ impl Connection {
         };
         let mut sent = 0;
         if link.queued_bytes() == 0 && matches!(link.stage, Stage::Open) {
-            let slices = pieces.map(IoSlice::new);
-            let slices = match pieces[0].is_empty() {
-                true => &slices[1..],
-                false => &slices[..],
+            let offered = match pieces {
+                [[], piece] => self.socket.send_piece(piece),
+                pieces => self.socket.send_pieces(&pieces.map(IoSlice::new)),
             };
             // Whatever is wrong shows again when the rest is sent.
-            sent = self.socket.send_pieces(slices).unwrap_or(0);
+            sent = offered.unwrap_or(0);
         }
         if sent == pieces[0].len() + pieces[1].len() {
             state.shared.counts.messages_sent_in_place += 1;

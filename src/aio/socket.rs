@@ -141,6 +141,9 @@ impl Socket {
     ///
     /// `EAGAIN` when it has none, and whatever else `sendmsg(2)` said.
     pub fn send(&self, queue: &SendQueue) -> Result<usize, Sys> {
+        if let Some(piece) = queue.only_piece() {
+            return self.send_piece(piece);
+        }
         let mut slices = [IoSlice::new(&[]); PIECES_MAX];
         let mut count = 0;
         for (slice, piece) in slices.iter_mut().zip(queue.pieces()) {
@@ -157,13 +160,23 @@ impl Socket {
     /// As `send`.
     pub fn send_pieces(&self, pieces: &[IoSlice<'_>]) -> Result<usize, Sys> {
         loop {
-            let sent = match pieces {
-                [piece] => send(self.fd.get_ref(), piece, SEND_FLAGS),
-                _ => {
-                    let mut control = SendAncillaryBuffer::default();
-                    sendmsg(self.fd.get_ref(), pieces, &mut control, SEND_FLAGS)
-                }
-            };
+            let mut control = SendAncillaryBuffer::default();
+            let sent = sendmsg(self.fd.get_ref(), pieces, &mut control, SEND_FLAGS);
+            if sent != Err(Sys::INTR) {
+                return sent;
+            }
+        }
+    }
+
+    /// As [`send`](Self::send), of bytes in one piece.
+    ///
+    /// # Errors
+    ///
+    /// As `send`.
+    #[inline]
+    pub fn send_piece(&self, piece: &[u8]) -> Result<usize, Sys> {
+        loop {
+            let sent = send(self.fd.get_ref(), piece, SEND_FLAGS);
             if sent != Err(Sys::INTR) {
                 return sent;
             }

@@ -19,7 +19,7 @@ impl Stream for Reader {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<OwnedMessage>> {
         let this = self.get_mut();
-        let found = ready!(this.input.poll_event(&this.connection, context));
+        let found = ready!(this.poll_whole(context));
         Poll::Ready(found.map(|found| this.owned(&found)))
     }
 }

@@ -2,13 +2,19 @@
 //!
 //! Knows: what an application may do with an open connection. Refuses to know: how it is done.
 
-use std::{fmt, future::poll_fn, rc::Rc};
+use std::{
+    fmt,
+    future::poll_fn,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
 
 use bytes::Bytes;
 
 use super::{
     connection::Connection,
     input::{Found, Input},
+    pieces::MessagePieces,
 };
 use crate::{
     CloseCause, CloseCode, Message, MessageKind, PeerAddress, SendError, Version,
@@ -83,6 +89,19 @@ pub struct WebSocket {
 pub struct Reader {
     pub(super) connection: Rc<Connection>,
     pub(super) input: Input,
+    /// Messages come in pieces, and part of one may have been handed out.
+    pub(super) pieces: Pieces,
+}
+
+/// How the next message comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pieces {
+    /// Whole.
+    Off,
+    /// In pieces, none of which was handed out.
+    Wanted,
+    /// In pieces, some of which were.
+    Begun,
 }
 
 /// The half of a [`WebSocket`] that sends. It can be cloned, for tasks of the same thread.
@@ -97,7 +116,11 @@ impl WebSocket {
             writer: Writer {
                 connection: connection.clone(),
             },
-            reader: Reader { connection, input },
+            reader: Reader {
+                connection,
+                input,
+                pieces: Pieces::Off,
+            },
         }
     }
 
@@ -124,6 +147,11 @@ impl WebSocket {
     /// As `next`.
     pub async fn next_owned(&mut self) -> Option<OwnedMessage> {
         self.reader.next_owned().await
+    }
+
+    /// The next message, piece by piece as it comes: see [`Reader::next_in_pieces`].
+    pub async fn next_in_pieces(&mut self) -> Option<MessagePieces<'_>> {
+        self.reader.next_in_pieces().await
     }
 
     /// Sends a message: a `&str` or `String` as text, bytes as binary, a received [`Message`] as
@@ -242,13 +270,50 @@ impl WebSocket {
 impl Reader {
     /// As [`WebSocket::next`].
     pub async fn next(&mut self) -> Option<Message<'_>> {
-        let found = poll_fn(|context| self.input.poll_event(&self.connection, context)).await?;
+        let found = poll_fn(|context| self.poll_whole(context)).await?;
         Some(self.input.message(&found))
+    }
+
+    /// The next whole message, after what is left of one in pieces.
+    pub(super) fn poll_whole(&mut self, context: &mut Context<'_>) -> Poll<Option<Found>> {
+        loop {
+            let pieces = self.pieces;
+            if pieces == Pieces::Wanted || pieces == Pieces::Begun && !self.is_in_message() {
+                self.end_pieces();
+            }
+            let found = ready!(self.input.poll_event(&self.connection, context));
+            if self.pieces == Pieces::Off || found.is_none() {
+                return Poll::Ready(found);
+            }
+        }
+    }
+
+    /// The next message, piece by piece as it comes: for messages that are too long to be put
+    /// together. `message_bytes_max` does not apply to it. `None` once there will be none.
+    ///
+    /// When what this returns is dropped before its end, the rest of the message is thrown away. A
+    /// compressed message comes in one piece, and has to be within the limits.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`next`](Self::next).
+    pub async fn next_in_pieces(&mut self) -> Option<MessagePieces<'_>> {
+        MessagePieces::begin(self).await
+    }
+
+    pub(super) fn is_in_message(&self) -> bool {
+        self.connection.link.borrow().endpoint.is_in_message()
+    }
+
+    pub(super) fn end_pieces(&mut self) {
+        self.pieces = Pieces::Off;
+        let link = &mut *self.connection.link.borrow_mut();
+        link.endpoint.hand_out_pieces(false);
     }
 
     /// As [`WebSocket::next_owned`].
     pub async fn next_owned(&mut self) -> Option<OwnedMessage> {
-        let found = poll_fn(|context| self.input.poll_event(&self.connection, context)).await?;
+        let found = poll_fn(|context| self.poll_whole(context)).await?;
         Some(self.owned(&found))
     }
 
