@@ -85,7 +85,8 @@ mod tests {
         assert_eq!((buffers.small.len(), buffers.large.len()), (KEPT_MAX, 1));
         buffers.small.pop();
         buffers.give_back(first);
-        assert_eq!(buffers.take(false).as_ptr(), address);
+        let next = buffers.take(false);
+        assert_eq!(next.as_ptr(), address);
     }
 
     fn buffers_large(buffers: &mut Buffers) -> Vec<u8> {

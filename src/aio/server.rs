@@ -268,7 +268,7 @@ impl Builder {
             }
             return Err(match failed {
                 Some(errno) => {
-                    StartError::Unavailable(Box::new(Unavailable::from_setup_errno(errno)))
+                    StartError::Unavailable(Box::new(Unavailable::from_runtime_errno(errno)))
                 }
                 None => StartError::ShardPanicked,
             });
