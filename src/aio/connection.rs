@@ -491,8 +491,7 @@ impl Drop for Connection {
         link.endpoint.release(&mut shared.pool);
         link.endpoint.leave(&mut shared.codec);
         link.release_queues(&mut shared.arena);
-        state.wheel.clear(self.key.slot);
-        state.slab.remove(self.key);
+        self.local.leave(state, self.key);
         self.local.counted(Time::monotonic_coarse());
     }
 }

@@ -301,7 +301,8 @@ impl Input {
     ) -> Option<Received> {
         let large = self.wants_large;
         let is_secure = link.tls.is_some();
-        if is_secure != self.is_plaintext || self.bytes.len() < SMALL_BYTES {
+        let is_small = self.bytes.len() <= SMALL_BYTES && large;
+        if is_secure != self.is_plaintext || is_small {
             self.give_back_to(state);
         }
         self.is_plaintext = is_secure;

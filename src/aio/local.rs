@@ -24,7 +24,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Sleep, sleep};
+use tokio::{
+    sync::Notify,
+    time::{Sleep, sleep},
+};
 
 use super::{buffers::Buffers, connection::Connection};
 use crate::{
@@ -127,6 +130,8 @@ pub struct Local {
     /// What the keeper's timer is set to.
     armed: Cell<Option<Time>>,
     publish_at: Cell<Option<Time>>,
+    /// A connection is gone: there is room for another, or none is left.
+    pub left: Notify,
     /// The runtime ends: no more tasks.
     over: Cell<bool>,
 }
@@ -155,6 +160,7 @@ impl Local {
             keeper: RefCell::default(),
             armed: Cell::new(None),
             publish_at: Cell::new(None),
+            left: Notify::new(),
             over: Cell::new(false),
         });
         tokio_uring::spawn(keep(Rc::downgrade(&local)));
@@ -253,6 +259,13 @@ impl Local {
             .into_iter()
             .filter_map(|key| slab.get_mut(key)?.upgrade())
             .collect()
+    }
+
+    /// Takes a connection out of the table.
+    pub fn leave(&self, state: &mut State, key: Key) {
+        state.wheel.clear(key.slot);
+        state.slab.remove(key);
+        self.left.notify_waiters();
     }
 
     /// Puts a connection into the table.

@@ -232,7 +232,7 @@ impl Builder {
                     }
                     .make_current();
                     let handler = Rc::new(handler(id as u16));
-                    let listening = threads::listen(&local, sockets);
+                    let listening = threads::listen(sockets);
                     let listening = match listening {
                         Ok(listening) => listening,
                         Err(errno) => {

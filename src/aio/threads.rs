@@ -3,7 +3,6 @@
 //! Knows: listeners, tasks, and the order in which a thread ends. Refuses to know: frames.
 
 use std::{
-    cell::Cell,
     future::poll_fn,
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -47,10 +46,7 @@ pub struct Listening {
 /// # Errors
 ///
 /// What the kernel said.
-pub fn listen(
-    _local: &Rc<Local>,
-    sockets: Vec<(OwnedFd, Option<ServerTls>)>,
-) -> Result<Vec<Listening>, Errno> {
+pub fn listen(sockets: Vec<(OwnedFd, Option<ServerTls>)>) -> Result<Vec<Listening>, Errno> {
     let registered = sockets.into_iter().map(|(socket, tls)| {
         let acceptor = Acceptor::new(socket)?;
         Ok(Listening { acceptor, tls })
@@ -80,8 +76,8 @@ pub async fn serve<H: Handler>(
     }
     go_away(&local);
     let gone = async {
-        while local.state.borrow().slab.len() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        while !local.state.borrow().slab.is_empty() {
+            local.left.notified().await;
         }
     };
     let drained = tokio::time::timeout(Duration::from_millis(drain_timeout_ms), gone).await;
@@ -113,9 +109,12 @@ fn go_away(local: &Rc<Local>) {
 async fn accept_all<H: Handler>(local: Rc<Local>, listening: Listening, handler: Rc<H>) {
     let mut in_a_row = 0;
     loop {
-        while is_full(&local) {
+        if is_full(&local) {
+            tracing::warn!("shard_connections_max is reached: accepting pauses");
             local.state.borrow_mut().shared.counts.accept_pauses += 1;
-            tokio::time::sleep(RETRY_AFTER).await;
+            while is_full(&local) {
+                local.left.notified().await;
+            }
         }
         match poll_fn(|context| listening.acceptor.poll_accept(context)).await {
             Ok(fd) => {
@@ -172,7 +171,6 @@ async fn run<H: Handler>(connection: Rc<Connection>, handler: Rc<H>) {
     Serving {
         connection: &connection,
         future: std::pin::pin!(serving),
-        panicked: Cell::new(false),
     }
     .await;
 }
@@ -181,7 +179,6 @@ async fn run<H: Handler>(connection: Rc<Connection>, handler: Rc<H>) {
 struct Serving<'a, F> {
     connection: &'a Rc<Connection>,
     future: Pin<&'a mut F>,
-    panicked: Cell<bool>,
 }
 
 impl<F: Future<Output = ()>> Future for Serving<'_, F> {
@@ -195,7 +192,6 @@ impl<F: Future<Output = ()>> Future for Serving<'_, F> {
         match polled {
             Ok(polled) => polled,
             Err(_) => {
-                this.panicked.set(true);
                 panicked(this.connection);
                 Poll::Ready(())
             }

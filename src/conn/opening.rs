@@ -48,7 +48,7 @@ pub struct Opening {
     /// Where the head ends.
     scanner: HeadScanner,
     /// The bytes so far, if they span receives. Boxed, because most heads come in one piece.
-    head: Option<Box<Vec<u8>>>,
+    pub head: Option<Box<Vec<u8>>>,
     /// The request that a client sent, to check the response against.
     pub client: Option<Box<ClientOpening>>,
 }
@@ -62,6 +62,9 @@ pub struct ClientOpening {
     pub accept_key: [u8; 28],
 }
 
+/// A head, and how many of the bytes that came last belong to it.
+pub type WholeHead<'b> = (Cow<'b, [u8]>, usize);
+
 impl Opening {
     /// Nothing has come yet.
     pub const fn new(client: Option<Box<ClientOpening>>) -> Self {
@@ -72,7 +75,7 @@ impl Opening {
         }
     }
 
-    /// Takes bytes of a head. Once it is whole: the head, and how many of these bytes belong to it.
+    /// Takes bytes of a head. Returns it once it is whole.
     ///
     /// # Errors
     ///
@@ -81,7 +84,7 @@ impl Opening {
         &mut self,
         bytes: &'b [u8],
         head_bytes_max: usize,
-    ) -> Result<Option<(Cow<'b, [u8]>, usize)>, HandshakeError> {
+    ) -> Result<Option<WholeHead<'b>>, HandshakeError> {
         let Some(found) = self.scanner.push(bytes, head_bytes_max)? else {
             self.head.get_or_insert_default().extend_from_slice(bytes);
             return Ok(None);

@@ -426,16 +426,16 @@ impl MessagePool {
 
     /// Ends the use of a buffer whose memory is the caller's from here on: the payload, without a
     /// copy.
-    pub fn give_away(&mut self, buffer: Box<MessageBuffer>) -> Bytes {
-        self.out -= 1;
+    pub fn give_away(&mut self, mut buffer: Box<MessageBuffer>) -> Bytes {
         let end = HEADROOM_BYTES + buffer.len;
-        let mut bytes = buffer.bytes;
+        let mut bytes = mem::take(&mut buffer.bytes);
+        self.give_back(buffer);
         bytes.truncate(end);
         let mut bytes = Bytes::from(bytes);
-        if bytes.len() < HEADROOM_BYTES {
-            return Bytes::new();
+        match bytes.len() {
+            len if len < HEADROOM_BYTES => Bytes::new(),
+            _ => bytes.split_off(HEADROOM_BYTES),
         }
-        bytes.split_off(HEADROOM_BYTES)
     }
 
     /// Takes a buffer whose memory goes its own way: returns that, and where in it the frame lies
