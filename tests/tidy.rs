@@ -857,7 +857,7 @@ fn clocks_are_found_outside_of_their_places() {
         assert_eq!(found(clocks, "src/conn/mod.rs", &text).len(), 1, "{call}");
         assert_eq!(found(clocks, "src/conn/mod.rs", &text)[0].0, 2);
         assert_eq!(found(clocks, "src/ring/uring.rs", &text), []);
-        assert_eq!(found(clocks, "src/shard/mod.rs", &text), []);
+        assert_eq!(found(clocks, "src/conn/date.rs", &text), []);
         assert_eq!(found(clocks, "src/shard/accept.rs", &text).len(), 1);
     }
     assert_eq!(found(clocks, "src/conn/mod.rs", "// Instant::now()"), []);

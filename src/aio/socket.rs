@@ -192,7 +192,7 @@ impl Socket {
         self.fd.writable().await
     }
 
-    /// Turns Nagle's delay off, if it is a socket that has it: what is sent together is put together
+    /// Turns the delay of Nagle off, if the socket has it: what is sent together is put together
     /// here.
     pub fn send_at_once(&self) {
         let _ = sockopt::set_tcp_nodelay(self.fd.get_ref(), true);

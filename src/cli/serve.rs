@@ -30,7 +30,7 @@ pub struct Args {
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: TlsArgs,
-    /// What serves: shards on rings of their own, or the async API on tokio-uring, for comparison and
+    /// What serves: shards on rings of their own, or the async API on tokio-uring, to compare and
     /// for kernels from 5.15 on
     #[arg(long, value_enum, value_name = "ENGINE", default_value = "shard")]
     engine: Engine,
