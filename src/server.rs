@@ -3,7 +3,7 @@
 //! Knows: threads, processors, addresses. Refuses to know: frames, buffers, what a service does.
 
 use std::{
-    fmt, io,
+    fmt, future, io,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
 };
@@ -361,10 +361,35 @@ impl Handle {
         self.post(id, Command::Close(id.key(), code, reason.into()))
     }
 
-    fn post(&self, id: ConnId, command: Command) -> Result<(), HandleError> {
+    /// As [`send`](Self::send), but waits while the shard's mailbox is full. Dropped before it is
+    /// done, it has sent nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError::Stopped`].
+    pub async fn send_when_room<'m>(
+        &self,
+        id: ConnId,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), HandleError> {
+        let message = message.into().into_owned();
+        loop {
+            match self.post(id, Command::Send(id.key(), message.clone())) {
+                Err(HandleError::MailboxFull) => {}
+                posted => return posted,
+            }
+            let postbox = self.postbox(id)?;
+            future::poll_fn(|context| postbox.poll_room(context)).await;
+        }
+    }
+
+    fn postbox(&self, id: ConnId) -> Result<&Postbox, HandleError> {
         let postbox = self.inner.postboxes.get(usize::from(id.shard()));
-        postbox
-            .ok_or(HandleError::Stopped)?
+        postbox.ok_or(HandleError::Stopped)
+    }
+
+    fn post(&self, id: ConnId, command: Command) -> Result<(), HandleError> {
+        self.postbox(id)?
             .post(command)
             .map_err(|error| match error {
                 PostError::Full => HandleError::MailboxFull,
