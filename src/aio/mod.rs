@@ -56,6 +56,8 @@
 //! Knows: the same protocol core, limits and counts as the shard engine, behind futures. Refuses to
 //! know: services, and a ring of its own.
 
+pub mod bridge;
+
 mod buffers;
 mod connection;
 mod entry;

@@ -12,6 +12,8 @@ mod common;
 mod host;
 mod peer;
 
+#[cfg(feature = "aio")]
+mod async_bridge;
 mod backpressure;
 mod binary;
 mod closing;
