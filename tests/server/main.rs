@@ -21,6 +21,8 @@ mod compress;
 mod deadlines;
 mod descriptors;
 mod encoding;
+#[cfg(feature = "aio")]
+mod examples;
 mod frames;
 mod handle;
 mod hixie;
