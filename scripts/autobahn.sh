@@ -4,12 +4,13 @@
 # and may be informational; NON-STRICT, UNIMPLEMENTED and a wrong close are failures like any other.
 #
 #   scripts/autobahn.sh [--url ws://127.0.0.1:9001/] [--cases quick|full|1.*,7.7.1] [--report DIR]
-#                       [--tls]
+#                       [--tls] [--engine shard|tokio-uring]
 #
 # Without --cases: groups 1 to 7, 9 and 10 whole. quick leaves out most round trip cases of group 9,
 # full adds groups 12 and 13 (permessage-deflate), which take seven minutes. The server is started with
 # --compress; no case of the other groups offers it; with --tls over wss://, with a certificate that
-# openssl makes. The report goes to target/autobahn by default, or to target/autobahn-tls.
+# openssl makes; on the engine of --engine. The report goes to target/autobahn by default, with -tls
+# and the engine behind it.
 #
 # The suite is fetched from PyPI once, by version and hash, into .cache/autobahn. That needs Python
 # 3.11 or newer with venv (Debian: apt install python3-venv); PYTHON names another interpreter.
@@ -31,6 +32,7 @@ cases=default
 report=
 server=
 tls=
+engine=
 
 cannot() {
     echo "autobahn: $*" >&2
@@ -44,7 +46,7 @@ usage() {
 parse_arguments() {
     while (($# > 0)); do
         case $1 in
-            --url | --cases | --report)
+            --url | --cases | --report | --engine)
                 (($# > 1)) || cannot "$1 needs a value; see --help"
                 printf -v "${1#--}" '%s' "$2"
                 shift 2
@@ -60,7 +62,7 @@ parse_arguments() {
             *) cannot "unknown argument $1; see --help" ;;
         esac
     done
-    report=${report:-$target/autobahn${tls:+-tls}}
+    report=${report:-$target/autobahn${tls:+-tls}${engine:+-$engine}}
     mkdir -p "$report" || cannot "the report directory $report cannot be made"
 }
 
@@ -111,7 +113,7 @@ start_server() {
         listen=(--tls-listen 127.0.0.1:0 --tls-cert "$report/certificates/server.pem"
             --tls-key "$report/certificates/server.key")
     fi
-    "$target/release/ringwire" serve "${listen[@]}" --compress \
+    "$target/release/ringwire" serve "${listen[@]}" --compress --engine "${engine:-shard}" \
         >"$report/server.stdout" 2>"$report/server.stderr" &
     server=$!
     trap stop_server_now EXIT

@@ -14,13 +14,13 @@ four fifths of the slowest server's maximum. benches/README.md tells how to read
 
   --workload NAME,...  what to measure (default: all); the names are in scripts/peers/workloads.py
   --servers NAME,...   which to compare (default: all that can be built or installed here):
-                       ringwire, floor_ring, floor_epoll, tokio_uring, fastwebsockets,
-                       tokio_websockets, tokio_tungstenite, bun, ws, libwebsockets
+                       ringwire, ringwire_aio, floor_ring, floor_epoll, tokio_uring,
+                       fastwebsockets, tokio_websockets, tokio_tungstenite, bun, ws, libwebsockets
   --rounds N           how often each is measured (default 3)
   --seconds S          how long each time (default 1)
   --no-open-loop       leave out the latency at fixed rates, which takes half of the time
   --sleep              let the generator sleep while it waits; the server pays for waking it then
-  --quick              two rounds of 0.3 s of the workloads that have goals: about three minutes
+  --quick              two rounds of 0.3 s of the workloads that have goals: about four minutes
                        instead of half an hour
   --smoke              whether all of it works, within a minute: one round of 0.2 s of a few
                        workloads with ringwire and the floors, and those peers in Rust that are
@@ -45,7 +45,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/server.sh"
 # shellcheck source=SCRIPTDIR/loadgen/lib.sh disable=SC1091
 source "$(dirname "${BASH_SOURCE[0]}")/loadgen/lib.sh"
 
-FLOORS=ringwire,floor_ring,floor_epoll
+OWN_AND_FLOORS=ringwire,ringwire_aio,floor_ring,floor_epoll
 BUILT_BY_CARGO=tokio_uring,fastwebsockets,tokio_websockets,tokio_tungstenite
 INSTALLED=bun,ws,libwebsockets
 PEERS=$ROOT/benches/peers
@@ -111,7 +111,7 @@ built=${CARGO_TARGET_DIR:-$PEERS/target}/release
 asked=$servers
 features=()
 if [ -z "$servers" ]; then
-  servers=$FLOORS
+  servers=$OWN_AND_FLOORS
   if [ "$mode" != smoke ]; then
     servers=$servers,$BUILT_BY_CARGO,$INSTALLED
   elif [ -x "$built/fastwebsockets" ]; then
@@ -174,6 +174,11 @@ add_server() {
       version=$("$binary" --version | head -n 1)
       server ringwire "$version" ringwire \
         "$binary" serve --listen 127.0.0.1:0 --shards 1
+      ;;
+    ringwire_aio)
+      version=$("$binary" --version | head -n 1)
+      server ringwire_aio "$version, async on tokio-uring" ringwire \
+        "$binary" serve --engine tokio-uring --listen 127.0.0.1:0 --shards 1
       ;;
     floor_ring) server floor_ring "raw TCP on ringwire's ring" floor "$built/floor_ring" ;;
     floor_epoll) server floor_epoll "raw TCP on epoll" floor "$built/floor_epoll" ;;

@@ -18,6 +18,7 @@ step() {
 step cargo fmt --all --check
 step cargo fmt --manifest-path benches/peers/Cargo.toml --check
 step cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
+step cargo clippy --quiet --all-targets --no-default-features -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --quiet --workspace --no-deps
 step cargo test --quiet --test tidy
 if command -v shellcheck >/dev/null; then

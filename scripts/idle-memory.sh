@@ -5,7 +5,7 @@ set -euo pipefail
 usage() {
   cat <<'END'
 Usage: scripts/idle-memory.sh [--connections N] [--bytes-max BYTES] [--compress] [--tls]
-                              [--binary PATH]
+                              [--engine shard|tokio-uring] [--binary PATH]
 
 Starts a server, opens N connections that each echo one message and are idle then, all of them in
 one burst, and prints the server's resident memory before and after, and what each of them has cost:
@@ -15,9 +15,11 @@ process, its files' pages among them. What the kernel keeps for a socket is not 
 
   --connections N    default 10000; both sides need 1064 descriptors more than that (ulimit -Hn)
   --bytes-max BYTES  the most a connection may cost (default 512; 576 with --compress: what the
-                     connections share to compress with is in it; 6144 with --tls)
+                     connections share to compress with is in it; 6144 with --tls; on tokio-uring
+                     2048, or 8192 with --tls)
   --compress         the server compresses: every connection's message goes both ways compressed
   --binary PATH      start PATH instead of building and starting target/release/ringwire
+  --engine NAME      what serves (default shard)
   --tls              over wss://, with a certificate that openssl makes
   --help             this text
 
@@ -40,11 +42,12 @@ die() {
 connections=10000
 bytes_max=""
 binary=""
+engine=shard
 serve=()
 tls=""
 while [ $# -gt 0 ]; do
   case $1 in
-    --connections | --bytes-max | --binary)
+    --connections | --bytes-max | --binary | --engine)
       [ -n "${2:-}" ] || die "$1 needs a value; see --help."
       name=${1#--}
       declare "${name//-/_}=$2"
@@ -69,6 +72,10 @@ if [ -z "$bytes_max" ]; then
   bytes_max=512
   [ ${#serve[@]} -eq 0 ] || bytes_max=576
   [ -z "$tls" ] || bytes_max=6144
+  if [ "$engine" = tokio-uring ]; then
+    bytes_max=2048
+    [ -z "$tls" ] || bytes_max=8192
+  fi
 fi
 [[ $connections =~ ^[1-9][0-9]*$ ]] || die "--connections takes a number from 1 up, not '$connections'."
 [[ $bytes_max =~ ^[0-9]+$ ]] || die "--bytes-max takes a number of bytes, not '$bytes_max'."
@@ -155,7 +162,7 @@ if [ -n "$tls" ]; then
     die "the certificates could not be made; openssl's words stand above."
   listen=(--tls-listen 127.0.0.1:0 --tls-cert "$scratch/pem/server.pem" --tls-key "$scratch/pem/server.key")
 fi
-"$binary" serve "${listen[@]}" "${serve[@]}" >"$scratch/address" 2>"$scratch/server.log" &
+"$binary" serve "${listen[@]}" "${serve[@]}" --engine "$engine" >"$scratch/address" 2>"$scratch/server.log" &
 server_pid=$!
 pids+=("$server_pid")
 wait_for $server_pid "$scratch/address" "wss\?://.*"

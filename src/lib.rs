@@ -37,6 +37,11 @@
 //! }
 //! ```
 //!
+//! # In async code
+//!
+//! A service must not wait. For handlers that have to, [`aio`] has the same protocol core, limits,
+//! TLS and counts behind `async fn`, on tokio-uring. It is the feature `aio`, on by default.
+//!
 //! # Layers
 //!
 //! | module | may use | must not know |
@@ -47,7 +52,8 @@
 //! | `ring` | io_uring, libc | frames, connections, services |
 //! | `conn` | proto, tls, the ring's trait | threads, listeners, a concrete ring |
 //! | `shard` | conn, tls, the ring's trait | concrete services, the command line |
-//! | [`service`] | [`Service`], [`Conn`], proto's vocabulary | ring, tokens, buffers |
+//! | [`service`] | [`Service`], [`Conn`], [`aio`], proto's vocabulary | ring, tokens, buffers |
+//! | [`aio`] | conn, tls, the ring's clock and addresses | concrete services, a concrete ring |
 //! | `server`, [`client`] | all | parsing, buffers |
 //!
 //! `tests/tidy.rs` reads every file and fails where an edge is not in the table.
@@ -56,7 +62,10 @@
 //! without I/O.
 
 #![deny(unsafe_code)]
+#![cfg_attr(not(feature = "aio"), allow(rustdoc::broken_intra_doc_links))]
 
+#[cfg(feature = "aio")]
+pub mod aio;
 pub mod client;
 pub mod proto;
 pub mod service;

@@ -3,7 +3,7 @@
 //! Knows: threads, processors, addresses. Refuses to know: frames, buffers, what a service does.
 
 use std::{
-    fmt, io,
+    fmt, future, io,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
 };
@@ -54,7 +54,7 @@ pub struct Server {
 /// How a server is to be.
 #[derive(Clone, Debug)]
 pub struct Builder {
-    listen: Vec<(String, Option<ServerTls>)>,
+    listen: Listen,
     shards: Option<usize>,
     pinned: bool,
     config: Config,
@@ -161,35 +161,9 @@ impl Builder {
     {
         self.config.validate()?;
         let processors = processors();
-        let shards = self.shards.unwrap_or(processors.len().max(1));
-        if shards == 0 || shards > usize::from(u16::MAX) {
-            return Err(ConfigError::new("shards", shards, "from 1 to 65535").into());
-        }
-        if self.listen.is_empty() {
-            return Err(StartError::NoAddress);
-        }
-        let mut listeners = Vec::new();
-        for (text, tls) in &self.listen {
-            let address: Address = text
-                .parse()
-                .map_err(|_| StartError::Address { text: text.clone() })?;
-            let listener =
-                Listener::bind(&address, shards, self.config.backlog).map_err(|errno| {
-                    StartError::Bind {
-                        address: address.clone(),
-                        errno,
-                    }
-                })?;
-            listeners.push((listener, tls.clone()));
-        }
-        let addresses_of = |with_tls| {
-            listeners
-                .iter()
-                .filter(|(_, tls)| tls.is_some() == with_tls)
-                .map(|(listener, _)| listener.address().clone())
-                .collect()
-        };
-        let (addresses, tls_addresses) = (addresses_of(false), addresses_of(true));
+        let shards = threads(self.shards, "shards", &processors)?;
+        let mut listeners = bind(&self.listen, shards, self.config.backlog)?;
+        let [addresses, tls_addresses] = addresses_of(&listeners);
         let service = Arc::new(service);
         let (reports, reported) = mpsc::channel();
         let mut threads = Vec::new();
@@ -271,8 +245,57 @@ impl Builder {
     }
 }
 
+/// Addresses to listen on, with the TLS of those that have some.
+pub(crate) type Listen = Vec<(String, Option<ServerTls>)>;
+
+/// How many threads a server has: one for each processor, unless it was told.
+pub(crate) fn threads(
+    told: Option<usize>,
+    field: &'static str,
+    processors: &[usize],
+) -> Result<usize, ConfigError> {
+    let threads = told.unwrap_or(processors.len().max(1));
+    if threads == 0 || threads > usize::from(u16::MAX) {
+        return Err(ConfigError::new(field, threads, "from 1 to 65535"));
+    }
+    Ok(threads)
+}
+
+/// Binds every address, for so many threads.
+pub(crate) fn bind(
+    listen: &Listen,
+    threads: usize,
+    backlog: u32,
+) -> Result<Vec<(Listener, Option<ServerTls>)>, StartError> {
+    if listen.is_empty() {
+        return Err(StartError::NoAddress);
+    }
+    let mut listeners = Vec::new();
+    for (text, tls) in listen {
+        let address: Address = text
+            .parse()
+            .map_err(|_| StartError::Address { text: text.clone() })?;
+        let bound = Listener::bind(&address, threads, backlog);
+        let listener = bound.map_err(|errno| StartError::Bind { address, errno })?;
+        listeners.push((listener, tls.clone()));
+    }
+    Ok(listeners)
+}
+
+/// Where the plain ones listen, and where those with TLS.
+pub(crate) fn addresses_of(listeners: &[(Listener, Option<ServerTls>)]) -> [Vec<Address>; 2] {
+    [false, true].map(|with_tls| {
+        let those = listeners
+            .iter()
+            .filter(|(_, tls)| tls.is_some() == with_tls);
+        those
+            .map(|(listener, _)| listener.address().clone())
+            .collect()
+    })
+}
+
 /// The processors that the process may use.
-fn processors() -> Vec<usize> {
+pub(crate) fn processors() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(None) else {
         return vec![0];
     };
@@ -281,7 +304,7 @@ fn processors() -> Vec<usize> {
         .collect()
 }
 
-fn pin(cpu: Option<usize>) {
+pub(crate) fn pin(cpu: Option<usize>) {
     let Some(cpu) = cpu else { return };
     let mut set = CpuSet::new();
     set.set(cpu);
@@ -338,10 +361,35 @@ impl Handle {
         self.post(id, Command::Close(id.key(), code, reason.into()))
     }
 
-    fn post(&self, id: ConnId, command: Command) -> Result<(), HandleError> {
+    /// As [`send`](Self::send), but waits while the shard's mailbox is full. Dropped before it is
+    /// done, it has sent nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError::Stopped`].
+    pub async fn send_when_room<'m>(
+        &self,
+        id: ConnId,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), HandleError> {
+        let message = message.into().into_owned();
+        loop {
+            match self.post(id, Command::Send(id.key(), message.clone())) {
+                Err(HandleError::MailboxFull) => {}
+                posted => return posted,
+            }
+            let postbox = self.postbox(id)?;
+            future::poll_fn(|context| postbox.poll_room(context)).await;
+        }
+    }
+
+    fn postbox(&self, id: ConnId) -> Result<&Postbox, HandleError> {
         let postbox = self.inner.postboxes.get(usize::from(id.shard()));
-        postbox
-            .ok_or(HandleError::Stopped)?
+        postbox.ok_or(HandleError::Stopped)
+    }
+
+    fn post(&self, id: ConnId, command: Command) -> Result<(), HandleError> {
+        self.postbox(id)?
             .post(command)
             .map_err(|error| match error {
                 PostError::Full => HandleError::MailboxFull,

@@ -71,9 +71,21 @@ const LAYERS: &[Layer] = &[
             ("ring::sim", CONCRETE_RING),
         ],
     },
+    // It drives connections as a shard does, on another loop.
+    Layer {
+        name: "aio",
+        may_use: &[
+            "conn", "proto", "ring", "config", "tls", "shard", "server", "client", PUBLIC,
+        ],
+        except: &[
+            ("ring::uring", CONCRETE_RING),
+            ("ring::Uring", CONCRETE_RING),
+            ("ring::sim", CONCRETE_RING),
+        ],
+    },
     Layer {
         name: "service",
-        may_use: &["proto", PUBLIC],
+        may_use: &["proto", "aio", PUBLIC],
         except: &[],
     },
 ];
@@ -94,7 +106,7 @@ const CLOCKS: &[&str] = &["Instant::now", "SystemTime::now", "clock_gettime"];
 const CLOCK_PLACES: &[(&str, &str)] = &[
     ("src/ring/", "the ring is the clock"),
     (
-        "src/shard/mod.rs",
+        "src/conn/date.rs",
         "the Date header tells the time of day, once a second",
     ),
 ];
@@ -845,7 +857,7 @@ fn clocks_are_found_outside_of_their_places() {
         assert_eq!(found(clocks, "src/conn/mod.rs", &text).len(), 1, "{call}");
         assert_eq!(found(clocks, "src/conn/mod.rs", &text)[0].0, 2);
         assert_eq!(found(clocks, "src/ring/uring.rs", &text), []);
-        assert_eq!(found(clocks, "src/shard/mod.rs", &text), []);
+        assert_eq!(found(clocks, "src/conn/date.rs", &text), []);
         assert_eq!(found(clocks, "src/shard/accept.rs", &text).len(), 1);
     }
     assert_eq!(found(clocks, "src/conn/mod.rs", "// Instant::now()"), []);

@@ -20,6 +20,7 @@ LEGEND = {
 
 LABELS = {
     "floor_epoll": "raw TCP on epoll",
+    "ringwire_aio": "ringwire, async",
     "tokio_uring": "raw TCP on tokio-uring",
     "tokio_websockets": "tokio-websockets",
     "tokio_tungstenite": "tokio-tungstenite",
@@ -148,7 +149,7 @@ def legend(right, y):
 
 
 def order_of(results):
-    """ringwire, the floors, then the peers as they were given."""
+    """ringwire on its engines, the floors, then the peers as they were given."""
     rank = {RINGWIRE: 0, "floor": 1, "peer": 2}
     return sorted(results.servers, key=lambda name: rank[results.servers[name]["role"]])
 

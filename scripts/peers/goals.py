@@ -6,7 +6,7 @@ A goal is judged by the median of the rounds, without a margin for noise.
 from dataclasses import dataclass
 
 import workloads
-from workloads import RINGWIRE, RING_FLOOR
+from workloads import RINGWIRE, RINGWIRE_AIO, RING_FLOOR
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,16 @@ def cpu_verdicts(results):
         )
 
 
+def async_verdicts(results):
+    limit = workloads.ASYNC_PEER_RATIO_MAX
+    for goal in workloads.CPU_GOALS:
+        name = goal.workload
+        best = next((peer for peer in results.peers(name) if peer in workloads.ASYNC_RUST), None)
+        ratio = results.ratio(name, RINGWIRE_AIO, best) if best else None
+        text = f"{name}, async: at most {limit} times the best async peer in Rust"
+        yield judge(text, ratio and ratio.median, limit, f"{ratio} of {best}")
+
+
 def call_verdicts(results):
     for name, limit in workloads.SYSTEM_CALLS_BELOW.items():
         calls = results.of(name, RINGWIRE).get("system_calls")
@@ -89,15 +99,17 @@ def tail_verdicts(results):
 
 
 def idle_verdicts(results):
-    for name, limit in workloads.IDLE_BYTES_MAX.items():
-        idle = results.of(name, RINGWIRE).get("idle")
+    for (name, server), limit in workloads.IDLE_BYTES_MAX.items():
+        idle = results.of(name, server).get("idle")
         each = idle and idle["bytes_each"]
-        text = f"{name}, at most {limit} resident bytes each"
+        whose = ", async:" if server == RINGWIRE_AIO else ","
+        text = f"{name}{whose} at most {limit} resident bytes each"
         yield judge(text, each, limit, "" if idle is None else f"{each:,.0f}")
 
 
 def verdicts(results):
     yield from cpu_verdicts(results)
+    yield from async_verdicts(results)
     yield from call_verdicts(results)
     yield from tail_verdicts(results)
     yield from idle_verdicts(results)

@@ -26,7 +26,8 @@ class Server:
 
     name: str
     label: str
-    # "floor": a raw TCP echo. "peer": somebody else's WebSocket server. "ringwire".
+    # "floor": a raw TCP echo. "peer": somebody else's WebSocket server. "ringwire": ours, on
+    # whichever engine.
     role: str
     command: tuple
 

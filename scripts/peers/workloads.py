@@ -8,6 +8,8 @@ within a round. The floors are raw TCP echoes: on the same ring driver nothing c
 from dataclasses import dataclass
 
 RINGWIRE = "ringwire"
+# The same core behind the async API, on tokio-uring: ours, and no peer.
+RINGWIRE_AIO = "ringwire_aio"
 RING_FLOOR = "floor_ring"
 EPOLL_FLOOR = "floor_epoll"
 
@@ -103,12 +105,16 @@ CPU_GOALS = (
 )
 
 NEITHER_RUST_NOR_BUN = {"ws", "libwebsockets"}
+# What the async API is compared with: at most as much processor time as the best of them, in each
+# workload of CPU_GOALS.
+ASYNC_RUST = {"fastwebsockets", "tokio_websockets", "tokio_tungstenite"}
+ASYNC_PEER_RATIO_MAX = 1.0
 
 # System calls a message of ringwire have to be below this.
 SYSTEM_CALLS_BELOW = {"64b-1": 1.2, "64b-64": 0.2}
 
-# Resident bytes of an idle connection of ringwire.
-IDLE_BYTES_MAX = {"idle-18k": 256}
+# Resident bytes of an idle connection, by workload and server.
+IDLE_BYTES_MAX = {("idle-18k", RINGWIRE): 256, ("idle", RINGWIRE_AIO): 2048}
 
 # Shares of the slowest server's maximum at which latency is measured.
 RATES = (0.5, 0.8)
@@ -143,7 +149,7 @@ MODES = {
     "full": Mode(tuple(WORKLOADS), 3, 1.0, 0.3, 3, _ECHOES, _ECHOES, samples_min=1000),
     # Every goal that does not need long runs, once over.
     "quick": Mode(
-        (*(goal.workload for goal in CPU_GOALS), "ingest", "storm", "idle-18k"),
+        (*(goal.workload for goal in CPU_GOALS), "ingest", "storm", "idle", "idle-18k"),
         2,
         0.3,
         0.15,

@@ -14,7 +14,7 @@ use std::{
 use serde_json::json;
 
 use ringwire::probe::{
-    DESCRIPTORS, Environment, FLOOR, Feature, Limit, MEMLOCK, Probe, Unavailable, wrap,
+    DESCRIPTORS, Environment, FLOOR, Feature, Limit, MEMLOCK, PLAIN_FLOOR, Probe, Unavailable, wrap,
 };
 
 /// Fewer descriptors than this are worth a word: ten thousand connections, and some for ourselves.
@@ -113,6 +113,8 @@ struct Report {
     release: String,
     rows: Vec<Row>,
     unavailable: Option<Unavailable>,
+    /// The async engine can run, whether shards can or not.
+    runs_async: bool,
 }
 
 impl Report {
@@ -125,6 +127,8 @@ impl Report {
         kernel(&mut rows, probe);
         rows.group = "io_uring";
         io_uring(&mut rows, probe, unavailable.as_ref());
+        rows.group = "engines";
+        engines(&mut rows, probe, unavailable.as_ref());
         rows.group = "limits";
         limits(&mut rows, probe);
         rows.group = "network";
@@ -133,12 +137,20 @@ impl Report {
             release: probe.confinement.release.clone(),
             rows: rows.rows,
             unavailable,
+            runs_async: cfg!(feature = "aio") && probe.async_verdict().is_ok(),
         }
     }
 
     fn conclusion(&self) -> String {
         if let Some(unavailable) = &self.unavailable {
-            return format!("This host cannot run ringwire: {}.", unavailable.what());
+            let what = unavailable.what();
+            if self.runs_async {
+                return format!(
+                    "This host cannot run ringwire's shards: {what}. It can run \
+                     ringwire serve --engine tokio-uring."
+                );
+            }
+            return format!("This host cannot run ringwire: {what}.");
         }
         let limited = self
             .rows
@@ -200,6 +212,7 @@ impl Report {
             "kernel": self.release,
             "rows": rows,
             "can_run": self.unavailable.is_none(),
+            "can_run_tokio_uring": self.runs_async,
             "unavailable": self.unavailable.as_ref().map(ToString::to_string),
             "conclusion": self.conclusion(),
         })
@@ -397,6 +410,41 @@ fn io_uring(rows: &mut Rows, probe: &Probe, unavailable: Option<&Unavailable>) {
         } else {
             let upgrade = format!("Not required. It comes with Linux {since}.");
             rows.add_with(name, State::Limited, meaning, upgrade);
+        }
+    }
+}
+
+/// Which engines can run.
+fn engines(rows: &mut Rows, probe: &Probe, unavailable: Option<&Unavailable>) {
+    match unavailable {
+        None => rows.add("shard", State::Ok, "all that a shard's ring needs is there"),
+        Some(unavailable) => {
+            rows.add_with(
+                "shard",
+                State::Missing,
+                unavailable.what(),
+                unavailable.remedy(),
+            );
+        }
+    }
+    if !cfg!(feature = "aio") {
+        let meaning = "this was built without the feature aio";
+        let remedy = "Not required: it is the engine of the async API.";
+        rows.add_with("tokio-uring", State::Limited, meaning, remedy.to_owned());
+        return;
+    }
+    match probe.async_verdict() {
+        Ok(()) => {
+            let meaning = format!("a ring without flags works, as {PLAIN_FLOOR} has it");
+            rows.add("tokio-uring", State::Ok, meaning);
+        }
+        Err(refused) => {
+            rows.add_with(
+                "tokio-uring",
+                State::Missing,
+                refused.what(),
+                refused.remedy(),
+            );
         }
     }
 }
@@ -644,7 +692,7 @@ mod tests {
         assert!(
             report
                 .conclusion()
-                .starts_with("This host cannot run ringwire: ")
+                .starts_with("This host cannot run ringwire")
         );
         assert!(
             report.to_json()["unavailable"]

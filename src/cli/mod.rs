@@ -4,6 +4,7 @@
 //! show to others.
 
 pub mod doctor;
+mod engine;
 pub mod serve;
 #[cfg(feature = "tls")]
 mod tls;

@@ -5,10 +5,11 @@ use std::{
     process::ExitCode,
 };
 
+use super::engine::{Building, Engine, Serving};
 #[cfg(feature = "tls")]
 use super::tls::TlsArgs;
 use ringwire::{
-    Address, Config, Server,
+    Address, Config,
     service::{Echo, Gate, OriginError, Origins},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -29,6 +30,10 @@ pub struct Args {
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: TlsArgs,
+    /// What serves: shards on rings of their own, or the async API on tokio-uring, to compare and
+    /// for kernels from 5.15 on
+    #[arg(long, value_enum, value_name = "ENGINE", default_value = "shard")]
+    engine: Engine,
     /// Shards, one thread and one ring each [default: one for each processor]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
@@ -215,6 +220,22 @@ impl Args {
         self.listen.iter().map(String::as_str).collect()
     }
 
+    /// An option that was given and that the engine does not have.
+    fn option_without_meaning(&self) -> Option<&'static str> {
+        if self.engine == Engine::Shard {
+            return None;
+        }
+        let default = Config::default();
+        if self.recv_buffers != default.recv_buffers {
+            return Some("--recv-buffers");
+        }
+        if self.no_recv_incremental {
+            return Some("--no-recv-incremental");
+        }
+        let min = self.send_in_place_bytes_min;
+        (min != default.send_in_place_bytes_min).then_some("--send-in-place-bytes-min")
+    }
+
     fn config(&self) -> Config {
         let mut config = Config::default();
         config.message_bytes_max = self.message_bytes_max;
@@ -264,38 +285,47 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot wait for signals: {error}")),
     };
-    let mut builder = Server::builder().pinned(!args.no_pin).config(args.config());
+    if let Some(option) = args.option_without_meaning() {
+        return fail(&format!(
+            "{option} has no meaning with --engine tokio-uring, which has no ring of receive \
+             buffers; leave it out"
+        ));
+    }
+    let mut builder = Building::new(args.engine, args.config(), !args.no_pin);
     #[cfg(feature = "tls")]
-    {
-        builder = match args.tls.listen(builder) {
-            Ok(builder) => builder,
-            Err(sentence) => return fail(&sentence),
-        };
+    match args.tls.listeners() {
+        Ok(None) => {}
+        Ok(Some((addresses, tls))) => {
+            for address in addresses {
+                builder = builder.listen_tls(address, &tls);
+            }
+        }
+        Err(sentence) => return fail(&sentence),
     }
     for address in args.plain_addresses() {
         builder = builder.listen(address);
     }
     if let Some(shards) = args.shards {
-        builder = builder.shards(shards);
+        builder = builder.threads(shards);
     }
     let service = match args.service() {
         Ok(service) => service,
         Err(error) => return fail(&error.to_string()),
     };
-    let server = match builder.start(move |_shard| service.clone()) {
+    let server = match builder.start(service) {
         Ok(server) => server,
         Err(error) => return fail(&error.to_string()),
     };
     // Whoever reads this may have gone away; the server has not.
     let _ = greet(&server);
-    let handle = server.handle();
+    let stop = server.stopper();
     let waiting = std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             let mut signals = signals.forever();
             if let Some(signal) = signals.next() {
                 tracing::info!(signal, "stopping: closing connections with 1001");
-                handle.stop();
+                stop();
             }
             // Whoever asks again does not want to wait.
             if signals.next().is_some() {
@@ -318,15 +348,11 @@ fn fail(sentence: &str) -> ExitCode {
 }
 
 /// Says where the server is and what to try next.
-fn greet(server: &Server) -> io::Result<()> {
+fn greet(server: &Serving) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let shards = server.handle().shard_stats().len();
     let version = env!("CARGO_PKG_VERSION");
-    let plural = if shards == 1 { "" } else { "s" };
-    writeln!(
-        out,
-        "ringwire {version} echoes at, on {shards} shard{plural}:"
-    )?;
+    let threads = server.threads();
+    writeln!(out, "ringwire {version} echoes at, on {threads}:")?;
     let mut page = None;
     let plain = server.addresses().iter().map(|address| (address, ""));
     let secure = server.tls_addresses().iter().map(|address| (address, "s"));

@@ -4,10 +4,7 @@
 
 use std::{io, path::PathBuf, thread};
 
-use ringwire::{
-    Builder,
-    tls::{ClientAuth, MinVersion, ServerTls},
-};
+use ringwire::tls::{ClientAuth, MinVersion, ServerTls};
 use signal_hook::{consts::SIGHUP, iterator::Signals};
 
 /// Where TLS listens, and with what.
@@ -78,21 +75,20 @@ impl TlsArgs {
         !self.addresses.is_empty()
     }
 
-    /// Adds what listens with TLS, and reloads its files whenever SIGHUP comes.
+    /// The addresses that listen with TLS, and with what; its files are read again whenever SIGHUP
+    /// comes.
     ///
     /// # Errors
     ///
     /// A sentence about the files.
-    pub fn listen(&self, mut builder: Builder) -> Result<Builder, String> {
+    pub fn listeners(&self) -> Result<Option<(&[String], ServerTls)>, String> {
         if self.addresses.is_empty() {
-            return Ok(builder);
+            return Ok(None);
         }
         let tls = self.load()?;
-        for address in &self.addresses {
-            builder = builder.listen_tls(address, &tls);
-        }
-        reload_on_hangup(tls).map_err(|error| format!("cannot wait for SIGHUP: {error}"))?;
-        Ok(builder)
+        reload_on_hangup(tls.clone())
+            .map_err(|error| format!("cannot wait for SIGHUP: {error}"))?;
+        Ok(Some((&self.addresses, tls)))
     }
 
     fn load(&self) -> Result<ServerTls, String> {

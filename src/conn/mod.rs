@@ -25,9 +25,11 @@
 //! Every stage but Open has a deadline of its own, and Open has the idle timeout: no peer can keep
 //! a connection in any stage by stopping here.
 
+pub mod date;
 pub mod deadline;
 pub mod handle;
 pub mod lending;
+pub mod opening;
 pub mod remote;
 pub mod secure;
 pub mod slab;
@@ -35,8 +37,10 @@ pub mod token;
 
 use std::{fmt, time::Duration};
 
+use date::DateText;
 pub use handle::Conn;
 use lending::Lending;
+pub use opening::{ClientOpening, Opening};
 pub use remote::Remote;
 pub use secure::Secure;
 pub use token::{ConnId, Key};
@@ -44,10 +48,10 @@ pub use token::{ConnId, Key};
 use crate::{
     config::Config,
     proto::{
-        CloseCode, Endpoint, Limits, MessagePool, Payload, ProtocolError, Role, Sink,
+        CloseCode, CloseFrame, Endpoint, Limits, MessagePool, Payload, ProtocolError, Role, Sink,
         deflate::Codec,
-        endpoint::{Context, MaskingKeys},
-        handshake::{ClientHandshakeError, ClientRequest, HeadScanner},
+        endpoint::{Context, Control, MaskingKeys},
+        handshake::{ClientHandshakeError, ClientRequest},
         hixie::Challenge,
     },
     ring::{Errno, Lent, Ring, SendArena, SendQueue, Time, Token},
@@ -100,6 +104,8 @@ pub enum Timeout {
     /// `idle_timeout_ms`.
     Idle,
 }
+
+impl std::error::Error for CloseCause {}
 
 impl fmt::Display for CloseCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,6 +169,8 @@ pub struct Shared {
     pub queued_bytes: usize,
     /// Where replies to opening handshakes are put together.
     pub scratch: Vec<u8>,
+    /// The time of day that they tell.
+    pub date: DateText,
     /// What the service that is called right now may send from where it lies.
     pub lending: Lending,
 }
@@ -245,6 +253,7 @@ impl Shared {
             now: Time::default(),
             queued_bytes: 0,
             scratch: Vec::new(),
+            date: DateText::default(),
             lending: Lending::default(),
             config,
         }
@@ -307,66 +316,6 @@ pub enum Ending {
     Linger,
     /// Both sides are done: shut down both.
     Stop,
-}
-
-/// What is there of a head that has not come whole.
-#[derive(Debug)]
-pub struct Opening {
-    /// Where the head ends.
-    pub scanner: HeadScanner,
-    /// What it takes beside that. Boxed, because most heads come in one piece and to a server.
-    pub rest: Option<Box<OpeningRest>>,
-}
-
-/// What few opening handshakes need.
-#[derive(Debug, Default)]
-pub struct OpeningRest {
-    /// The bytes so far, if they span receives.
-    pub head: Vec<u8>,
-    /// The request that a client sent, to check the response against.
-    pub client: Option<ClientOpening>,
-}
-
-/// A client's opening handshake that waits for its response.
-#[derive(Debug)]
-pub struct ClientOpening {
-    /// What was asked.
-    pub request: Box<ClientRequest>,
-    /// The `Sec-WebSocket-Accept` to expect.
-    pub accept_key: [u8; 28],
-}
-
-impl Opening {
-    /// A client's request is to come.
-    pub const fn of_server() -> Self {
-        Self {
-            scanner: HeadScanner::new(),
-            rest: None,
-        }
-    }
-
-    /// The response to this request is to come.
-    pub fn of_client(client: ClientOpening) -> Self {
-        let rest = OpeningRest {
-            head: Vec::new(),
-            client: Some(client),
-        };
-        Self {
-            rest: Some(Box::new(rest)),
-            ..Self::of_server()
-        }
-    }
-
-    /// What a client asked for.
-    pub fn client(&self) -> Option<&ClientOpening> {
-        self.rest.as_ref()?.client.as_ref()
-    }
-
-    /// Takes the bytes so far, of which there are none if the head comes in one piece.
-    pub fn take_head(&mut self) -> Vec<u8> {
-        let rest = self.rest.as_mut();
-        rest.map_or_else(Vec::new, |rest| std::mem::take(&mut rest.head))
-    }
 }
 
 /// Everything about a connection but its socket and its service's state.
@@ -454,7 +403,12 @@ impl Rare {
         }
     }
 
-    /// Why it ends, once it does. It is not known any more then.
+    /// Why it ends, once it does.
+    pub fn cause(&self) -> Option<&CloseCause> {
+        self.0.as_ref()?.cause.as_ref()
+    }
+
+    /// As [`cause`](Self::cause). It is not known any more then.
     pub fn take_cause(&mut self) -> Option<CloseCause> {
         self.0.as_mut()?.cause.take()
     }
@@ -493,7 +447,19 @@ impl Link {
     /// Bytes that the peer has not taken yet.
     #[inline]
     pub fn queued_bytes(&self) -> usize {
-        self.sending_bytes + self.outgoing.as_ref().map_or(0, |queue| queue.len())
+        let outgoing = self.outgoing.as_ref().map_or(0, |queue| queue.len());
+        let records = self.rare.tls().map_or(0, |tls| tls.pending_bytes());
+        self.sending_bytes + outgoing + records
+    }
+
+    /// Gives back what is queued: nothing will be sent any more.
+    pub fn release_queues(&mut self, arena: &mut SendArena) {
+        if let Some(queue) = self.outgoing.take() {
+            arena.retire(queue);
+        }
+        if let Some(tls) = self.rare.tls_mut() {
+            tls.release(arena);
+        }
     }
 
     /// Whether the transport has to be read, if only to find its end.
@@ -514,6 +480,43 @@ impl Link {
     pub fn ends(&mut self, cause: CloseCause) {
         let parts = self.rare.0.get_or_insert_default();
         parts.cause.get_or_insert(cause);
+    }
+
+    /// The peer's close frame has come: remembers why, and tells how the transport is to end. Both
+    /// close frames have been seen then. A server ends the transport, a client waits for it to
+    /// (section 7.1.1).
+    pub fn peer_closed(&mut self, frame: CloseFrame<'_>, pool: &mut MessagePool) -> Ending {
+        let reason = frame.reason().into();
+        self.ends(CloseCause::Peer {
+            code: frame.code,
+            reason,
+        });
+        pool.reclaim(frame.payload);
+        match self.endpoint.role() {
+            Role::Server => Ending::Stop,
+            Role::Client => Ending::Linger,
+        }
+    }
+
+    /// Half of the idle timeout is over since somebody looked: pings a silent peer. Returns after
+    /// how many milliseconds to look again, or nothing when it has been silent for all of it.
+    pub fn check_idle(&mut self, shared: &mut Shared) -> Option<u64> {
+        let idle_timeout_ms = shared.config.idle_timeout_ms;
+        let silence_ms = self.silence(shared.now.as_ms()).as_millis() as u64;
+        let half_ms = idle_timeout_ms.div_ceil(2);
+        if silence_ms >= idle_timeout_ms {
+            return None;
+        }
+        let mut next_ms = half_ms.saturating_sub(silence_ms);
+        if silence_ms >= half_ms {
+            if !self.pinged {
+                self.pinged = true;
+                let (endpoint, mut context) = self.split(shared);
+                let _ = endpoint.send_control(Control::Ping, &[], &mut context);
+            }
+            next_ms = idle_timeout_ms - silence_ms;
+        }
+        Some(next_ms.max(1))
     }
 
     /// Keeps a place in the queue for a frame that lies where it was received or put together, if

@@ -138,6 +138,11 @@ impl Secure {
         Ok(pending.take())
     }
 
+    /// Bytes of records that wait for the next send.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.as_ref().map_or(0, |queue| queue.len())
+    }
+
     /// Gives back what it holds of the arena's.
     pub fn release(&mut self, arena: &mut SendArena) {
         if let Some(queue) = self.pending.take() {

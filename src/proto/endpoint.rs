@@ -468,6 +468,8 @@ pub struct Endpoint {
     close_sent: bool,
     /// A close frame or a violation came: whatever follows is not looked at.
     input_ended: bool,
+    /// Messages are handed out piece by piece.
+    piecewise: bool,
 }
 
 // A server holds one for each idle connection.
@@ -487,6 +489,7 @@ impl Endpoint {
             kind: None,
             close_sent: false,
             input_ended: false,
+            piecewise: false,
         }
     }
 
@@ -556,6 +559,26 @@ impl Endpoint {
     /// Whether the peer's close frame came, or a violation: nothing is received any more.
     pub const fn is_input_ended(&self) -> bool {
         self.input_ended
+    }
+
+    /// Has messages handed out piece by piece, as they come, from here on or not: each
+    /// [`Event::Message`] is a piece then, whose message goes on if
+    /// [`is_in_message`](Self::is_in_message) says so. Their length has no limit. Text is checked
+    /// as a whole, so that a piece may end in the middle of a character. Compressed messages, and
+    /// those of hixie-76, come whole all the same.
+    ///
+    /// Returns what was put together of the message in progress, which is its first piece.
+    pub fn hand_out_pieces(&mut self, on: bool) -> Option<(MessageKind, Box<MessageBuffer>)> {
+        self.piecewise = on;
+        if !on || self.is_compressed() {
+            return None;
+        }
+        Some((self.kind?, self.message.take()?))
+    }
+
+    /// Whether a message has begun that has not come whole.
+    pub const fn is_in_message(&self) -> bool {
+        self.kind.is_some()
     }
 
     /// Takes what was received and returns the next event, until the input is used up.
@@ -783,7 +806,8 @@ impl Endpoint {
                 .message
                 .as_ref()
                 .map_or(0, |message| message.written().len() as u64);
-            if header.payload_len > self.frames_bytes_max(limits).saturating_sub(before) {
+            let bytes_max = self.frames_bytes_max(limits).saturating_sub(before);
+            if header.payload_len > bytes_max && !self.is_piecewise() {
                 return Err(ProtocolError::MessageTooBig);
             }
             self.fragments += 1;
@@ -825,6 +849,9 @@ impl Endpoint {
         // `begin_frame` let no data frame through without a message.
         let kind = self.kind.unwrap_or(MessageKind::Binary);
         let masked = self.role == Role::Server;
+        if self.is_piecewise() {
+            return self.whole_piece(kind, bytes, key, is_last);
+        }
         if is_last && self.message.is_none() {
             match (kind, masked) {
                 (MessageKind::Binary, true) => mask::apply(bytes, key),
@@ -843,6 +870,14 @@ impl Endpoint {
             return self.message_complete(kind, payload, context.pool);
         }
         if !bytes.is_empty() {
+            // Judged from the header as a rule; not while messages were handed out in pieces.
+            let before = self
+                .message
+                .as_ref()
+                .map_or(0, |message| message.written().len());
+            if (before + bytes.len()) as u64 > self.frames_bytes_max(context.limits) {
+                return Err(ProtocolError::MessageTooBig);
+            }
             let room = room_for(&mut self.message, bytes.len(), remaining, context.pool);
             match kind {
                 MessageKind::Binary => mask::copy(room, bytes, key),
@@ -865,6 +900,39 @@ impl Endpoint {
             None => Payload::Borrowed(Framed::without_header(bytes)),
         };
         self.message_complete(kind, payload, context.pool)
+    }
+
+    fn is_piecewise(&self) -> bool {
+        self.piecewise && !self.is_compressed()
+    }
+
+    /// Hands out a piece of a message where it was received.
+    fn whole_piece<'a>(
+        &mut self,
+        kind: MessageKind,
+        piece: &'a mut [u8],
+        key: MaskingKey,
+        is_last: bool,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        if self.role == Role::Server {
+            mask::apply(piece, key);
+        }
+        if kind == MessageKind::Text {
+            self.validator
+                .push(piece)
+                .map_err(|_| ProtocolError::TextNotUtf8)?;
+        }
+        if is_last {
+            self.kind = None;
+            if kind == MessageKind::Text && self.validator.finish().is_err() {
+                return Err(ProtocolError::TextNotUtf8);
+            }
+        }
+        if self.close_sent || piece.is_empty() && !is_last {
+            return Ok(None);
+        }
+        let payload = Payload::Borrowed(Framed::without_header(piece));
+        Ok(Some(Event::Message { kind, payload }))
     }
 
     fn message_complete<'a>(

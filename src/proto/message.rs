@@ -280,9 +280,7 @@ impl Payload<'_> {
             Self::Borrowed(Framed { header_len, frame }) => {
                 Message::framed(kind, *header_len, frame)
             }
-            Self::Owned(buffer) => {
-                Message::framed(kind, buffer.header_len, &buffer.bytes[buffer.frame_range()])
-            }
+            Self::Owned(buffer) => buffer.message(kind),
         }
     }
 }
@@ -334,6 +332,11 @@ impl MessageBuffer {
         self.bytes
             .get(HEADROOM_BYTES..HEADROOM_BYTES + self.len)
             .unwrap_or(&[])
+    }
+
+    /// The message that it holds.
+    pub fn message(&self, kind: MessageKind) -> Message<'_> {
+        Message::framed(kind, self.header_len, &self.bytes[self.frame_range()])
     }
 
     /// Writes a server's header in front of the whole payload.
@@ -418,6 +421,20 @@ impl MessagePool {
         if self.kept_bytes + buffer.bytes.len() <= self.kept_bytes_max && self.free.len() < 1024 {
             self.kept_bytes += buffer.bytes.len();
             self.free.push(buffer);
+        }
+    }
+
+    /// Ends the use of a buffer whose memory is the caller's from here on: the payload, without a
+    /// copy.
+    pub fn give_away(&mut self, mut buffer: Box<MessageBuffer>) -> Bytes {
+        let end = HEADROOM_BYTES + buffer.len;
+        let mut bytes = mem::take(&mut buffer.bytes);
+        self.give_back(buffer);
+        bytes.truncate(end);
+        let mut bytes = Bytes::from(bytes);
+        match bytes.len() {
+            len if len < HEADROOM_BYTES => Bytes::new(),
+            _ => bytes.split_off(HEADROOM_BYTES),
         }
     }
 

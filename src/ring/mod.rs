@@ -29,6 +29,8 @@ pub mod errno;
 pub mod probe;
 pub mod process;
 mod quiet;
+#[cfg(feature = "aio")]
+pub mod readiness;
 pub mod recv_pool;
 pub mod send;
 #[cfg(feature = "sim")]
@@ -36,6 +38,8 @@ pub mod sim;
 pub mod socket;
 pub mod uring;
 pub mod waker;
+
+use rustix::time::ClockId;
 
 pub use errno::Errno;
 pub use recv_pool::RecvLease;
@@ -51,6 +55,25 @@ pub use waker::Waker;
 pub struct Time(u64);
 
 impl Time {
+    /// The time on the clock of real rings (`CLOCK_MONOTONIC`).
+    #[inline]
+    pub fn monotonic() -> Self {
+        Self::on(ClockId::Monotonic)
+    }
+
+    /// The same clock as of the kernel's last tick, a few milliseconds ago at most: cheap enough to
+    /// be asked for each message.
+    #[inline]
+    pub fn monotonic_coarse() -> Self {
+        Self::on(ClockId::MonotonicCoarse)
+    }
+
+    #[inline]
+    fn on(clock: ClockId) -> Self {
+        let now = rustix::time::clock_gettime(clock);
+        Self(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+    }
+
     /// A time from nanoseconds on the ring's clock.
     pub const fn from_ns(ns: u64) -> Self {
         Self(ns)

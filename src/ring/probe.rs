@@ -26,6 +26,16 @@ use super::{Errno, UringOptions, quiet};
 /// The oldest kernel that has everything the ring requires.
 pub const FLOOR: Version = Version { major: 6, minor: 1 };
 
+/// The oldest kernel for the async engine: its runtime's ring has no flags, and what it submits is
+/// older than that.
+pub const PLAIN_FLOOR: Version = Version {
+    major: 5,
+    minor: 15,
+};
+
+/// Entries of a tokio-uring runtime's ring, unless it is told otherwise.
+const PLAIN_ENTRIES: u32 = 256;
+
 /// Rings of unprivileged processes count against `RLIMIT_MEMLOCK` since this kernel (and did before
 /// Linux 5.12).
 const MEMLOCK_SINCE: Version = Version {
@@ -167,6 +177,8 @@ pub struct Probe {
     /// Bytes of one ring of the default size that count against `RLIMIT_MEMLOCK`, where rings do.
     pub ring_bytes: u64,
     blocked: Option<Unavailable>,
+    /// Why a ring without flags cannot be used.
+    plain_blocked: Option<Unavailable>,
 }
 
 impl Probe {
@@ -179,12 +191,21 @@ impl Probe {
             Ok(features) => (features, None),
             Err((call, errno)) => (
                 Vec::new(),
-                Some(Unavailable::new(call, errno, confinement.clone())),
+                Some(Unavailable::new(call, errno, confinement.clone(), FLOOR)),
             ),
         };
+        let plain_blocked = try_plain().err().map(|errno| {
+            Unavailable::new(
+                "setting up a ring without flags",
+                errno,
+                confinement.clone(),
+                PLAIN_FLOOR,
+            )
+        });
         Self {
             features,
             blocked,
+            plain_blocked,
             environment: Environment::read(),
             ring_bytes: ring_bytes(&options, rustix::param::page_size() as u64),
             confinement,
@@ -202,7 +223,18 @@ impl Probe {
         !self.confinement.memlock_exempt && self.version().is_none_or(|it| it >= MEMLOCK_SINCE)
     }
 
-    /// Whether a ring can run here.
+    /// Whether the async engine can run here: tokio-uring's runtime, which needs a ring and nothing
+    /// of what is newer than Linux 5.15. No receive of several completions, no buffers that the
+    /// kernel chooses from, no flag of set-up.
+    ///
+    /// # Errors
+    ///
+    /// Why not, and what to do about it.
+    pub fn async_verdict(&self) -> Result<(), Unavailable> {
+        self.plain_blocked.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether a shard's ring can run here.
     ///
     /// # Errors
     ///
@@ -226,6 +258,7 @@ impl Probe {
                 missing: missing.iter().map(|it| it.name).collect(),
             },
             confinement: Box::new(self.confinement.clone()),
+            floor: FLOOR,
         })
     }
 }
@@ -267,18 +300,27 @@ pub struct Unavailable {
     cause: Cause,
     // Boxed, so that a result with this error stays small.
     confinement: Box<Confinement>,
+    /// The oldest kernel that would do.
+    floor: Version,
 }
 
 impl Unavailable {
     /// Explains why setting up a ring failed, from the error and from what confines this process.
     pub fn from_setup_errno(errno: Errno) -> Self {
-        Self::new("setting up a ring", errno, Confinement::read())
+        Self::new("setting up a ring", errno, Confinement::read(), FLOOR)
     }
 
-    fn new(call: &'static str, errno: Errno, confinement: Confinement) -> Self {
-        let cause = classify(errno, &confinement);
+    /// As [`from_setup_errno`](Self::from_setup_errno), for the ring of an async runtime.
+    pub fn from_runtime_errno(errno: Errno) -> Self {
+        let call = "setting up a runtime's ring";
+        Self::new(call, errno, Confinement::read(), PLAIN_FLOOR)
+    }
+
+    fn new(call: &'static str, errno: Errno, confinement: Confinement, floor: Version) -> Self {
+        let cause = classify(errno, &confinement, floor);
         Self {
             call,
+            floor,
             errno: Some(errno),
             cause,
             confinement: Box::new(confinement),
@@ -300,7 +342,7 @@ impl Unavailable {
 
     /// Why, in one paragraph.
     pub fn why(&self) -> String {
-        let release = &self.confinement.release;
+        let (release, floor) = (&self.confinement.release, self.floor);
         match &self.cause {
             Cause::DisabledForAll => {
                 "the setting kernel.io_uring_disabled is 2: no process on this host may use \
@@ -318,10 +360,10 @@ impl Unavailable {
                 )
             }
             Cause::KernelTooOld { missing } if missing.is_empty() => {
-                format!("this is Linux {release}; ringwire needs {FLOOR} or newer.")
+                format!("this is Linux {release}; ringwire needs {floor} or newer.")
             }
             Cause::KernelTooOld { missing } => format!(
-                "this is Linux {release}, without {}. Linux {FLOOR} and newer have them.",
+                "this is Linux {release}, without {}. Linux {floor} and newer have them.",
                 missing.join(", ")
             ),
             Cause::KernelWithout => format!(
@@ -372,7 +414,7 @@ impl Unavailable {
                 None => DISABLED.to_owned(),
             },
             Cause::KernelTooOld { .. } => {
-                format!("Upgrade the kernel to Linux {FLOOR} or newer.")
+                format!("Upgrade the kernel to Linux {} or newer.", self.floor)
             }
             Cause::KernelWithout => KERNEL_WITHOUT.to_owned(),
             Cause::Memlock => MEMLOCK.to_owned(),
@@ -498,7 +540,7 @@ A shell, as far as the hard limit:
   ulimit -n $(ulimit -Hn)";
 
 /// Why a call of io_uring failed with `errno` in this confinement.
-fn classify(errno: Errno, confinement: &Confinement) -> Cause {
+fn classify(errno: Errno, confinement: &Confinement, floor: Version) -> Cause {
     let version = Version::parse(&confinement.release);
     let too_old = Cause::KernelTooOld {
         missing: Vec::new(),
@@ -517,7 +559,7 @@ fn classify(errno: Errno, confinement: &Confinement) -> Cause {
         libc::ENOSYS if confinement.seccomp_filter && version >= Some(IO_URING_SINCE) => {
             Cause::Seccomp
         }
-        libc::ENOSYS | libc::EINVAL if version.is_some_and(|it| it < FLOOR) => too_old,
+        libc::ENOSYS | libc::EINVAL if version.is_some_and(|it| it < floor) => too_old,
         libc::ENOSYS => Cause::KernelWithout,
         libc::ENOMEM if confinement.memlock_exempt => Cause::Memory,
         libc::ENOMEM if confinement.memlock_bytes.soft.is_none() => Cause::Memory,
@@ -828,6 +870,19 @@ const OPERATIONS: [KernelOperation; 11] = [
 ];
 
 /// Sets up a ring as the server does, and uses it.
+/// Sets up a ring as tokio-uring does, and lets an operation go through it.
+fn try_plain() -> Result<(), Errno> {
+    let mut ring = IoUring::new(PLAIN_ENTRIES)?;
+    let nop = opcode::Nop::new().build();
+    // SAFETY: the operation refers to no memory.
+    unsafe { ring.submission().push(&nop) }.map_err(|_| Errno::INVALID)?;
+    ring.submit_and_wait(1)?;
+    match ring.completion().next() {
+        Some(entry) if entry.result() == 0 => Ok(()),
+        _ => Err(Errno::INVALID),
+    }
+}
+
 fn try_out(options: &UringOptions) -> Result<Vec<Feature>, Refusal> {
     let mut features = Vec::new();
     let mut add = |name, since: (u32, u32), required, purpose, available| {
@@ -1133,7 +1188,7 @@ mod tests {
     }
 
     fn unavailable(errno: i32, confinement: Confinement) -> Unavailable {
-        Unavailable::new("setting up a ring", Errno::new(errno), confinement)
+        Unavailable::new("setting up a ring", Errno::new(errno), confinement, FLOOR)
     }
 
     #[test]
@@ -1219,7 +1274,7 @@ mod tests {
             (21, libc::EIO, new(), Cause::Unknown),
         ] {
             assert_eq!(
-                classify(Errno::new(errno), &confinement),
+                classify(Errno::new(errno), &confinement, FLOOR),
                 cause,
                 "case {number}"
             );
@@ -1337,6 +1392,34 @@ mod tests {
                 assert!(line.chars().count() <= 80, "longer than 80 columns: {line}");
             }
         }
+    }
+
+    #[test]
+    fn what_linux_5_15_has_is_enough_for_the_async_engine() {
+        let mut probe = Probe::run();
+        if probe.async_verdict().is_err() {
+            // A host without io_uring: the other tests cover it.
+            return;
+        }
+        probe.confinement.release = "5.15.0-91-generic".to_owned();
+        let has = Version {
+            major: 5,
+            minor: 15,
+        };
+        for feature in &mut probe.features {
+            feature.available = feature.since <= has;
+        }
+        assert!(probe.verdict().is_err(), "a shard needs what came later");
+        assert_eq!(probe.async_verdict(), Ok(()));
+        let confinement = probe.confinement.clone();
+        let errno = Errno::new(libc::ENOSYS);
+        let refused = Unavailable::new("a call", errno, confinement.clone(), PLAIN_FLOOR);
+        assert_eq!(*refused.cause(), Cause::KernelWithout);
+        let mut older = confinement;
+        older.release = "5.10.0".to_owned();
+        let refused = Unavailable::new("a call", Errno::INVALID, older, PLAIN_FLOOR);
+        let text = refused.to_string();
+        assert!(text.contains("needs 5.15 or newer"), "{text}");
     }
 
     #[test]

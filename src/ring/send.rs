@@ -334,7 +334,7 @@ impl SendQueue {
 
     /// The bytes not sent yet, when they lie in one piece.
     #[inline]
-    pub(super) fn only_piece(&self) -> Option<&[u8]> {
+    pub fn only_piece(&self) -> Option<&[u8]> {
         let whole = match (self.pieces.len(), self.open_len) {
             (0, _) => &self.open[..self.open_len],
             (1, 0) => self.pieces[0].written(),

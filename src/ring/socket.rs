@@ -114,7 +114,7 @@ impl fmt::Display for PeerAddress {
     }
 }
 
-pub(super) fn to_any(address: &Address) -> Result<SocketAddrAny, Errno> {
+pub(crate) fn to_any(address: &Address) -> Result<SocketAddrAny, Errno> {
     Ok(match address {
         Address::Inet(address) => (*address).into(),
         Address::Unix(path) => SocketAddrUnix::new(path)?.into(),
@@ -126,7 +126,7 @@ pub(super) fn to_any(address: &Address) -> Result<SocketAddrAny, Errno> {
 /// # Errors
 ///
 /// What `socket(2)` or `setsockopt(2)` said.
-pub(super) fn stream(address: &Address) -> Result<OwnedFd, Errno> {
+pub(crate) fn stream(address: &Address) -> Result<OwnedFd, Errno> {
     let family = match address {
         Address::Inet(SocketAddr::V4(_)) => AddressFamily::INET,
         Address::Inet(SocketAddr::V6(_)) => AddressFamily::INET6,
@@ -147,7 +147,7 @@ pub(super) fn stream(address: &Address) -> Result<OwnedFd, Errno> {
 /// # Errors
 ///
 /// As `stream`, and what `bind(2)` said.
-pub(super) fn stream_from(address: &Address, from: SocketAddr) -> Result<OwnedFd, Errno> {
+pub(crate) fn stream_from(address: &Address, from: SocketAddr) -> Result<OwnedFd, Errno> {
     let socket = stream(address)?;
     if matches!(address, Address::Inet(_)) {
         if from.port() == 0 {
@@ -290,7 +290,7 @@ fn is_abandoned(path: &Path) -> bool {
 }
 
 /// Who is at the other end of `socket`.
-pub(super) fn peer_address(socket: &impl AsFd) -> PeerAddress {
+pub(crate) fn peer_address(socket: &impl AsFd) -> PeerAddress {
     match rustix::net::getpeername(socket) {
         Ok(Some(any)) => match SocketAddr::try_from(any) {
             Ok(address) => PeerAddress::Inet(address),

@@ -630,8 +630,7 @@ impl Ring for Uring {
 
     #[inline]
     fn now(&self) -> Time {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        Time::from_ns(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+        Time::monotonic()
     }
 
     fn open(&mut self, address: &Address) -> Result<OwnedFd, Errno> {

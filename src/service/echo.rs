@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 
 use crate::{
-    Answer, CloseCode, Conn, HandshakeError, HttpReply, Message, MessageKind, Refusal, Remote,
-    Request, SendError, Service, Upgrade, proto::handshake::FieldError,
+    Answer, CloseCode, Conn, HandshakeError, HttpReply, Message, MessageKind, Outgoing, Refusal,
+    Remote, Request, SendError, Service, Upgrade, proto::handshake::FieldError,
 };
 
 /// The page: it connects to the echo and shows what goes over the wire.
@@ -111,55 +111,77 @@ fn echo_route(request: &Request<'_>) -> Result<Route, Refusal> {
 
 #[inline(never)]
 fn echo_as(conn: &mut Conn<'_, Route>, message: Message<'_>, kind: MessageKind) {
-    let sent = match (kind, message.kind()) {
-        (MessageKind::Binary, _) => conn.send(message.payload()),
-        (MessageKind::Text, MessageKind::Text) => conn.send(message),
-        (MessageKind::Text, MessageKind::Binary) => {
-            let Ok(text) = simdutf8::basic::from_utf8(message.payload()) else {
-                let reason = "not UTF-8, so that it cannot be answered as text";
-                let _ = conn.close(CloseCode::INVALID_PAYLOAD_DATA, reason);
-                return;
-            };
-            conn.send(text)
-        }
+    let Some(outgoing) = converted(message, kind) else {
+        let _ = conn.close(CloseCode::INVALID_PAYLOAD_DATA, NOT_TEXT);
+        return;
     };
-    if let Err(error) = sent {
+    if let Err(error) = conn.send(outgoing) {
         not_echoed(conn, error);
     }
+}
+
+/// Why a binary message is not answered as text.
+pub(super) const NOT_TEXT: &str = "not UTF-8, so that it cannot be answered as text";
+
+/// A message as this kind, if it can be.
+pub(super) fn converted(message: Message<'_>, kind: MessageKind) -> Option<Outgoing<'_>> {
+    Some(match (kind, message.kind()) {
+        (MessageKind::Binary, _) => message.payload().into(),
+        (MessageKind::Text, MessageKind::Text) => message.into(),
+        (MessageKind::Text, MessageKind::Binary) => {
+            simdutf8::basic::from_utf8(message.payload()).ok()?.into()
+        }
+    })
 }
 
 /// An echo that loses a message silently would be worse than none.
 #[cold]
 fn not_echoed(conn: &mut Conn<'_, Route>, error: SendError) {
-    let (code, reason) = match error {
-        SendError::Closed => return,
+    if let Some((code, reason)) = why_not(error) {
+        let _ = conn.close(code, reason);
+    }
+}
+
+/// How a connection is closed whose message could not be sent back.
+pub(super) fn why_not(error: SendError) -> Option<(CloseCode, &'static str)> {
+    Some(match error {
+        SendError::Closed => return None,
         // A peer that does not read is not read from, so that its queue hardly ever fills up.
         SendError::QueueFull => (CloseCode::TRY_AGAIN_LATER, "the peer reads too slowly"),
         _ => (
             CloseCode::UNSUPPORTED_DATA,
             "the peer cannot take this kind of message",
         ),
-    };
-    let _ = conn.close(code, reason);
+    })
 }
 
 /// Counts a message of the sink, or answers it. Apart, so that the echo is short.
 #[inline(never)]
 fn count(conn: &mut Conn<'_, Route>, message: Message<'_>) {
-    let Route::Sink(counted) = conn.state() else {
-        return;
-    };
-    let Counted {
-        messages,
-        payload_bytes,
-    } = &mut **counted;
-    if message.payload() == b"stats" && message.text().is_some() {
-        let stats = format!("{{\"messages\":{messages},\"payload_bytes\":{payload_bytes}}}");
+    if let Some(stats) = conn.state().count(message) {
         let _ = conn.send(stats);
-        return;
     }
-    *messages += 1;
-    *payload_bytes += message.payload().len() as u64;
+}
+
+impl Route {
+    /// Counts a message of the sink. Returns the answer to one that asks.
+    pub(super) fn count(&mut self, message: Message<'_>) -> Option<String> {
+        let Self::Sink(counted) = self else {
+            return None;
+        };
+        let Counted {
+            messages,
+            payload_bytes,
+        } = &mut **counted;
+        if message.payload() == b"stats" && message.text().is_some() {
+            return Some(format!(
+                "{{\"messages\":{messages},\"payload_bytes\":{payload_bytes}}}"
+            ));
+        }
+        *messages += 1;
+        *payload_bytes += message.payload().len() as u64;
+        None
+    }
 }
 
 fn page() -> Result<HttpReply, FieldError> {

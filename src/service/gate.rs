@@ -65,6 +65,39 @@ impl<S> Gate<S> {
         self
     }
 
+    /// Whether a client may come in, and what it is told beside.
+    pub(super) fn let_in(&self, upgrade: &Upgrade<'_>, answer: &mut Answer) -> Result<(), Refusal> {
+        let request = upgrade.request();
+        self.origins_of(request).check(request)?;
+        if self.like_kaazing {
+            answer.imitate_kaazing(request);
+        }
+        Ok(())
+    }
+
+    /// The answer to a request that asks whether another one may be sent, if it is one.
+    pub(super) fn answer_preflight(
+        &self,
+        request: &Request<'_>,
+    ) -> Option<Result<HttpReply, Refusal>> {
+        if !Origins::is_preflight(request) {
+            return None;
+        }
+        if request.announces_body() {
+            return Some(Err(HandshakeError::ContentTooLarge.into()));
+        }
+        Some(self.origins_of(request).answer_preflight(request))
+    }
+
+    pub(super) fn add_headers(&self, request: &Request<'_>, reply: &mut HttpReply) {
+        self.origins_of(request).add_headers(request, reply);
+    }
+
+    #[cfg(feature = "aio")]
+    pub(super) fn service(&self) -> &S {
+        &self.service
+    }
+
     fn origins_of(&self, request: &Request<'_>) -> &Origins {
         let mut routes = self.routes.iter();
         let own = routes.find_map(|(path, origins)| (path == request.path()).then_some(origins));
@@ -81,23 +114,16 @@ impl<S: Service> Service for Gate<S> {
         peer: Remote<'_>,
         answer: &mut Answer,
     ) -> Result<S::State, Refusal> {
-        let request = upgrade.request();
-        self.origins_of(request).check(request)?;
-        if self.like_kaazing {
-            answer.imitate_kaazing(request);
-        }
+        self.let_in(upgrade, answer)?;
         self.service.on_handshake(upgrade, peer, answer)
     }
 
     fn on_http(&mut self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
-        if Origins::is_preflight(request) {
-            if request.announces_body() {
-                return Err(HandshakeError::ContentTooLarge.into());
-            }
-            return self.origins_of(request).answer_preflight(request);
+        if let Some(answered) = self.answer_preflight(request) {
+            return answered;
         }
         let mut reply = self.service.on_http(request, peer)?;
-        self.origins_of(request).add_headers(request, &mut reply);
+        self.add_headers(request, &mut reply);
         Ok(reply)
     }
 

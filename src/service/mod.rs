@@ -3,6 +3,8 @@
 //! Knows: the [`Service`](crate::Service) trait and the vocabulary of the protocol. Refuses to
 //! know: rings, tokens, buffers.
 
+#[cfg(feature = "aio")]
+mod awaiting;
 mod echo;
 mod gate;
 mod origins;

@@ -6,10 +6,8 @@
 use super::{Shard, service::Service};
 use crate::{
     client::Dial,
-    conn::{
-        ClientOpening, CloseCause, ConnId, Connection, Key, Link, Opening, Rare, Secure, Stage,
-    },
-    proto::{Role, Sink, handshake::Scheme},
+    conn::{CloseCause, ConnId, Connection, Key, Link, Rare, Secure, Stage},
+    proto::{Role, handshake::Scheme},
     ring::{Completion, Errno, Operation, Outcome, Ring},
 };
 
@@ -76,14 +74,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             std::mem::replace(&mut link.stage, Stage::Stopping),
         ) {
             (Outcome::Done, Stage::Connecting(request)) => {
-                let head = &mut self.shared.scratch;
-                head.clear();
-                let accept_key = request.encode(self.shared.keys.nonce(), head);
-                link.outbox(&mut self.shared.arena).write(head);
-                link.stage = Stage::Opening(Opening::of_client(ClientOpening {
-                    request,
-                    accept_key,
-                }));
+                link.ask(request, &mut self.shared);
                 // The head waits until TLS is ready for it.
                 if let Some(tls) = link.rare.tls_mut()
                     && let Err(error) = tls.start(&mut self.shared.arena)

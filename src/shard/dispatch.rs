@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{BULK_BYTES, Shard, TICK, acceptor_index, service::Service};
 use crate::{
     conn::{CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, token::SLOTS_MAX},
-    proto::{CloseCode, Event, Message, Payload, Role, endpoint::Batch},
+    proto::{CloseCode, Event, Message, Payload, endpoint::Batch},
     ring::{
         Completion, Errno, Operation, Outcome, RecvLease, Ring, SendQueue, errno::TransferError,
     },
@@ -208,18 +208,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                         service.on_pong(&mut Conn::new(id, link, state, shared), payload);
                     }
                     Some(Event::Close(frame)) => {
-                        let reason = frame.reason().into();
-                        link.ends(CloseCause::Peer {
-                            code: frame.code,
-                            reason,
-                        });
-                        shared.pool.reclaim(frame.payload);
-                        // Both close frames have been seen. A server ends the transport, a client
-                        // waits for it to (section 7.1.1).
-                        ended = Some(match link.endpoint.role() {
-                            Role::Server => Ending::Stop,
-                            Role::Client => Ending::Linger,
-                        });
+                        ended = Some(link.peer_closed(frame, &mut shared.pool));
                     }
                     Some(Event::Failed(error)) => failed = Some(error),
                 }

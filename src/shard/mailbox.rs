@@ -4,7 +4,9 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{self, Poll},
 };
 
 use crate::{
@@ -44,15 +46,36 @@ pub struct Postbox {
 /// queues.
 #[derive(Debug)]
 struct Post {
-    waiting: Mutex<Option<VecDeque<Command>>>,
+    waiting: Mutex<Waiting>,
     messages_max: usize,
 }
 
+#[derive(Debug)]
+struct Waiting {
+    /// The messages, or none once the shard has stopped.
+    commands: Option<VecDeque<Command>>,
+    /// Who wants to know when there is room again, each once.
+    for_room: Vec<task::Waker>,
+}
+
 impl Post {
-    /// The messages, or none once the shard has stopped. A panic cannot have left them half
-    /// changed: nothing is done under the lock that could.
-    fn waiting(&self) -> MutexGuard<'_, Option<VecDeque<Command>>> {
+    /// A panic cannot have left it half changed: nothing is done under the lock that could.
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts other commands in the place of those that wait, which are returned, and tells those who
+    /// wait for room.
+    fn exchange(&self, commands: Option<VecDeque<Command>>) -> Option<VecDeque<Command>> {
+        let mut waiting = self.waiting();
+        let taken = mem::replace(&mut waiting.commands, commands);
+        let for_room = mem::take(&mut waiting.for_room);
+        // Waking runs code that is not ours, and a full queue is long.
+        drop(waiting);
+        for waker in for_room {
+            waker.wake();
+        }
+        taken
     }
 }
 
@@ -67,9 +90,12 @@ pub enum PostError {
 
 /// A mailbox for at most `messages_max` messages, and the way into it.
 pub fn mailbox(messages_max: usize, waker: Waker) -> (Postbox, Mailbox) {
-    let waiting = Mutex::new(Some(VecDeque::new()));
+    let waiting = Waiting {
+        commands: Some(VecDeque::new()),
+        for_room: Vec::new(),
+    };
     let post = Arc::new(Post {
-        waiting,
+        waiting: Mutex::new(waiting),
         messages_max,
     });
     (
@@ -84,17 +110,13 @@ pub fn mailbox(messages_max: usize, waker: Waker) -> (Postbox, Mailbox) {
 impl Mailbox {
     /// Everything that waits, in the order in which it was posted.
     pub fn take(&self) -> VecDeque<Command> {
-        self.0
-            .waiting()
-            .as_mut()
-            .map(std::mem::take)
-            .unwrap_or_default()
+        self.0.exchange(Some(VecDeque::new())).unwrap_or_default()
     }
 }
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        *self.0.waiting() = None;
+        self.0.exchange(None);
     }
 }
 
@@ -108,21 +130,47 @@ impl Postbox {
     pub fn post(&self, command: Command) -> Result<(), PostError> {
         {
             let mut waiting = self.post.waiting();
-            let waiting = waiting.as_mut().ok_or(PostError::Stopped)?;
-            let full = waiting.len() >= self.post.messages_max;
+            let commands = waiting.commands.as_mut().ok_or(PostError::Stopped)?;
+            let full = commands.len() >= self.post.messages_max;
             if full && !matches!(command, Command::Stop { .. }) {
                 return Err(PostError::Full);
             }
-            waiting.push_back(command);
+            commands.push_back(command);
         }
         self.waker.wake();
         Ok(())
+    }
+
+    /// Ready when a command would not be refused for want of room: there is some, or the shard has
+    /// stopped. Else the task is woken when that may have changed.
+    pub fn poll_room(&self, context: &task::Context<'_>) -> Poll<()> {
+        let mut waiting = self.post.waiting();
+        let full = waiting.commands.as_ref();
+        if full.is_none_or(|commands| commands.len() < self.post.messages_max) {
+            return Poll::Ready(());
+        }
+        let waker = context.waker();
+        if !waiting.for_room.iter().any(|known| known.will_wake(waker)) {
+            waiting.for_room.push(waker.clone());
+        }
+        Poll::Pending
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Wake,
+    };
+
     use super::*;
+
+    fn stop() -> Command {
+        Command::Stop {
+            drain_timeout_ms: 0,
+        }
+    }
 
     #[test]
     fn a_full_mailbox_refuses_messages_but_not_the_end() {
@@ -135,15 +183,42 @@ mod tests {
         assert_eq!(postbox.post(message()), Ok(()));
         assert_eq!(postbox.post(message()), Ok(()));
         assert_eq!(postbox.post(message()), Err(PostError::Full));
-        assert_eq!(
-            postbox.post(Command::Stop {
-                drain_timeout_ms: 0
-            }),
-            Ok(())
-        );
+        assert_eq!(postbox.post(stop()), Ok(()));
         assert_eq!(mailbox.take().len(), 3);
         assert_eq!(postbox.post(message()), Ok(()));
         drop(mailbox);
         assert_eq!(postbox.post(message()), Err(PostError::Stopped));
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_room_is_woken_once_when_there_is_some_or_will_never_be() {
+        let (postbox, mailbox) = mailbox(1, Waker::new(None));
+        let woken = Arc::new(Woken::default());
+        let waker = woken.clone().into();
+        let context = task::Context::from_waker(&waker);
+        assert_eq!(postbox.poll_room(&context), Poll::Ready(()));
+        for times in 1..=3 {
+            assert_eq!(postbox.post(stop()), Ok(()));
+            assert_eq!(postbox.poll_room(&context), Poll::Pending);
+            assert_eq!(postbox.poll_room(&context), Poll::Pending);
+            assert_eq!(woken.0.load(Ordering::Relaxed), times - 1);
+            mailbox.take();
+            assert_eq!(woken.0.load(Ordering::Relaxed), times);
+            assert_eq!(postbox.poll_room(&context), Poll::Ready(()));
+        }
+        assert_eq!(postbox.post(stop()), Ok(()));
+        assert_eq!(postbox.poll_room(&context), Poll::Pending);
+        drop(mailbox);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 4);
+        assert_eq!(postbox.poll_room(&context), Poll::Ready(()));
     }
 }

@@ -27,12 +27,7 @@ mod settle;
 pub mod stats;
 mod tls;
 
-use std::{
-    collections::VecDeque,
-    ops::RangeInclusive,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::VecDeque, ops::RangeInclusive, sync::Arc};
 
 use accept::Acceptor;
 use mailbox::{Command, Mailbox, Postbox, mailbox};
@@ -75,28 +70,6 @@ const BULK_BYTES: RangeInclusive<u64> = 64 * 1024..=1024 * 1024;
 /// How many turns without such messages it takes until all memory is used again.
 const BULK_TURNS: u8 = 32;
 
-/// The seconds of a `Date` header, put into words once each.
-#[derive(Debug, Default)]
-struct DateText {
-    until: Time,
-    text: String,
-}
-
-impl DateText {
-    fn at(&mut self, now: Time) -> &str {
-        if now >= self.until {
-            let date = SystemTime::now();
-            let into_second = date
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or(Duration::ZERO)
-                .subsec_millis();
-            self.until = now.plus_ms(u64::from(1000 - into_second));
-            self.text = httpdate::fmt_http_date(date);
-        }
-        &self.text
-    }
-}
-
 /// One core's loop: a ring, a service, and the connections between them.
 pub struct Shard<R: Ring, S: Service> {
     ring: R,
@@ -116,7 +89,6 @@ pub struct Shard<R: Ring, S: Service> {
     mailbox: Mailbox,
     postbox: Postbox,
     stats: Arc<Stats>,
-    date: DateText,
     /// Plaintext of the records that are being looked at, for all TLS connections.
     plain: Vec<u8>,
     /// Until then nothing is said of peers that do not get as far as a service.
@@ -171,7 +143,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
             mailbox,
             postbox,
             stats: Arc::new(Stats::default()),
-            date: DateText::default(),
             plain: Vec::new(),
             silent_until: now,
             now,

@@ -7,31 +7,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Shard, service::Service};
 use crate::{
-    conn::{CloseCause, Ending, Key, Remote, Stage},
+    conn::{CloseCause, Ending, Key, Remote, Stage, opening::Opened},
     proto::{
-        Endpoint, Sink, Version,
         deflate::Agreed,
-        handshake::{
-            Answer, ClientHandshakeError, Content, HandshakeError, HttpReply, Proof, Refusal,
-            ReplyHeaders, Request, check_upgrade, encode_http_reply, encode_refusal,
-            encode_switching_protocols,
-        },
-        hixie,
+        handshake::{ClientHandshakeError, Content, HandshakeError, Refusal, Request},
     },
     ring::Ring,
 };
-
-/// What is written in answer to a request.
-enum Reply<T> {
-    Accepted {
-        proof: Proof,
-        answer: Answer,
-        agreed: Option<Agreed>,
-        state: T,
-    },
-    Http(HttpReply),
-    Refused(Refusal),
-}
 
 impl<R: Ring, S: Service> Shard<R, S> {
     /// Takes bytes of a head. Returns how many of them belong to it once the connection is open;
@@ -43,13 +25,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let is_client = opening.client().is_some();
         let head_bytes_max = self.shared.config.head_bytes_max;
-        let found = match opening.scanner.push(bytes, head_bytes_max) {
-            Ok(Some(len)) => len,
-            Ok(None) => {
-                let rest = opening.rest.get_or_insert_default();
-                rest.head.extend_from_slice(bytes);
-                return None;
-            }
+        let (head, rest_at) = match opening.push(bytes, head_bytes_max) {
+            Ok(Some(found)) => found,
+            Ok(None) => return None,
             Err(error) if is_client => {
                 self.client_failed(key, error.into());
                 return None;
@@ -62,37 +40,24 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 return None;
             }
         };
-        let mut gathered = opening.take_head();
-        let head = if gathered.is_empty() {
-            &bytes[..found]
-        } else {
-            gathered.extend_from_slice(&bytes[..found]);
-            &gathered
-        };
         let opened = if is_client {
-            self.check_answer(key, head)
+            self.check_answer(key, &head)
         } else {
-            self.answer_head(key, head)
+            self.answer_head(key, &head)
         };
         if !opened {
             // What follows the head may belong to the handshake all the same.
-            let used = self.receive_challenge(key, &bytes[found..])?;
-            return Some(found + used);
+            let used = self.receive_challenge(key, &bytes[rest_at..])?;
+            return Some(rest_at + used);
         }
-        Some(found)
+        Some(rest_at)
     }
 
     /// Takes bytes that follow the head of a hixie-76 handshake. Returns how many of them belong to
     /// it once the connection is open.
     pub(super) fn receive_challenge(&mut self, key: Key, bytes: &[u8]) -> Option<usize> {
         let connection = self.slab.get_mut(key)?;
-        let link = &mut connection.link;
-        let Stage::Challenged(challenge) = &mut link.stage else {
-            return None;
-        };
-        let (used, answer) = challenge.push(bytes)?;
-        link.outbox(&mut self.shared.arena).write(&answer);
-        link.endpoint = Endpoint::hixie76();
+        let used = connection.link.receive_challenge(bytes, &mut self.shared)?;
         self.open(key);
         Some(used)
     }
@@ -115,108 +80,31 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let tls = connection.link.rare.tls().map(|tls| tls.session());
         let peer = Remote::new(self.ring.peer_address(socket), tls);
-        let is_secure = peer.is_secure();
-        let legacy_hixie76 = self.shared.config.legacy_hixie76;
         let Self {
             service, shared, ..
         } = self;
-        let called = catch_unwind(AssertUnwindSafe(|| {
-            if !request.is_upgrade() {
-                return match service.on_http(&request, peer) {
-                    Ok(reply) => Reply::Http(reply),
-                    Err(refusal) => Reply::Refused(refusal),
-                };
+        let called = catch_unwind(AssertUnwindSafe(|| shared.judge(&request, peer, service)));
+        let Ok(reply) = called else {
+            self.shared.counts.service_panics += 1;
+            self.refuse(key, HandshakeError::ServicePanicked.into(), content);
+            return false;
+        };
+        let opened = connection.link.answer(&request, reply, &mut self.shared);
+        match opened {
+            Opened::Open(state) => {
+                connection.state = Some(state);
+                self.open(key);
+                true
             }
-            let checked = if legacy_hixie76 && hixie::is_opening(&request) {
-                hixie::check_opening(&request)
-            } else {
-                check_upgrade(&request)
-            };
-            let upgrade = match checked {
-                Ok(upgrade) => upgrade,
-                Err(error) => return Reply::Refused(error.into()),
-            };
-            let mut answer = Answer::new();
-            match service.on_handshake(&upgrade, peer, &mut answer) {
-                Ok(state) => {
-                    // Hixie-76 has no extensions.
-                    let compresses = shared.config.compress
-                        && upgrade.version() == Version::Rfc6455
-                        && !answer.refuses_compression();
-                    let agreed = compresses.then(|| shared.codec.agree(upgrade.extensions()));
-                    Reply::Accepted {
-                        proof: upgrade.proof(),
-                        answer,
-                        agreed: agreed.flatten(),
-                        state,
-                    }
-                }
-                Err(refusal) => Reply::Refused(refusal),
-            }
-        }));
-        match called {
-            Ok(Reply::Accepted {
-                proof: Proof::AcceptKey(accept_key),
-                mut answer,
-                agreed,
-                state,
-            }) => {
-                if let Some(agreed) = agreed {
-                    answer.agree_on(agreed);
-                    self.compress(key, &agreed);
-                }
-                self.accept_handshake(key, &accept_key, &answer, state)
-            }
-            Ok(Reply::Accepted {
-                proof: Proof::Challenge(challenge),
-                answer,
-                state,
-                ..
-            }) => {
-                self.reply(key, |scratch, headers| {
-                    hixie::encode_head(scratch, &request, is_secure, &answer, headers);
-                });
-                if let Some(connection) = self.slab.get_mut(key) {
-                    connection.state = Some(state);
-                    connection.link.stage = Stage::Challenged(Box::new(challenge));
-                }
+            Opened::Challenged(state) => {
+                connection.state = Some(state);
                 false
             }
-            Ok(Reply::Http(reply)) => {
-                self.shared.counts.http_requests += 1;
-                self.reply(key, |scratch, headers| {
-                    encode_http_reply(scratch, &reply, headers, content);
-                });
+            Opened::Ends => {
                 self.finish(key, Ending::Linger);
                 false
             }
-            Ok(Reply::Refused(refusal)) => {
-                self.refuse(key, refusal, content);
-                false
-            }
-            Err(_) => {
-                self.shared.counts.service_panics += 1;
-                self.refuse(key, HandshakeError::ServicePanicked.into(), content);
-                false
-            }
         }
-    }
-
-    fn accept_handshake(
-        &mut self,
-        key: Key,
-        accept_key: &[u8; 28],
-        answer: &Answer,
-        state: S::State,
-    ) -> bool {
-        self.reply(key, |scratch, headers| {
-            encode_switching_protocols(scratch, accept_key, answer, headers);
-        });
-        if let Some(connection) = self.slab.get_mut(key) {
-            connection.state = Some(state);
-        }
-        self.open(key);
-        true
     }
 
     /// Compresses what follows the opening handshake.
@@ -239,28 +127,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Refuses an opening handshake or a request; the connection ends after the reply.
     pub(super) fn refuse(&mut self, key: Key, refusal: Refusal, content: Content) {
-        self.shared.counts.handshakes_refused += 1;
-        self.reply(key, |scratch, headers| {
-            encode_refusal(scratch, &refusal, headers, content)
-        });
+        if let Some(connection) = self.slab.get_mut(key) {
+            connection.link.refuse(&refusal, content, &mut self.shared);
+        }
         self.finish(key, Ending::Linger);
-    }
-
-    fn reply(&mut self, key: Key, encode: impl FnOnce(&mut Vec<u8>, &ReplyHeaders<'_>)) {
-        let Some(connection) = self.slab.get_mut(key) else {
-            return;
-        };
-        let config = &self.shared.config;
-        let headers = ReplyHeaders {
-            date: config.date_header.then(|| self.date.at(self.now)),
-            server: config.server_header.as_deref(),
-        };
-        self.shared.scratch.clear();
-        encode(&mut self.shared.scratch, &headers);
-        connection
-            .link
-            .outbox(&mut self.shared.arena)
-            .write(&self.shared.scratch);
     }
 
     /// Checks the server's answer to our opening handshake. Returns whether the connection is open

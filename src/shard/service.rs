@@ -3,7 +3,7 @@
 //! Knows: what a service is told, and when. Refuses to know: any service.
 
 use crate::{
-    conn::{CloseCause, Conn, ConnId, Remote},
+    conn::{CloseCause, Conn, ConnId, Remote, opening::Judge},
     proto::{
         Message,
         handshake::{Answer, HandshakeError, HttpReply, Refusal, Request, Upgrade},
@@ -80,5 +80,23 @@ pub trait Service {
     /// the middle of its handshake.
     fn on_close(&mut self, id: ConnId, state: Self::State, cause: &CloseCause) {
         let _ = (id, state, cause);
+    }
+}
+
+/// A service is asked about requests like anybody else.
+impl<S: Service> Judge for S {
+    type State = S::State;
+
+    fn on_handshake(
+        &mut self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<S::State, Refusal> {
+        Service::on_handshake(self, upgrade, peer, answer)
+    }
+
+    fn on_http(&mut self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
+        Service::on_http(self, request, peer)
     }
 }

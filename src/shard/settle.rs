@@ -6,11 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Shard, service::Service};
 use crate::{
-    conn::{CloseCause, Ending, Key, Link, Stage, Timeout},
-    proto::{
-        endpoint::Control,
-        handshake::{Content, HandshakeError},
-    },
+    conn::{CloseCause, Ending, Key, Stage, Timeout},
+    proto::handshake::{Content, HandshakeError},
     ring::{Operation, Ring, Shutdown, Time},
 };
 
@@ -198,12 +195,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
         link.endpoint.release(&mut shared.pool);
         link.endpoint.leave(&mut shared.codec);
-        if let Some(queue) = link.outgoing.take() {
-            shared.arena.retire(queue);
-        }
-        if let Some(tls) = link.rare.tls_mut() {
-            tls.release(&mut shared.arena);
-        }
+        link.release_queues(&mut shared.arena);
         if let Some(socket) = connection.socket.take() {
             link.in_flight += 1;
             self.ring.submit_close(socket, key.token(Operation::Close));
@@ -332,31 +324,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// Half of the idle timeout is over since somebody looked: pings a silent peer, and drops one
     /// that has been silent for all of it.
     fn check_idle(&mut self, key: Key) {
-        let now = self.now;
-        let idle_timeout_ms = self.shared.config.idle_timeout_ms;
-        if idle_timeout_ms == 0 {
+        if self.shared.config.idle_timeout_ms == 0 {
             return;
         }
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
-        let link: &mut Link = &mut connection.link;
-        let silence_ms = link.silence(now.as_ms()).as_millis() as u64;
-        let half_ms = idle_timeout_ms.div_ceil(2);
-        if silence_ms >= idle_timeout_ms {
-            self.drop_late(key, Timeout::Idle);
-            return;
-        }
-        let mut next_ms = half_ms.saturating_sub(silence_ms);
-        if silence_ms >= half_ms {
-            if !link.pinged {
-                link.pinged = true;
-                let (endpoint, mut context) = link.split(&mut self.shared);
-                let _ = endpoint.send_control(Control::Ping, &[], &mut context);
+        match connection.link.check_idle(&mut self.shared) {
+            Some(next_ms) => {
+                self.wheel.set(key.slot, self.now.plus_ms(next_ms));
                 self.touch(key);
             }
-            next_ms = idle_timeout_ms - silence_ms;
+            None => self.drop_late(key, Timeout::Idle),
         }
-        self.wheel.set(key.slot, now.plus_ms(next_ms.max(1)));
     }
 }

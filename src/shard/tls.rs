@@ -65,16 +65,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let link = &mut connection.link;
         let arena = &mut self.shared.arena;
+        if matches!(link.stage, Stage::Stopping | Stage::Closed) {
+            link.release_queues(arena);
+            return;
+        }
         let (Some(tls), Some(socket)) = (link.rare.tls_mut(), &connection.socket) else {
             return;
         };
-        if matches!(link.stage, Stage::Stopping | Stage::Closed) {
-            tls.release(arena);
-            if let Some(queue) = link.outgoing.take() {
-                arena.retire(queue);
-            }
-            return;
-        }
         let is_last = matches!(link.stage, Stage::Finishing(_));
         match tls.seal(&mut link.outgoing, is_last, &mut self.plain, arena) {
             Ok(None) => {}

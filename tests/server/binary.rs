@@ -31,6 +31,11 @@ pub struct Ringwire {
 impl Ringwire {
     /// Starts `command`, which becomes ringwire, and waits until it says where it is.
     pub fn start(command: &mut Command) -> Self {
+        Self::start_until(command, |line| line.starts_with("ringwire doctor"))
+    }
+
+    /// As [`start`](Self::start), for a command that says something else after its addresses.
+    pub fn start_until(command: &mut Command, is_last: impl Fn(&str) -> bool) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -52,7 +57,7 @@ impl Ringwire {
             })],
         };
         let mut line = String::new();
-        while stdout.read_line(&mut line).unwrap() > 0 && !line.starts_with("ringwire doctor") {
+        while stdout.read_line(&mut line).unwrap() > 0 {
             let address = match line.trim().strip_suffix('/') {
                 Some(url) if url.starts_with("wss://") => {
                     ringwire.tls_addresses.extend(url[6..].parse::<Address>());
@@ -65,6 +70,9 @@ impl Ringwire {
                 _ => String::new(),
             };
             ringwire.addresses.extend(address.parse::<Address>());
+            if is_last(&line) {
+                break;
+            }
             line.clear();
         }
         let nowhere = ringwire.addresses.is_empty() && ringwire.tls_addresses.is_empty();
@@ -81,6 +89,12 @@ impl Ringwire {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Ends it as nothing that it could prepare for.
+    pub fn kill(&mut self) {
+        // Does nothing to one that has ended.
+        let _ = self.child.kill();
     }
 
     /// Waits for its end.
@@ -100,8 +114,7 @@ impl Ringwire {
 
 impl Drop for Ringwire {
     fn drop(&mut self) {
-        // Does nothing to one that has ended.
-        let _ = self.child.kill();
+        self.kill();
         let _ = self.child.wait();
     }
 }

@@ -12,6 +12,8 @@ mod common;
 mod host;
 mod peer;
 
+#[cfg(feature = "aio")]
+mod async_bridge;
 mod backpressure;
 mod binary;
 mod closing;
@@ -19,6 +21,8 @@ mod compress;
 mod deadlines;
 mod descriptors;
 mod encoding;
+#[cfg(feature = "aio")]
+mod examples;
 mod frames;
 mod handle;
 mod hixie;

@@ -1,0 +1,497 @@
+//! One connection: a link, as a shard has it, and its socket.
+//!
+//! Knows: what is sent when, at which stage the connection is, and who waits for what. Refuses to
+//! know: where received bytes lie, and what the handler wants.
+//!
+//! Sending never waits: what the socket does not take at once stays in the queue, and a task of its
+//! own sends it as the peer reads. Whoever would make the queue longer than `queue_high_bytes`
+//! waits until it is short again.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    rc::Rc,
+    task::{Context as TaskContext, Waker},
+};
+
+use rustix::{io::Errno as Sys, net::Shutdown};
+
+use super::{
+    farewell::see_off,
+    local::{Local, State},
+    socket::Socket,
+};
+use crate::{
+    conn::{CloseCause, Ending, Key, Link, Stage, Timeout},
+    proto::{
+        CloseCode, Role, SendError,
+        handshake::{Content, HandshakeError, Refusal},
+    },
+    ring::{Errno, Time, errno::TransferError},
+    tls::TlsError,
+};
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    pub socket: Socket,
+    pub local: Rc<Local>,
+    pub key: Key,
+    pub link: RefCell<Link>,
+    /// Who waits until the queue is short.
+    waiting: RefCell<Vec<Waker>>,
+    /// Something was queued, and it is not being sent.
+    dirty: Cell<bool>,
+    /// It is in the thread's list of connections with something to send.
+    pub listed: Cell<bool>,
+    /// Nobody but the farewell reads any more.
+    pub leaving: Cell<bool>,
+    /// Bytes that the endpoint itself wrote (pongs) since the queue was last empty.
+    pub replied_bytes: Cell<usize>,
+    /// The subprotocol that was agreed on.
+    pub subprotocol: OnceCell<Box<str>>,
+    /// Halves that the application has.
+    pub halves: Cell<u32>,
+}
+
+impl Connection {
+    /// A connection at its beginning.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` when there is no place for it.
+    pub fn new(local: &Rc<Local>, socket: Socket, mut link: Link) -> Result<Rc<Self>, Errno> {
+        let key = local.enter()?;
+        let now = Time::monotonic_coarse();
+        link.heard_ms = now.as_ms() as u32;
+        let connection = Rc::new(Self {
+            socket,
+            local: local.clone(),
+            key,
+            link: RefCell::new(link),
+            waiting: RefCell::default(),
+            dirty: Cell::new(false),
+            listed: Cell::new(false),
+            leaving: Cell::new(false),
+            replied_bytes: Cell::new(0),
+            subprotocol: OnceCell::new(),
+            halves: Cell::new(0),
+        });
+        let state = &mut *local.state.borrow_mut();
+        if let Some(place) = state.slab.get_mut(key) {
+            *place = Rc::downgrade(&connection);
+        }
+        state.shared.now = now;
+        state.shared.counts.connections += 1;
+        let timeout_ms = state.shared.config.handshake_timeout_ms;
+        local.set_deadline(state, key, timeout_ms);
+        local.counted(now);
+        Ok(connection)
+    }
+
+    /// Whether messages may still come.
+    pub fn is_receiving(&self) -> bool {
+        let stage = &self.link.borrow().stage;
+        matches!(
+            stage,
+            Stage::Opening(_) | Stage::Challenged(_) | Stage::Open | Stage::Closing
+        )
+    }
+
+    /// Why it ended, once it does.
+    pub fn cause(&self) -> Option<CloseCause> {
+        self.link.borrow().rare.cause().cloned()
+    }
+
+    /// Marks that something was queued: it is sent before this thread waits.
+    #[inline]
+    pub fn touch(self: &Rc<Self>) {
+        self.dirty.set(true);
+        if !self.listed.replace(true) {
+            self.local.touch(self);
+        }
+    }
+
+    /// Marks that something was queued, for whoever flushes next.
+    #[inline]
+    pub fn touch_later(&self) {
+        self.dirty.set(true);
+    }
+
+    /// Sends what was queued since the last time.
+    #[inline]
+    pub fn flush_if_dirty(self: &Rc<Self>) {
+        if self.dirty.get() {
+            self.flush();
+        }
+    }
+
+    /// Sends what is queued, as much as the socket takes.
+    pub fn flush(self: &Rc<Self>) {
+        let link = &mut *self.link.borrow_mut();
+        let state = &mut *self.local.state.borrow_mut();
+        self.flush_in(link, state);
+    }
+
+    /// As [`flush`](Self::flush), for those who have borrowed both.
+    pub fn flush_in(self: &Rc<Self>, link: &mut Link, state: &mut State) {
+        self.dirty.set(false);
+        if link.sending {
+            return self.account(link, state);
+        }
+        if !self.send_queued(link, state) && !self.local.is_over() {
+            link.sending = true;
+            link.sent_ms = Time::monotonic_coarse().as_ms() as u32;
+            tokio_uring::spawn(drain(self.clone()));
+        }
+        self.settle(link, state);
+    }
+
+    /// Sends until the queue is empty or the socket full. Returns whether it is empty.
+    fn send_queued(self: &Rc<Self>, link: &mut Link, state: &mut State) -> bool {
+        loop {
+            let arena = &mut state.shared.arena;
+            if matches!(link.stage, Stage::Stopping | Stage::Closed) {
+                link.release_queues(arena);
+                return true;
+            }
+            let next = match link.rare.tls_mut() {
+                None => link.outgoing.take(),
+                Some(tls) => {
+                    let is_last = matches!(link.stage, Stage::Finishing(_));
+                    let scratch = &mut state.shared.scratch;
+                    match tls.seal(&mut link.outgoing, is_last, scratch, arena) {
+                        Ok(next) => next,
+                        Err(error) => {
+                            link.ends(CloseCause::Tls(error));
+                            self.stop(link, state);
+                            return true;
+                        }
+                    }
+                }
+            };
+            let Some(mut queue) = next else { return true };
+            if queue.is_empty() {
+                arena.retire(queue);
+                return true;
+            }
+            match self.socket.send(&queue) {
+                Ok(count) => {
+                    queue.advance(arena, count);
+                    if queue.is_empty() {
+                        arena.retire(queue);
+                    } else {
+                        link.put_back(queue, arena);
+                    }
+                }
+                Err(Sys::AGAIN) => {
+                    link.put_back(queue, arena);
+                    return false;
+                }
+                Err(errno) => {
+                    arena.retire(queue);
+                    self.transport_failed(link, state, errno.into());
+                }
+            }
+        }
+    }
+
+    /// Goes on sending, now that the socket may have room. Returns whether everything is sent.
+    fn resume(self: &Rc<Self>) -> bool {
+        let link = &mut *self.link.borrow_mut();
+        let state = &mut *self.local.state.borrow_mut();
+        let done = self.send_queued(link, state);
+        if done {
+            link.sending = false;
+        }
+        // The peer has read, or the socket would have no room: a sign of life.
+        link.heard_ms = Time::monotonic_coarse().as_ms() as u32;
+        self.settle(link, state);
+        done
+    }
+
+    /// What follows from what was sent: backpressure, and the next stage.
+    fn settle(self: &Rc<Self>, link: &mut Link, state: &mut State) {
+        self.account(link, state);
+        if link.paused && link.queued_bytes() <= state.shared.config.queue_low_bytes {
+            link.paused = false;
+        }
+        let queued = link.queued_bytes();
+        if queued == 0 {
+            self.replied_bytes.set(0);
+        }
+        if !link.paused {
+            self.wake_waiting();
+        }
+        if let Stage::Finishing(ending) = link.stage
+            && queued == 0
+        {
+            match ending {
+                Ending::Linger if !link.stream_ended => {
+                    link.stage = Stage::Lingering;
+                    self.socket.shutdown(Shutdown::Write);
+                    self.leave();
+                }
+                Ending::Linger | Ending::Stop => self.stop(link, state),
+            }
+        }
+        if matches!(link.stage, Stage::Lingering) && link.stream_ended {
+            self.stop(link, state);
+        }
+    }
+
+    /// The thread's count of queued bytes, and whether this peer is behind.
+    fn account(&self, link: &mut Link, state: &mut State) {
+        let queued = link.queued_bytes();
+        let shared = &mut state.shared;
+        shared.queued_bytes = shared.queued_bytes - link.counted_bytes + queued;
+        link.counted_bytes = queued;
+        let config = &shared.config;
+        let full = shared.queued_bytes > config.shard_queue_high_bytes;
+        let behind = queued > config.queue_high_bytes || full && queued > config.queue_low_bytes;
+        if behind && link.sending && !link.paused {
+            link.paused = true;
+            shared.counts.reads_paused += 1;
+        }
+    }
+
+    /// Remembers who waits until the queue is short, or the connection over.
+    pub fn wait_for_room(&self, context: &TaskContext<'_>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            waiting.push(context.waker().clone());
+        }
+    }
+
+    fn wake_waiting(&self) {
+        if self.waiting.borrow().is_empty() {
+            return;
+        }
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    /// Begins the closing handshake.
+    ///
+    /// # Errors
+    ///
+    /// As [`Endpoint::close`](crate::proto::Endpoint::close).
+    pub fn close(
+        self: &Rc<Self>,
+        code: CloseCode,
+        reason: &str,
+        cause: CloseCause,
+    ) -> Result<(), SendError> {
+        let link = &mut *self.link.borrow_mut();
+        let state = &mut *self.local.state.borrow_mut();
+        if !matches!(link.stage, Stage::Open | Stage::Closing) {
+            return Err(SendError::Closed);
+        }
+        let (endpoint, mut context) = link.split(&mut state.shared);
+        endpoint.close(code, reason, &mut context)?;
+        link.ends(cause);
+        self.closing(link, state);
+        self.flush_in(link, state);
+        Ok(())
+    }
+
+    /// Our close frame was written: the peer's has to come in time.
+    pub fn closing(&self, link: &mut Link, state: &mut State) {
+        if matches!(link.stage, Stage::Open) && link.endpoint.is_close_sent() {
+            link.stage = Stage::Closing;
+            let timeout_ms = state.shared.config.close_timeout_ms;
+            self.local.set_deadline(state, self.key, timeout_ms);
+        }
+    }
+
+    /// Sends what is queued and ends the transport then.
+    pub fn finish(self: &Rc<Self>, link: &mut Link, state: &mut State, ending: Ending) {
+        if matches!(link.stage, Stage::Stopping | Stage::Closed) {
+            return;
+        }
+        // Under TLS the peer has its close_notify to send, which a socket that is closed would
+        // answer with a reset.
+        let lingers = link.rare.tls().is_some() && !link.stream_ended;
+        link.stage = Stage::Finishing(if lingers { Ending::Linger } else { ending });
+        let timeout_ms = state.shared.config.close_timeout_ms;
+        self.local.set_deadline(state, self.key, timeout_ms);
+        self.flush_in(link, state);
+    }
+
+    /// Ends the transport now.
+    pub fn stop(&self, link: &mut Link, state: &mut State) {
+        if matches!(link.stage, Stage::Closed) {
+            return;
+        }
+        link.stage = Stage::Closed;
+        link.stream_ended = true;
+        state.wheel.clear(self.key.slot);
+        link.release_queues(&mut state.shared.arena);
+        self.account(link, state);
+        // Whoever waits for readiness is told so by the kernel.
+        self.socket.shutdown(Shutdown::Both);
+        self.wake_waiting();
+        let cause = link.rare.cause();
+        let cause = cause.unwrap_or(&CloseCause::Vanished);
+        tracing::debug!(slot = self.key.slot, %cause, "connection closed");
+    }
+
+    /// As [`stop`](Self::stop), for this reason.
+    pub fn abort(&self, cause: CloseCause) {
+        let link = &mut *self.link.borrow_mut();
+        let state = &mut *self.local.state.borrow_mut();
+        link.ends(cause);
+        self.stop(link, state);
+    }
+
+    /// The peer will send no more: its stream or its TLS has ended.
+    pub fn peer_ended(self: &Rc<Self>, link: &mut Link, state: &mut State) {
+        match link.stage {
+            Stage::Open | Stage::Closing | Stage::Opening(_) | Stage::Challenged(_) => {
+                link.ends(CloseCause::Vanished);
+                // What was sent before may still be wanted: a peer can shut down one side.
+                self.finish(link, state, Ending::Stop);
+            }
+            _ => self.settle(link, state),
+        }
+    }
+
+    /// The transport is broken: nothing can be sent or received any more.
+    pub fn transport_failed(&self, link: &mut Link, state: &mut State, errno: Errno) {
+        if errno.of_transfer() == TransferError::Unexpected {
+            tracing::error!(%errno, "a transfer failed in a new way");
+        }
+        if !link.endpoint.is_input_ended() || !link.endpoint.is_close_sent() {
+            link.ends(CloseCause::Transport(errno));
+        }
+        self.stop(link, state);
+    }
+
+    /// TLS failed: the peer gets the alert that was written, and an end.
+    pub fn tls_failed(self: &Rc<Self>, link: &mut Link, state: &mut State, error: TlsError) {
+        state.shared.counts.tls_failures += 1;
+        if link.endpoint.role() == Role::Server && error.is_plain_http() {
+            // In words that it understands.
+            link.rare.drop_tls();
+            self.refuse(link, state, HandshakeError::PlainOnTlsPort.into());
+            return;
+        }
+        link.ends(CloseCause::Tls(error));
+        self.finish(link, state, Ending::Linger);
+    }
+
+    /// Refuses an opening handshake; the connection ends after the reply.
+    pub fn refuse(self: &Rc<Self>, link: &mut Link, state: &mut State, refusal: Refusal) {
+        link.refuse(&refusal, Content::Sent, &mut state.shared);
+        self.finish(link, state, Ending::Linger);
+    }
+
+    /// Its deadline is due.
+    pub fn deadline(self: &Rc<Self>) {
+        let link = &mut *self.link.borrow_mut();
+        let state = &mut *self.local.state.borrow_mut();
+        match &link.stage {
+            Stage::Opening(opening) if opening.client().is_none() && !link.is_securing() => {
+                state.shared.counts.timeouts += 1;
+                link.ends(CloseCause::Timeout(Timeout::Handshake));
+                self.refuse(link, state, HandshakeError::Timeout.into());
+            }
+            Stage::Connecting(_) | Stage::Opening(_) | Stage::Challenged(_) => {
+                self.drop_late(link, state, Timeout::Handshake);
+            }
+            Stage::Open => self.check_idle(link, state),
+            Stage::Closing | Stage::Finishing(_) | Stage::Lingering => {
+                self.drop_late(link, state, Timeout::Close);
+            }
+            Stage::Stopping | Stage::Closed => {}
+        }
+        self.local.counted(Time::monotonic_coarse());
+    }
+
+    fn drop_late(&self, link: &mut Link, state: &mut State, timeout: Timeout) {
+        state.shared.counts.timeouts += 1;
+        link.ends(CloseCause::Timeout(timeout));
+        self.stop(link, state);
+    }
+
+    /// When to look whether the peer is still there: after half the timeout, to ping it.
+    pub fn set_idle_deadline(&self, state: &mut State) {
+        match state.shared.config.idle_timeout_ms {
+            0 => state.wheel.clear(self.key.slot),
+            idle_ms => self
+                .local
+                .set_deadline(state, self.key, idle_ms.div_ceil(2)),
+        }
+    }
+
+    fn check_idle(self: &Rc<Self>, link: &mut Link, state: &mut State) {
+        if state.shared.config.idle_timeout_ms == 0 {
+            return;
+        }
+        // What lies unread says that the peer is there: it is the handler that is elsewhere. But a
+        // peer that does not read is not there for us, whatever it has sent.
+        if link.queued_bytes() == 0 && self.socket.unread_bytes() > 0 {
+            link.heard_ms = state.shared.now.as_ms() as u32;
+        }
+        match link.check_idle(&mut state.shared) {
+            Some(next_ms) => {
+                self.local.set_deadline(state, self.key, next_ms);
+                self.flush_in(link, state);
+            }
+            None => self.drop_late(link, state, Timeout::Idle),
+        }
+    }
+
+    /// From here on nobody of the application's reads: what is left of the connection is seen off.
+    pub fn leave(self: &Rc<Self>) {
+        if self.local.is_over() {
+            return;
+        }
+        if !self.leaving.replace(true) {
+            tokio_uring::spawn(see_off(self.clone()));
+        }
+    }
+
+    /// A half is gone. With the last one the connection closes, if it has not.
+    pub fn drop_half(self: &Rc<Self>) {
+        self.halves.set(self.halves.get() - 1);
+        if self.halves.get() == 0 {
+            let (code, cause) = if std::thread::panicking() {
+                let code = CloseCode::INTERNAL_ERROR;
+                (code, CloseCause::ServicePanicked)
+            } else {
+                let code = CloseCode::NORMAL_CLOSURE;
+                (code, CloseCause::Application(code))
+            };
+            // It is closing already, as most often.
+            let _ = self.close(code, "", cause);
+        }
+    }
+}
+
+/// Sends what did not fit into the socket.
+async fn drain(connection: Rc<Connection>) {
+    loop {
+        let Ok(mut guard) = connection.socket.writable().await else {
+            return;
+        };
+        if connection.resume() {
+            return;
+        }
+        guard.clear_ready();
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let link = self.link.get_mut();
+        let state = &mut *self.local.state.borrow_mut();
+        let shared = &mut state.shared;
+        shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
+        link.endpoint.release(&mut shared.pool);
+        link.endpoint.leave(&mut shared.codec);
+        link.release_queues(&mut shared.arena);
+        self.local.leave(state, self.key);
+        self.local.counted(Time::monotonic_coarse());
+    }
+}

@@ -1,0 +1,421 @@
+//! What a connection receives, and the messages in it.
+//!
+//! Knows: one receive buffer, which part of it was looked at, and where in it a message lies.
+//! Refuses to know: who waits for it.
+//!
+//! ```text
+//!   bytes   | looked at | batch of short messages | not looked at | room |
+//!                         ^ the next to hand out    ^ at            ^ end
+//! ```
+//!
+//! Everything is here between two calls, and nothing in a future: one that is dropped while it
+//! waits has taken nothing.
+
+use std::{
+    mem,
+    ops::Range,
+    rc::Rc,
+    task::{Context as TaskContext, Poll},
+};
+
+use super::{
+    buffers::SMALL_BYTES,
+    connection::Connection,
+    local::State,
+    socket::{Readable, Received},
+};
+use crate::{
+    conn::{CloseCause, Ending, Link, Stage},
+    proto::{
+        CloseFrame, Event, Message, MessageKind, Payload,
+        endpoint::Batch,
+        message::{Framed, MessageBuffer},
+    },
+    ring::Time,
+    tls::TlsError,
+};
+
+/// Received bytes, and what is lent out of them.
+#[derive(Debug, Default)]
+pub struct Input {
+    /// Without memory while there is nothing to look at.
+    bytes: Vec<u8>,
+    /// What was not looked at.
+    rest: Range<usize>,
+    /// Short messages that were, and were not handed out.
+    batch: Range<usize>,
+    /// Text that is not UTF-8 follows the batch.
+    batch_failed: bool,
+    /// `bytes` is plaintext of TLS.
+    is_plaintext: bool,
+    /// The last receive filled the buffer.
+    wants_large: bool,
+    /// The message that was handed out last, if it was put together.
+    held: Option<Box<MessageBuffer>>,
+    /// What TLS came to behind these bytes.
+    after: Option<Box<Result<(), TlsError>>>,
+}
+
+/// Where a message lies.
+#[derive(Debug)]
+pub enum Found {
+    /// In the receive buffer.
+    Received {
+        /// Text or binary.
+        kind: MessageKind,
+        /// Bytes of a server's header in front of the payload.
+        header_len: u8,
+        /// The header and the payload.
+        frame: Range<usize>,
+    },
+    /// In a buffer of its own.
+    Held(MessageKind),
+}
+
+impl Input {
+    /// The message that was found last.
+    #[inline]
+    pub fn message(&self, found: &Found) -> Message<'_> {
+        match (found, &self.held) {
+            (
+                Found::Received {
+                    kind,
+                    header_len,
+                    frame,
+                },
+                _,
+            ) => Message::framed(*kind, *header_len, &self.bytes[frame.clone()]),
+            (Found::Held(kind), Some(held)) => held.message(*kind),
+            (Found::Held(kind), None) => Message::new(*kind, &[]),
+        }
+    }
+
+    /// Takes the message that was put together, whose memory goes with it.
+    pub fn take_held(&mut self) -> Option<Box<MessageBuffer>> {
+        self.held.take()
+    }
+
+    /// Has messages come in pieces from here on. Returns the first piece, if there is one already.
+    pub fn begin_pieces(&mut self, connection: &Connection) -> Option<Found> {
+        let link = &mut *connection.link.borrow_mut();
+        let (kind, gathered) = link.endpoint.hand_out_pieces(true)?;
+        let state = &mut *connection.local.state.borrow_mut();
+        if let Some(held) = self.held.replace(gathered) {
+            state.shared.pool.give_back(held);
+        }
+        Some(Found::Held(kind))
+    }
+
+    /// The next message; `None` when there will be none.
+    pub fn poll_event(
+        &mut self,
+        connection: &Rc<Connection>,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<Option<Found>> {
+        loop {
+            if let Some(found) = self.next(connection) {
+                return Poll::Ready(Some(found));
+            }
+            if !connection.is_receiving() {
+                self.give_back(connection);
+                connection.flush_if_dirty();
+                return Poll::Ready(None);
+            }
+            // The peer waits for our answers before it says more.
+            connection.flush_if_dirty();
+            match self.poll_fill(connection, context) {
+                Poll::Ready(()) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// The next message of what was received.
+    #[inline]
+    pub fn next(&mut self, connection: &Rc<Connection>) -> Option<Found> {
+        if let Some(found) = self.next_of_batch() {
+            return Some(found);
+        }
+        if self.rest.is_empty() && self.held.is_none() && !self.batch_failed {
+            return None;
+        }
+        self.look(connection)
+    }
+
+    #[inline]
+    fn next_of_batch(&mut self) -> Option<Found> {
+        let frames = self.bytes.get(self.batch.clone())?;
+        let &[first, len] = frames.first_chunk()?;
+        let start = self.batch.start;
+        self.batch.start += 2 + usize::from(len);
+        Some(Found::Received {
+            kind: match first & 0xf {
+                1 => MessageKind::Text,
+                _ => MessageKind::Binary,
+            },
+            header_len: 2,
+            frame: start..self.batch.start,
+        })
+    }
+
+    fn look(&mut self, connection: &Rc<Connection>) -> Option<Found> {
+        let link = &mut *connection.link.borrow_mut();
+        let state = &mut *connection.local.state.borrow_mut();
+        if let Some(held) = self.held.take() {
+            state.shared.pool.give_back(held);
+        }
+        let before = link.queued_bytes();
+        let found = self.look_in(connection, link, state);
+        let replied = link.queued_bytes().saturating_sub(before);
+        if replied > 0 {
+            let total = connection.replied_bytes.get() + replied;
+            connection.replied_bytes.set(total);
+            connection.touch();
+        }
+        found
+    }
+
+    fn look_in(
+        &mut self,
+        connection: &Rc<Connection>,
+        link: &mut Link,
+        state: &mut State,
+    ) -> Option<Found> {
+        let base = self.bytes.as_ptr().addr();
+        let place = |part: &[u8]| {
+            let start = part.as_ptr().addr() - base;
+            start..start + part.len()
+        };
+        loop {
+            if !matches!(link.stage, Stage::Open | Stage::Closing) {
+                self.rest = 0..0;
+                return None;
+            }
+            if mem::take(&mut self.batch_failed) {
+                let (endpoint, mut context) = link.split(&mut state.shared);
+                let error = endpoint.fail_text(&mut context);
+                failed(connection, link, state, error);
+                return None;
+            }
+            let mut input = &mut self.bytes[self.rest.clone()];
+            let mut batch = Batch::new();
+            let (endpoint, mut context) = link.split(&mut state.shared);
+            if several_short(input) {
+                endpoint.receive_batch(&mut input, &mut batch, &mut context);
+                self.batch_failed = batch.is_failed();
+                self.rest.start = self.rest.end - input.len();
+                if batch.count() > 0 {
+                    let frames = batch.frames();
+                    self.batch = place(frames);
+                    let counts = &mut state.shared.counts;
+                    counts.messages_received += batch.count() as u64;
+                    counts.payload_bytes_received += (frames.len() - 2 * batch.count()) as u64;
+                    return self.next_of_batch();
+                }
+                if self.batch_failed {
+                    continue;
+                }
+            }
+            let event = endpoint.receive(&mut input, &mut context);
+            let left = input.len();
+            self.rest.start = self.rest.end - left;
+            match event? {
+                Event::Message { kind, payload } => {
+                    let counts = &mut state.shared.counts;
+                    counts.messages_received += u64::from(!link.endpoint.is_in_message());
+                    counts.payload_bytes_received += payload.len() as u64;
+                    return Some(match payload {
+                        Payload::Borrowed(Framed { header_len, frame }) => Found::Received {
+                            kind,
+                            header_len,
+                            frame: place(frame),
+                        },
+                        Payload::Owned(buffer) => {
+                            self.held = Some(buffer);
+                            Found::Held(kind)
+                        }
+                    });
+                }
+                Event::Ping(payload) | Event::Pong(payload) => state.shared.pool.reclaim(payload),
+                Event::Close(frame) => closed(connection, link, state, frame),
+                Event::Failed(error) => failed(connection, link, state, error),
+            }
+        }
+    }
+
+    /// Receives more, once there is something.
+    pub fn poll_fill(
+        &mut self,
+        connection: &Rc<Connection>,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        if let Some(after) = self.after.take() {
+            let link = &mut *connection.link.borrow_mut();
+            let state = &mut *connection.local.state.borrow_mut();
+            match *after {
+                Ok(()) => connection.peer_ended(link, state),
+                Err(error) => connection.tls_failed(link, state, error),
+            }
+            return Poll::Ready(());
+        }
+        loop {
+            let behind = {
+                let state = connection.local.state.borrow();
+                connection.replied_bytes.get() > state.shared.config.queue_high_bytes
+            };
+            if behind {
+                // A peer that pings and does not read.
+                connection.wait_for_room(context);
+                self.give_back(connection);
+                return Poll::Pending;
+            }
+            let Poll::Ready(readable) = connection.socket.poll_readable(context) else {
+                self.give_back(connection);
+                return Poll::Pending;
+            };
+            let link = &mut *connection.link.borrow_mut();
+            let state = &mut *connection.local.state.borrow_mut();
+            let received = match readable {
+                Ok(mut readable) => self.receive(connection, link, state, &mut readable),
+                Err(error) => Some(Received::Failed(error.into())),
+            };
+            match received {
+                None => continue,
+                Some(Received::Bytes(_)) => {}
+                Some(Received::EndOfStream) => {
+                    link.stream_ended = true;
+                    connection.peer_ended(link, state);
+                }
+                Some(Received::Failed(errno)) => connection.transport_failed(link, state, errno),
+            }
+            return Poll::Ready(());
+        }
+    }
+
+    fn receive(
+        &mut self,
+        connection: &Rc<Connection>,
+        link: &mut Link,
+        state: &mut State,
+        readable: &mut Readable<'_>,
+    ) -> Option<Received> {
+        let large = self.wants_large;
+        let is_secure = link.rare.tls().is_some();
+        let is_small = self.bytes.len() <= SMALL_BYTES && large;
+        if is_secure != self.is_plaintext || is_small {
+            self.give_back_to(state);
+        }
+        self.is_plaintext = is_secure;
+        let mut room = match is_secure {
+            false if self.bytes.capacity() > 0 => mem::take(&mut self.bytes),
+            _ => state.buffers.take(large),
+        };
+        let received = connection.socket.recv(readable, &mut room);
+        if let Some(Received::Bytes(count)) = received {
+            let now = Time::monotonic_coarse();
+            state.shared.now = now;
+            link.heard_ms = now.as_ms() as u32;
+            link.pinged = false;
+            connection.local.counted(now);
+            self.wants_large = count == room.len() || large && count > SMALL_BYTES / 2;
+            self.rest = 0..count;
+        }
+        if !is_secure {
+            self.bytes = room;
+            return received;
+        }
+        if let Some(Received::Bytes(count)) = received {
+            self.decrypt(connection, link, state, &mut room[..count]);
+        }
+        state.buffers.give_back(room);
+        received
+    }
+
+    fn decrypt(
+        &mut self,
+        connection: &Rc<Connection>,
+        link: &mut Link,
+        state: &mut State,
+        records: &mut [u8],
+    ) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = state.buffers.take_plain();
+        }
+        self.bytes.clear();
+        self.rest = 0..0;
+        let Some(tls) = link.rare.tls_mut() else {
+            return;
+        };
+        let was_open = tls.session().is_open();
+        let received = tls.receive(records, &mut self.bytes, &mut state.shared.arena);
+        self.rest = 0..self.bytes.len();
+        let counts = &mut state.shared.counts;
+        if !was_open && tls.session().is_open() {
+            counts.tls_handshakes += 1;
+            counts.tls_resumptions += u64::from(tls.session().is_resumed());
+        }
+        let is_peer_closed = tls.session().is_peer_closed();
+        if link.queued_bytes() > 0 {
+            connection.touch();
+        }
+        if received.is_err() || is_peer_closed {
+            self.after = Some(Box::new(received));
+        }
+    }
+
+    /// Bytes that were not looked at.
+    pub fn rest(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.rest.clone()]
+    }
+
+    /// Counts bytes as looked at.
+    pub fn advance(&mut self, bytes: usize) {
+        self.rest.start += bytes;
+    }
+
+    /// Gives the memory back, once all of it was looked at.
+    pub fn give_back(&mut self, connection: &Connection) {
+        if self.bytes.capacity() > 0 || self.held.is_some() {
+            self.give_back_to(&mut connection.local.state.borrow_mut());
+        }
+    }
+
+    fn give_back_to(&mut self, state: &mut State) {
+        if let Some(held) = self.held.take() {
+            state.shared.pool.give_back(held);
+        }
+        let bytes = mem::take(&mut self.bytes);
+        self.rest = 0..0;
+        self.batch = 0..0;
+        match self.is_plaintext {
+            true => state.buffers.give_back_plain(bytes),
+            false => state.buffers.give_back(bytes),
+        }
+    }
+}
+
+/// Whether a short frame comes first, and something behind it.
+#[inline]
+fn several_short(input: &[u8]) -> bool {
+    let Some(&[_, second]) = input.first_chunk() else {
+        return false;
+    };
+    let len = usize::from(second & 0x7f);
+    len <= 125 && input.len() > len + 6
+}
+
+fn closed(connection: &Rc<Connection>, link: &mut Link, state: &mut State, frame: CloseFrame<'_>) {
+    let ending = link.peer_closed(frame, &mut state.shared.pool);
+    connection.finish(link, state, ending);
+}
+
+fn failed(
+    connection: &Rc<Connection>,
+    link: &mut Link,
+    state: &mut State,
+    error: crate::ProtocolError,
+) {
+    state.shared.counts.protocol_errors += 1;
+    link.ends(CloseCause::Protocol(error));
+    connection.finish(link, state, Ending::Linger);
+}

@@ -1,0 +1,342 @@
+//! What the connections of one thread share.
+//!
+//! Knows: limits, chunks, buffers and counts, as a shard has them; which connections have a
+//! deadline, and which have something to send. Refuses to know: what a connection does about it.
+//!
+//! One task for each thread, the keeper, does what nobody waits for:
+//!
+//! ```text
+//!   1  sends what connections were given and did not send themselves
+//!   2  deadlines that are due
+//!   3  publishes the counts
+//! ```
+//!
+//! It has one timer. A connection has none: its deadline is a place in a wheel.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::{Context as TaskContext, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Sleep, sleep},
+};
+
+use super::{buffers::Buffers, connection::Connection};
+use crate::{
+    config::{Config, ConfigError},
+    conn::{Key, Shared, deadline::Wheel, slab::Slab},
+    ring::{Errno, Time},
+    shard::stats::Stats,
+};
+
+/// Counts are published this long after something was counted.
+const PUBLISH_AFTER_MS: u64 = 20;
+
+thread_local! {
+    /// The context of the server that runs on this thread, or the first one that was made for
+    /// connections without one.
+    static CURRENT: RefCell<Weak<Local>> = const { RefCell::new(Weak::new()) };
+}
+
+/// What the connections of one thread share: limits, buffers, counts and one timer.
+///
+/// A server has one for each of its threads. Whoever accepts or dials connections without a server
+/// can make one to choose the limits; [`accept`](super::accept) and [`connect`](super::connect) use
+/// that of the server whose handler they are called in, or one with the defaults.
+#[derive(Clone)]
+pub struct Context {
+    pub(super) local: Rc<Local>,
+}
+
+impl Context {
+    /// Connections under these limits.
+    ///
+    /// # Errors
+    ///
+    /// A setting out of its bounds.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio-uring runtime, or when the kernel has no entropy.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        config.validate()?;
+        #[expect(
+            clippy::expect_used,
+            reason = "getrandom(2) fails before Linux 3.17 only"
+        )]
+        let seed = crate::server::seed().expect("the kernel gives entropy");
+        Ok(Self {
+            local: Local::new(config, seed, Arc::default()),
+        })
+    }
+
+    /// The context of the server that runs on this thread, or one with the defaults.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio-uring runtime.
+    pub fn current() -> Self {
+        if let Some(local) = CURRENT.with_borrow(Weak::upgrade) {
+            return Self { local };
+        }
+        #[expect(clippy::expect_used, reason = "a test looks at the defaults")]
+        let context = Self::new(Config::default()).expect("the defaults are valid");
+        context.make_current();
+        context
+    }
+
+    pub(super) fn make_current(&self) {
+        CURRENT.set(Rc::downgrade(&self.local));
+    }
+
+    /// Connections there are, open or not.
+    pub fn connections(&self) -> usize {
+        self.local.state.borrow().slab.len()
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> crate::Snapshot {
+        self.local.publish();
+        self.local.stats.snapshot()
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("connections", &self.connections())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The same, for those who are in it.
+#[derive(Debug)]
+pub struct Local {
+    pub state: RefCell<State>,
+    /// Connections with something to send that nobody else is about to send.
+    dirty: RefCell<Vec<Rc<Connection>>>,
+    /// A task is polled that will send when it is done.
+    in_turn: Cell<bool>,
+    pub stats: Arc<Stats>,
+    keeper: RefCell<Option<Waker>>,
+    /// What the keeper's timer is set to.
+    armed: Cell<Option<Time>>,
+    publish_at: Cell<Option<Time>>,
+    /// A connection is gone: there is room for another, or none is left.
+    pub left: Notify,
+    /// The runtime ends: no more tasks.
+    over: Cell<bool>,
+}
+
+/// What is borrowed for each of a connection's steps.
+#[derive(Debug)]
+pub struct State {
+    pub shared: Shared,
+    pub slab: Slab<Weak<Connection>>,
+    pub wheel: Wheel,
+    pub buffers: Buffers,
+}
+
+impl Local {
+    pub fn new(config: Config, seed: [u8; 32], stats: Arc<Stats>) -> Rc<Self> {
+        let local = Rc::new(Self {
+            state: RefCell::new(State {
+                buffers: Buffers::new(config.recv_buffer_bytes as usize),
+                wheel: Wheel::new(Time::monotonic_coarse()),
+                slab: Slab::default(),
+                shared: Shared::new(config, seed),
+            }),
+            dirty: RefCell::default(),
+            in_turn: Cell::new(false),
+            stats,
+            keeper: RefCell::default(),
+            armed: Cell::new(None),
+            publish_at: Cell::new(None),
+            left: Notify::new(),
+            over: Cell::new(false),
+        });
+        tokio_uring::spawn(keep(Rc::downgrade(&local)));
+        local
+    }
+
+    /// The runtime is about to end: no task is spawned any more.
+    pub fn end(&self) {
+        self.over.set(true);
+    }
+
+    /// Whether the runtime is about to end.
+    pub fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    /// Runs something that sends, and sends then.
+    pub fn turn<T>(&self, run: impl FnOnce() -> T) -> T {
+        let outer = self.in_turn.replace(true);
+        let result = run();
+        self.in_turn.set(outer);
+        if !outer {
+            self.flush_dirty();
+        }
+        result
+    }
+
+    /// A connection has something to send, and nobody who is about to send it.
+    #[inline]
+    pub fn touch(&self, connection: &Rc<Connection>) {
+        self.dirty.borrow_mut().push(connection.clone());
+        if !self.in_turn.get() {
+            self.wake_keeper();
+        }
+    }
+
+    fn flush_dirty(&self) {
+        loop {
+            let next = self.dirty.borrow_mut().pop();
+            let Some(connection) = next else { break };
+            connection.listed.set(false);
+            connection.flush_if_dirty();
+        }
+    }
+
+    fn wake_keeper(&self) {
+        if let Some(keeper) = &*self.keeper.borrow() {
+            keeper.wake_by_ref();
+        }
+    }
+
+    /// Sets the deadline of a connection.
+    pub fn set_deadline(&self, state: &mut State, key: Key, after_ms: u64) {
+        let at = Time::monotonic_coarse().plus_ms(after_ms);
+        state.wheel.set(key.slot, at);
+        self.wake_by(at);
+    }
+
+    /// Sees to it that the keeper wakes up in time.
+    fn wake_by(&self, at: Time) {
+        if self.armed.get().is_none_or(|armed| at < armed) {
+            self.armed.set(Some(at));
+            self.wake_keeper();
+        }
+    }
+
+    /// Something was counted.
+    #[inline]
+    pub fn counted(&self, now: Time) {
+        if self.publish_at.get().is_none() {
+            let at = now.plus_ms(PUBLISH_AFTER_MS);
+            self.publish_at.set(Some(at));
+            self.wake_by(at);
+        }
+    }
+
+    /// Makes the counts known to other threads.
+    pub fn publish(&self) {
+        self.publish_at.set(None);
+        let state = &mut *self.state.borrow_mut();
+        state.shared.settle_codec();
+        self.stats.publish(
+            &state.shared.counts,
+            state.slab.len(),
+            state.shared.queued_bytes,
+        );
+    }
+
+    /// Every connection that there is.
+    pub fn connections(&self) -> Vec<Rc<Connection>> {
+        let mut state = self.state.borrow_mut();
+        let slab = &mut state.slab;
+        (0..slab.capacity() as u32)
+            .filter_map(|slot| slab.key_at(slot))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .filter_map(|key| slab.get_mut(key)?.upgrade())
+            .collect()
+    }
+
+    /// Takes a connection out of the table.
+    pub fn leave(&self, state: &mut State, key: Key) {
+        state.wheel.clear(key.slot);
+        state.slab.remove(key);
+        self.left.notify_waiters();
+    }
+
+    /// Puts a connection into the table.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` when there is no place for it.
+    pub fn enter(&self) -> Result<Key, Errno> {
+        let mut state = self.state.borrow_mut();
+        let full = state.slab.len() >= state.shared.config.shard_connections_max as usize;
+        if full {
+            return Err(Errno::TOO_MANY_FILES);
+        }
+        let inserted = state.slab.insert(Weak::new());
+        inserted.map_err(|_| Errno::TOO_MANY_FILES)
+    }
+
+    fn handle_deadlines(&self, now: Time) {
+        loop {
+            let due = {
+                let state = &mut *self.state.borrow_mut();
+                state.shared.now = now;
+                let Some(slot) = state.wheel.next_due(now) else {
+                    break;
+                };
+                let key = state.slab.key_at(slot);
+                key.and_then(|key| state.slab.get_mut(key)?.upgrade())
+            };
+            if let Some(connection) = due {
+                connection.deadline();
+            }
+        }
+    }
+
+    fn keep(&self, timer: &mut Pin<Box<Sleep>>, context: &mut TaskContext<'_>) {
+        self.flush_dirty();
+        loop {
+            let now = Time::monotonic();
+            self.handle_deadlines(now);
+            self.flush_dirty();
+            if self.publish_at.get().is_some_and(|at| at <= now) {
+                self.publish();
+            }
+            let first = self.state.borrow().wheel.first();
+            let next = [first, self.publish_at.get()].into_iter().flatten().min();
+            self.armed.set(next);
+            let Some(next) = next else { return };
+            timer.set(sleep(Duration::from_nanos(next.ns_since(now))));
+            if timer.as_mut().poll(context).is_pending() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.wake_keeper();
+    }
+}
+
+/// Keeps a thread's connections until nobody has the context any more.
+async fn keep(local: Weak<Local>) {
+    let mut timer = Box::pin(sleep(Duration::ZERO));
+    poll_fn(move |context| {
+        let Some(local) = local.upgrade() else {
+            return Poll::Ready(());
+        };
+        local.keeper.replace(Some(context.waker().clone()));
+        local.keep(&mut timer, context);
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,83 @@
+//! WebSockets in `async` code, on tokio-uring.
+//!
+//! For applications whose handlers await databases, HTTP clients or queues: the protocol core,
+//! limits, opening handshake, compression, TLS and counts of the shard engine, behind futures that
+//! any library of the tokio world can be used in. A thread has a runtime, a listener and
+//! connections of its own; futures stay on it and need not be `Send`.
+//!
+//! ```no_run
+//! use ringwire::aio::{Server, WebSocket};
+//!
+//! async fn echo(mut socket: WebSocket) {
+//!     let writer = socket.writer();
+//!     while let Some(message) = socket.next().await {
+//!         if writer.send(message).await.is_err() {
+//!             break;
+//!         }
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), ringwire::StartError> {
+//!     Server::builder().listen("127.0.0.1:9001").start(echo)?.join()
+//! }
+//! ```
+//!
+//! A client, on the same runtime:
+//!
+//! ```no_run
+//! use ringwire::{CloseCode, aio};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     tokio_uring::start(async {
+//!         let mut socket = aio::connect("ws://127.0.0.1:9001/").await?;
+//!         socket.send("hello").await?;
+//!         if let Some(message) = socket.next().await {
+//!             println!("{:?}", message.text());
+//!         }
+//!         socket.close(CloseCode::NORMAL_CLOSURE, "").await?;
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
+//! # How bytes move
+//!
+//! ```text
+//!   readable? --> buffer of the thread --> Endpoint --> Message<'_>, borrowed from the buffer
+//!                  (back when the connection waits)          |
+//!   socket <------ queue, sent before the thread waits <---- Writer::send
+//!     '- full? --> a task of its own sends the rest; send waits above queue_high_bytes
+//! ```
+//!
+//! Readiness comes first, then the buffer: an idle connection holds none, and the connections of a
+//! thread receive into the same memory one after the other. Receives and sends are calls that do
+//! not block, so that the kernel has no memory of ours when a future is dropped.
+//!
+//! Knows: the same protocol core, limits and counts as the shard engine, behind futures. Refuses to
+//! know: services, and a ring of its own.
+
+pub mod bridge;
+
+mod buffers;
+mod connection;
+mod entry;
+mod farewell;
+mod handler;
+mod input;
+mod local;
+mod opening;
+mod pieces;
+mod sending;
+mod server;
+mod socket;
+mod stream;
+mod threads;
+mod websocket;
+
+pub use entry::{Accept, accept, connect, dial};
+pub use handler::Handler;
+pub use local::Context;
+pub use opening::OpenError;
+pub use pieces::MessagePieces;
+pub use server::{Builder, Handle, Server};
+pub use websocket::{OwnedMessage, Reader, WebSocket, Writer};

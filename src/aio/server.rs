@@ -1,0 +1,322 @@
+//! An asynchronous server: one runtime for each thread, their listeners, and a way to stop them.
+//!
+//! Knows: threads, runtimes, addresses. Refuses to know: frames, buffers, what a handler does.
+
+use std::{
+    io,
+    rc::Rc,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    handler::Handler,
+    local::{Context, Local},
+    threads,
+};
+use crate::{
+    Address, Config, Snapshot, StartError,
+    ring::{Errno, probe::Unavailable, socket::Listener},
+    server::{self, Listen, addresses_of, bind, pin, processors, seed},
+    shard::stats::Stats,
+    tls::ServerTls,
+};
+
+/// A running server. Dropping it without [`join`](Self::join) leaves it running.
+#[derive(Debug)]
+pub struct Server {
+    handle: Handle,
+    addresses: Vec<Address>,
+    tls_addresses: Vec<Address>,
+    threads: Vec<JoinHandle<()>>,
+    // Unix paths are removed with them.
+    _listeners: Vec<Listener>,
+}
+
+/// How a server is to be.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    listen: Listen,
+    threads: Option<usize>,
+    pinned: bool,
+    config: Config,
+}
+
+/// Reaches a running server from any thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// The milliseconds that connections have to close, once it is to stop.
+    stop: watch::Sender<Option<u64>>,
+    stats: Vec<Arc<Stats>>,
+    drain_timeout_ms: u64,
+}
+
+/// A handler that every thread has.
+struct Everywhere<H>(Arc<H>);
+
+impl<H: Handler> Handler for Everywhere<H> {
+    type State = H::State;
+
+    fn on_handshake(
+        &self,
+        upgrade: &crate::Upgrade<'_>,
+        peer: crate::Remote<'_>,
+        answer: &mut crate::Answer,
+    ) -> Result<H::State, crate::Refusal> {
+        self.0.on_handshake(upgrade, peer, answer)
+    }
+
+    fn on_http(
+        &self,
+        request: &crate::Request<'_>,
+        peer: crate::Remote<'_>,
+    ) -> Result<crate::HttpReply, crate::Refusal> {
+        self.0.on_http(request, peer)
+    }
+
+    fn serve(&self, socket: super::WebSocket, state: H::State) -> impl Future<Output = ()> {
+        self.0.serve(socket, state)
+    }
+}
+
+impl Server {
+    /// A server with the defaults: no address yet, one pinned thread for each processor.
+    pub fn builder() -> Builder {
+        Builder {
+            listen: Vec::new(),
+            threads: None,
+            pinned: true,
+            config: Config::default(),
+        }
+    }
+
+    /// Where it listens for plain connections, with the ports that the kernel chose.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Where it listens for TLS, likewise.
+    pub fn tls_addresses(&self) -> &[Address] {
+        &self.tls_addresses
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits until it has stopped: after [`Handle::stop`], and when all connections are gone.
+    ///
+    /// # Errors
+    ///
+    /// When a thread panicked.
+    pub fn join(self) -> Result<(), StartError> {
+        let mut result = Ok(());
+        for thread in self.threads {
+            if thread.join().is_err() {
+                // The others would wait for ever.
+                self.handle.stop();
+                result = Err(StartError::ShardPanicked);
+            }
+        }
+        result
+    }
+}
+
+impl Builder {
+    /// Listens on `address` as well: `127.0.0.1:9001`, `[::1]:9001`, `unix:/run/ringwire.sock`.
+    /// Port 0 lets the kernel choose.
+    #[must_use]
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen.push((address.into(), None));
+        self
+    }
+
+    /// As [`listen`](Self::listen), with TLS on every connection: `wss://`. To take new
+    /// certificates without dropping anyone, keep a clone and [`reload`](ServerTls::reload) it.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn listen_tls(mut self, address: impl Into<String>, tls: &ServerTls) -> Self {
+        self.listen.push((address.into(), Some(tls.clone())));
+        self
+    }
+
+    /// How many threads, at least 1. One for each processor that the process may use, unless set.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Whether each thread keeps to one processor. On unless set.
+    #[must_use]
+    pub fn pinned(mut self, pinned: bool) -> Self {
+        self.pinned = pinned;
+        self
+    }
+
+    /// The limits. Those of the ring's receive buffers have no meaning here, but for
+    /// `recv_buffer_bytes`: the most that one receive takes.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Binds every address and starts every thread. All of them share the handler.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of bounds, an address cannot be bound, or the kernel gives no ring;
+    /// nothing is left running then.
+    pub fn start<H: Handler + Send + Sync>(self, handler: H) -> Result<Server, StartError> {
+        let handler = Arc::new(handler);
+        self.start_each(move |_| Everywhere(handler.clone()))
+    }
+
+    /// As [`start`](Self::start), with a handler for each thread, which need not be `Send`.
+    /// `handler` is called on the thread, in its runtime, with the thread's number.
+    ///
+    /// # Errors
+    ///
+    /// As `start`.
+    pub fn start_each<H, F>(self, handler: F) -> Result<Server, StartError>
+    where
+        H: Handler,
+        F: Fn(u16) -> H + Send + Sync + 'static,
+    {
+        self.config.validate()?;
+        let processors = processors();
+        let count = server::threads(self.threads, "threads", &processors)?;
+        let mut listeners = bind(&self.listen, count, self.config.backlog)?;
+        let [addresses, tls_addresses] = addresses_of(&listeners);
+        let stats: Vec<Arc<Stats>> = (0..count).map(|_| Arc::default()).collect();
+        let (stop, stopped) = watch::channel(None);
+        let (reports, reported) = mpsc::channel();
+        let handler = Arc::new(handler);
+        let mut threads = Vec::new();
+        for id in 0..count {
+            let sockets: Vec<_> = listeners
+                .iter_mut()
+                .filter_map(|(listener, tls)| Some((listener.take_socket()?, tls.clone())))
+                .collect();
+            let cpu = (self.pinned && count <= processors.len()).then(|| processors[id]);
+            let (config, handler, stats, stopped, reports) = (
+                self.config.clone(),
+                handler.clone(),
+                stats[id].clone(),
+                stopped.clone(),
+                reports.clone(),
+            );
+            let body = move || {
+                pin(cpu);
+                let started = runtime().and_then(|runtime| Ok((runtime, seed()?)));
+                let (runtime, seed) = match started {
+                    Ok(started) => started,
+                    Err(errno) => {
+                        let _ = reports.send(Err(errno));
+                        return;
+                    }
+                };
+                runtime.block_on(async move {
+                    let local = Local::new(config, seed, stats);
+                    Context {
+                        local: local.clone(),
+                    }
+                    .make_current();
+                    let handler = Rc::new(handler(id as u16));
+                    let listening = threads::listen(sockets);
+                    let listening = match listening {
+                        Ok(listening) => listening,
+                        Err(errno) => {
+                            let _ = reports.send(Err(errno));
+                            return;
+                        }
+                    };
+                    let _ = reports.send(Ok(()));
+                    drop(reports);
+                    threads::serve(local, listening, handler, stopped).await;
+                });
+            };
+            let thread = thread::Builder::new()
+                .name(format!("ringwire-{id}"))
+                .spawn(body);
+            threads.push(thread.map_err(StartError::Thread)?);
+        }
+        drop(reports);
+        let handle = Handle {
+            inner: Arc::new(Inner {
+                stop,
+                stats,
+                drain_timeout_ms: self.config.drain_timeout_ms,
+            }),
+        };
+        let reports: Vec<_> = reported.into_iter().collect();
+        let failed = reports.iter().find_map(|report| report.err());
+        if failed.is_some() || reports.len() < count {
+            handle.stop_within(0);
+            for thread in threads {
+                // Why it ended is in its report, or in the message of its panic.
+                let _ = thread.join();
+            }
+            return Err(match failed {
+                Some(errno) => {
+                    StartError::Unavailable(Box::new(Unavailable::from_runtime_errno(errno)))
+                }
+                None => StartError::ShardPanicked,
+            });
+        }
+        Ok(Server {
+            handle,
+            addresses,
+            tls_addresses,
+            threads,
+            _listeners: listeners
+                .into_iter()
+                .map(|(listener, _)| listener)
+                .collect(),
+        })
+    }
+}
+
+/// A runtime for this thread.
+fn runtime() -> Result<tokio_uring::Runtime, Errno> {
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder());
+    runtime.map_err(|error: io::Error| error.into())
+}
+
+impl Handle {
+    /// Stops the server: it accepts no more, closes every connection with 1001, and ends when all
+    /// are gone or `drain_timeout_ms` is over; handlers that are left then are dropped. Returns at
+    /// once; [`Server::join`] waits.
+    pub fn stop(&self) {
+        self.stop_within(self.inner.drain_timeout_ms);
+    }
+
+    /// As [`stop`](Self::stop), with another time for the connections to close.
+    pub fn stop_within(&self, drain_timeout_ms: u64) {
+        self.inner.stop.send_replace(Some(drain_timeout_ms));
+    }
+
+    /// The counts of all threads, added up. They are at most some 40 ms old.
+    pub fn stats(&self) -> Snapshot {
+        let mut sum = Snapshot::default();
+        for stats in &self.inner.stats {
+            sum += stats.snapshot();
+        }
+        sum
+    }
+
+    /// The counts of each thread.
+    pub fn thread_stats(&self) -> Vec<Snapshot> {
+        let stats = self.inner.stats.iter();
+        stats.map(|stats| stats.snapshot()).collect()
+    }
+}

@@ -1,0 +1,220 @@
+//! What one thread of a server does: accepts, serves, drains.
+//!
+//! Knows: listeners, tasks, and the order in which a thread ends. Refuses to know: frames.
+
+use std::{
+    future::poll_fn,
+    os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    rc::Rc,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::{
+    connection::Connection,
+    handler::{Asked, Handler},
+    local::Local,
+    opening::{accept, server_link},
+    socket::{Acceptor, Socket},
+    websocket::WebSocket,
+};
+use crate::{
+    CloseCause, CloseCode,
+    conn::{Ending, Stage},
+    ring::{Errno, Time, errno::AcceptError},
+    tls::ServerTls,
+};
+
+/// How long accepting pauses when descriptors ran out.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Connections accepted in one go, before those that are there have their turn.
+const ACCEPTED_MAX: usize = 64;
+
+/// A listener and its TLS.
+pub struct Listening {
+    acceptor: Acceptor,
+    tls: Option<ServerTls>,
+}
+
+/// Registers listeners with the reactor.
+///
+/// # Errors
+///
+/// What the kernel said.
+pub fn listen(sockets: Vec<(OwnedFd, Option<ServerTls>)>) -> Result<Vec<Listening>, Errno> {
+    let registered = sockets.into_iter().map(|(socket, tls)| {
+        let acceptor = Acceptor::new(socket)?;
+        Ok(Listening { acceptor, tls })
+    });
+    registered.collect()
+}
+
+/// Serves until told to stop, and then until every connection is gone or the time is up.
+pub async fn serve<H: Handler>(
+    local: Rc<Local>,
+    listening: Vec<Listening>,
+    handler: Rc<H>,
+    mut stopped: watch::Receiver<Option<u64>>,
+) {
+    let accepting: Vec<_> = listening
+        .into_iter()
+        .map(|listening| tokio_uring::spawn(accept_all(local.clone(), listening, handler.clone())))
+        .collect();
+    let drain_timeout_ms = match stopped.wait_for(Option::is_some).await {
+        Ok(told) => told.unwrap_or(0),
+        // Nobody can stop it any more, and nobody joins it: it runs for as long as the process.
+        Err(_) => std::future::pending().await,
+    };
+    for task in accepting {
+        task.abort();
+        let _ = task.await;
+    }
+    go_away(&local);
+    let gone = async {
+        while !local.state.borrow().slab.is_empty() {
+            local.left.notified().await;
+        }
+    };
+    let drained = tokio::time::timeout(Duration::from_millis(drain_timeout_ms), gone).await;
+    if drained.is_err() {
+        for connection in local.connections() {
+            connection.abort(CloseCause::Stopping);
+        }
+    }
+    local.end();
+    local.publish();
+}
+
+/// Closes every connection with 1001.
+fn go_away(local: &Rc<Local>) {
+    for connection in local.connections() {
+        let is_open = matches!(connection.link.borrow().stage, Stage::Open);
+        if is_open {
+            let code = CloseCode::GOING_AWAY;
+            let _ = connection.close(code, "", CloseCause::Stopping);
+        } else if matches!(
+            connection.link.borrow().stage,
+            Stage::Connecting(_) | Stage::Opening(_) | Stage::Challenged(_)
+        ) {
+            connection.abort(CloseCause::Stopping);
+        }
+    }
+}
+
+async fn accept_all<H: Handler>(local: Rc<Local>, listening: Listening, handler: Rc<H>) {
+    let mut in_a_row = 0;
+    loop {
+        if is_full(&local) {
+            tracing::warn!("shard_connections_max is reached: accepting pauses");
+            local.state.borrow_mut().shared.counts.accept_pauses += 1;
+            while is_full(&local) {
+                local.left.notified().await;
+            }
+        }
+        match poll_fn(|context| listening.acceptor.poll_accept(context)).await {
+            Ok(fd) => {
+                admit(&local, fd, &listening, &handler);
+                in_a_row += 1;
+                if in_a_row >= ACCEPTED_MAX {
+                    in_a_row = 0;
+                    tokio::task::yield_now().await;
+                }
+            }
+            Err(errno) => match errno.of_accept() {
+                AcceptError::Cancelled | AcceptError::Retry => {}
+                AcceptError::Exhausted | AcceptError::Unexpected => {
+                    local.state.borrow_mut().shared.counts.accept_pauses += 1;
+                    tracing::warn!(
+                        %errno,
+                        "accepting pauses until connections close; raise the limit on open files \
+                         (ulimit -n, LimitNOFILE=) if this happens often"
+                    );
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+            },
+        }
+    }
+}
+
+fn is_full(local: &Local) -> bool {
+    let state = local.state.borrow();
+    state.slab.len() >= state.shared.config.shard_connections_max as usize
+}
+
+fn admit<H: Handler>(local: &Rc<Local>, fd: OwnedFd, listening: &Listening, handler: &Rc<H>) {
+    let connection = server_link(listening.tls.as_ref()).and_then(|link| {
+        let socket = Socket::new(fd)?;
+        Ok(Connection::new(local, socket, link)?)
+    });
+    match connection {
+        Ok(connection) => {
+            tokio_uring::spawn(run(connection, handler.clone()));
+        }
+        Err(error) => tracing::error!(%error, "a connection was dropped"),
+    }
+}
+
+/// One connection from its first byte to its last.
+async fn run<H: Handler>(connection: Rc<Connection>, handler: Rc<H>) {
+    let opened = accept(&connection, &mut Asked(&*handler)).await;
+    let Ok((input, state)) = opened else {
+        // The client was told, and the farewell sees it off.
+        return;
+    };
+    let socket = WebSocket::new(connection.clone(), input);
+    let serving = handler.serve(socket, state);
+    Serving {
+        connection: &connection,
+        future: std::pin::pin!(serving),
+    }
+    .await;
+}
+
+/// A handler's future, with what comes after each of its polls: what it sent is sent.
+struct Serving<'a, F> {
+    connection: &'a Rc<Connection>,
+    future: Pin<&'a mut F>,
+}
+
+impl<F: Future<Output = ()>> Future for Serving<'_, F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let future = this.future.as_mut();
+        let local = &this.connection.local;
+        let polled = local.turn(|| catch_unwind(AssertUnwindSafe(|| future.poll(context))));
+        match polled {
+            Ok(polled) => polled,
+            Err(_) => {
+                panicked(this.connection);
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+/// The handler panicked on this connection: it gets 1011, and the others nothing.
+fn panicked(connection: &Rc<Connection>) {
+    tracing::error!("a handler panicked on a connection; it is closed with 1011");
+    connection
+        .local
+        .state
+        .borrow_mut()
+        .shared
+        .counts
+        .service_panics += 1;
+    let cause = CloseCause::ServicePanicked;
+    let closed = connection.close(CloseCode::INTERNAL_ERROR, "", cause);
+    if closed.is_ok() {
+        let link = &mut *connection.link.borrow_mut();
+        let state = &mut *connection.local.state.borrow_mut();
+        connection.finish(link, state, Ending::Linger);
+    }
+    connection.local.counted(Time::monotonic_coarse());
+}

@@ -1,0 +1,303 @@
+//! Answering the opening handshake.
+//!
+//! Knows: heads that come whole or in pieces, who is asked about a request, and what is written in
+//! answer. Refuses to know: how a head is parsed or written, and when bytes come and go.
+
+use std::borrow::Cow;
+
+use super::{Link, Remote, Shared, Stage};
+use crate::proto::{
+    Sink, Version,
+    deflate::Agreed,
+    handshake::{
+        Answer, ClientRequest, Content, HandshakeError, HeadScanner, HttpReply, Proof, Refusal,
+        ReplyHeaders, Request, Upgrade, check_upgrade, encode_http_reply, encode_refusal,
+        encode_switching_protocols,
+    },
+    hixie,
+};
+
+/// Who is asked about requests.
+pub trait Judge {
+    /// What is kept for a connection that was accepted.
+    type State;
+
+    /// Whether a client may open a connection.
+    ///
+    /// # Errors
+    ///
+    /// The refusal that it gets.
+    fn on_handshake(
+        &mut self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<Self::State, Refusal>;
+
+    /// The reply to a plain HTTP request.
+    ///
+    /// # Errors
+    ///
+    /// The refusal in place of one.
+    fn on_http(&mut self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal>;
+}
+
+/// What is there of a head that has not come whole.
+#[derive(Debug)]
+pub struct Opening {
+    /// Where the head ends.
+    scanner: HeadScanner,
+    /// What it takes beside that. Boxed, because most heads come in one piece and to a server.
+    rest: Option<Box<OpeningRest>>,
+}
+
+/// What few opening handshakes need.
+#[derive(Debug, Default)]
+struct OpeningRest {
+    /// The bytes so far, if they span receives.
+    head: Vec<u8>,
+    /// The request that a client sent, to check the response against.
+    client: Option<ClientOpening>,
+}
+
+/// A client's opening handshake that waits for its response.
+#[derive(Debug)]
+pub struct ClientOpening {
+    /// What was asked.
+    pub request: Box<ClientRequest>,
+    /// The `Sec-WebSocket-Accept` to expect.
+    pub accept_key: [u8; 28],
+}
+
+/// A head, and how many of the bytes that came last belong to it.
+pub type WholeHead<'b> = (Cow<'b, [u8]>, usize);
+
+impl Opening {
+    /// A client's request is to come.
+    pub const fn of_server() -> Self {
+        Self {
+            scanner: HeadScanner::new(),
+            rest: None,
+        }
+    }
+
+    /// The response to this request is to come.
+    pub fn of_client(client: ClientOpening) -> Self {
+        let rest = OpeningRest {
+            head: Vec::new(),
+            client: Some(client),
+        };
+        Self {
+            rest: Some(Box::new(rest)),
+            ..Self::of_server()
+        }
+    }
+
+    /// What a client asked for.
+    pub fn client(&self) -> Option<&ClientOpening> {
+        self.rest.as_ref()?.client.as_ref()
+    }
+
+    /// Takes bytes of a head. Returns it once it is whole.
+    ///
+    /// # Errors
+    ///
+    /// As [`HeadScanner::push`].
+    pub fn push<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        head_bytes_max: usize,
+    ) -> Result<Option<WholeHead<'b>>, HandshakeError> {
+        let Some(found) = self.scanner.push(bytes, head_bytes_max)? else {
+            let rest = self.rest.get_or_insert_default();
+            rest.head.extend_from_slice(bytes);
+            return Ok(None);
+        };
+        let gathered = self
+            .rest
+            .as_mut()
+            .map(|rest| std::mem::take(&mut rest.head));
+        let head = match gathered {
+            Some(mut head) if !head.is_empty() => {
+                head.extend_from_slice(&bytes[..found]);
+                Cow::Owned(head)
+            }
+            _ => Cow::Borrowed(&bytes[..found]),
+        };
+        Ok(Some((head, found)))
+    }
+}
+
+/// What is written in answer to a request.
+#[derive(Debug)]
+pub enum Reply<T> {
+    /// A connection.
+    Accepted {
+        /// What proves that the handshake was understood.
+        proof: Proof,
+        /// What was chosen.
+        answer: Answer,
+        /// The compression that both sides want.
+        agreed: Option<Agreed>,
+        /// What is kept for it.
+        state: T,
+    },
+    /// Something for a browser.
+    Http(HttpReply),
+    /// No connection.
+    Refused(Refusal),
+}
+
+/// What a connection is after its request was answered.
+#[derive(Debug)]
+pub enum Opened<T> {
+    /// Open.
+    Open(T),
+    /// It is so once the eight bytes of hixie-76 have come: [`Stage::Challenged`].
+    Challenged(T),
+    /// It ends after the reply.
+    Ends,
+}
+
+impl Shared {
+    /// Asks a judge about a request.
+    pub fn judge<J: Judge>(
+        &mut self,
+        request: &Request<'_>,
+        peer: Remote<'_>,
+        judge: &mut J,
+    ) -> Reply<J::State> {
+        if !request.is_upgrade() {
+            return match judge.on_http(request, peer) {
+                Ok(reply) => Reply::Http(reply),
+                Err(refusal) => Reply::Refused(refusal),
+            };
+        }
+        let checked = if self.config.legacy_hixie76 && hixie::is_opening(request) {
+            hixie::check_opening(request)
+        } else {
+            check_upgrade(request)
+        };
+        let upgrade = match checked {
+            Ok(upgrade) => upgrade,
+            Err(error) => return Reply::Refused(error.into()),
+        };
+        let mut answer = Answer::new();
+        match judge.on_handshake(&upgrade, peer, &mut answer) {
+            Ok(state) => {
+                // Hixie-76 has no extensions.
+                let compresses = self.config.compress
+                    && upgrade.version() == Version::Rfc6455
+                    && !answer.refuses_compression();
+                let agreed = compresses.then(|| self.codec.agree(upgrade.extensions()));
+                Reply::Accepted {
+                    proof: upgrade.proof(),
+                    answer,
+                    agreed: agreed.flatten(),
+                    state,
+                }
+            }
+            Err(refusal) => Reply::Refused(refusal),
+        }
+    }
+}
+
+impl Link {
+    /// Writes the answer to a request.
+    pub fn answer<T>(
+        &mut self,
+        request: &Request<'_>,
+        reply: Reply<T>,
+        shared: &mut Shared,
+    ) -> Opened<T> {
+        let content = Content::for_method(request.method());
+        match reply {
+            Reply::Accepted {
+                proof: Proof::AcceptKey(accept_key),
+                mut answer,
+                agreed,
+                state,
+            } => {
+                if let Some(agreed) = agreed {
+                    answer.agree_on(agreed);
+                    self.endpoint.compress(&mut shared.codec, &agreed);
+                }
+                self.write_head(shared, |scratch, headers| {
+                    encode_switching_protocols(scratch, &accept_key, &answer, headers);
+                });
+                Opened::Open(state)
+            }
+            Reply::Accepted {
+                proof: Proof::Challenge(challenge),
+                answer,
+                state,
+                ..
+            } => {
+                let is_secure = self.rare.tls().is_some();
+                self.write_head(shared, |scratch, headers| {
+                    hixie::encode_head(scratch, request, is_secure, &answer, headers);
+                });
+                self.stage = Stage::Challenged(Box::new(challenge));
+                Opened::Challenged(state)
+            }
+            Reply::Http(reply) => {
+                shared.counts.http_requests += 1;
+                self.write_head(shared, |scratch, headers| {
+                    encode_http_reply(scratch, &reply, headers, content);
+                });
+                Opened::Ends
+            }
+            Reply::Refused(refusal) => {
+                self.refuse(&refusal, content, shared);
+                Opened::Ends
+            }
+        }
+    }
+
+    /// Writes why an opening handshake or a request is refused.
+    pub fn refuse(&mut self, refusal: &Refusal, content: Content, shared: &mut Shared) {
+        shared.counts.handshakes_refused += 1;
+        self.write_head(shared, |scratch, headers| {
+            encode_refusal(scratch, refusal, headers, content);
+        });
+    }
+
+    fn write_head(
+        &mut self,
+        shared: &mut Shared,
+        encode: impl FnOnce(&mut Vec<u8>, &ReplyHeaders<'_>),
+    ) {
+        let config = &shared.config;
+        let headers = ReplyHeaders {
+            date: config.date_header.then(|| shared.date.at(shared.now)),
+            server: config.server_header.as_deref(),
+        };
+        shared.scratch.clear();
+        encode(&mut shared.scratch, &headers);
+        self.outbox(&mut shared.arena).write(&shared.scratch);
+    }
+
+    /// Takes bytes that follow the head of a hixie-76 handshake. Returns how many of them belong to
+    /// it once it is proven.
+    pub fn receive_challenge(&mut self, bytes: &[u8], shared: &mut Shared) -> Option<usize> {
+        let Stage::Challenged(challenge) = &mut self.stage else {
+            return None;
+        };
+        let (used, answer) = challenge.push(bytes)?;
+        self.outbox(&mut shared.arena).write(&answer);
+        self.endpoint = crate::proto::Endpoint::hixie76();
+        Some(used)
+    }
+
+    /// Writes a client's opening handshake, whose answer comes next.
+    pub fn ask(&mut self, request: Box<ClientRequest>, shared: &mut Shared) {
+        shared.scratch.clear();
+        let accept_key = request.encode(shared.keys.nonce(), &mut shared.scratch);
+        self.outbox(&mut shared.arena).write(&shared.scratch);
+        let client = ClientOpening {
+            request,
+            accept_key,
+        };
+        self.stage = Stage::Opening(Opening::of_client(client));
+    }
+}

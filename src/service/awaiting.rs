@@ -1,0 +1,101 @@
+//! The same services, for the async API.
+//!
+//! Knows: what each does with a connection, in async words. Refuses to know: how requests are
+//! judged and messages converted; the services have that for both engines.
+
+use super::{
+    Echo, Gate,
+    echo::{NOT_TEXT, Route, converted, why_not},
+};
+use crate::{
+    Answer, CloseCode, HttpReply, MessageKind, Refusal, Remote, Request, SendError, Service,
+    Upgrade,
+    aio::{Handler, WebSocket, Writer},
+};
+
+impl Handler for Echo {
+    type State = Route;
+
+    fn on_handshake(
+        &self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<Route, Refusal> {
+        Service::on_handshake(&mut Self, upgrade, peer, answer)
+    }
+
+    fn on_http(&self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
+        Service::on_http(&mut Self, request, peer)
+    }
+
+    async fn serve(&self, mut socket: WebSocket, route: Route) {
+        let writer = socket.writer();
+        let served = match route {
+            Route::Echo => echo(&mut socket, &writer).await,
+            Route::EchoAs(kind) => echo_as(&mut socket, &writer, kind).await,
+            Route::Sink(_) => sink(&mut socket, &writer, route).await,
+        };
+        if let Some((code, reason)) = served.err().and_then(why_not) {
+            // It may have closed meanwhile.
+            let _ = socket.close(code, reason).await;
+        }
+    }
+}
+
+async fn echo(socket: &mut WebSocket, writer: &Writer) -> Result<(), SendError> {
+    while let Some(message) = socket.next().await {
+        writer.send(message).await?;
+    }
+    Ok(())
+}
+
+async fn echo_as(
+    socket: &mut WebSocket,
+    writer: &Writer,
+    kind: MessageKind,
+) -> Result<(), SendError> {
+    while let Some(message) = socket.next().await {
+        match converted(message, kind) {
+            Some(outgoing) => writer.send(outgoing).await?,
+            None => return writer.close(CloseCode::INVALID_PAYLOAD_DATA, NOT_TEXT),
+        }
+    }
+    Ok(())
+}
+
+async fn sink(socket: &mut WebSocket, writer: &Writer, mut route: Route) -> Result<(), SendError> {
+    while let Some(message) = socket.next().await {
+        if let Some(stats) = route.count(message) {
+            writer.send(stats).await?;
+        }
+    }
+    Ok(())
+}
+
+impl<H: Handler> Handler for Gate<H> {
+    type State = H::State;
+
+    fn on_handshake(
+        &self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<H::State, Refusal> {
+        self.let_in(upgrade, answer)?;
+        self.service().on_handshake(upgrade, peer, answer)
+    }
+
+    fn on_http(&self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
+        if let Some(answered) = self.answer_preflight(request) {
+            return answered;
+        }
+        let mut reply = self.service().on_http(request, peer)?;
+        self.add_headers(request, &mut reply);
+        Ok(reply)
+    }
+
+    async fn serve(&self, socket: WebSocket, state: H::State) {
+        self.service().serve(socket, state).await;
+    }
+}

@@ -1,0 +1,134 @@
+//! A server and raw peers for the tests.
+
+use std::{
+    future::Future,
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use ringwire::{Config, Snapshot, aio};
+
+pub const WAIT: Duration = Duration::from_secs(10);
+
+/// A server on one thread, stopped and joined at the end.
+pub struct Host {
+    server: Option<aio::Server>,
+}
+
+impl Host {
+    pub fn new<H: aio::Handler + Send + Sync>(config: Config, handler: H) -> Self {
+        let server = aio::Server::builder()
+            .listen("127.0.0.1:0")
+            .threads(1)
+            .pinned(false)
+            .config(config)
+            .start(handler)
+            .unwrap();
+        Self {
+            server: Some(server),
+        }
+    }
+
+    pub fn server(&self) -> &aio::Server {
+        self.server.as_ref().unwrap()
+    }
+
+    pub fn address(&self) -> String {
+        self.server().addresses()[0].to_string()
+    }
+
+    pub fn url(&self) -> String {
+        format!("ws://{}/", self.address())
+    }
+
+    /// Waits until the counts are as they should be.
+    pub fn wait_for(&self, what: &str, fits: impl Fn(&Snapshot) -> bool) {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let snapshot = self.server().handle().stats();
+            if fits(&snapshot) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no {what}: {snapshot:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// A raw connection whose opening handshake is done.
+    pub fn raw(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address()).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        stream
+            .write_all(
+                b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                  Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+            )
+            .unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{head:?}");
+        stream
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.handle().stop();
+            let joined = server.join();
+            if !std::thread::panicking() {
+                joined.unwrap();
+            }
+        }
+    }
+}
+
+/// Runs on a runtime of this thread, and fails instead of hanging.
+pub fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio_uring::start(async {
+        tokio::time::timeout(6 * WAIT, future)
+            .await
+            .expect("the test takes too long")
+    })
+}
+
+/// Sends everything back.
+pub async fn echo(mut socket: aio::WebSocket) {
+    let writer = socket.writer();
+    while let Some(message) = socket.next().await {
+        if writer.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A client's frame, masked with zeros.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        len @ 0..=125 => frame.push(0x80 | len as u8),
+        len @ 126..=0xffff => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(0x80 | 127);
+            frame.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Reads until the peer ends the stream.
+pub fn read_all(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}

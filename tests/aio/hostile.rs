@@ -1,0 +1,84 @@
+//! Peers that break the rules.
+
+use std::io::Write;
+
+use ringwire::Config;
+
+use crate::host::{Host, echo, frame, read_all};
+
+/// What a server says to these bytes: the code of its close frame.
+fn code_for(host: &Host, bytes: &[u8]) -> u16 {
+    let mut stream = host.raw();
+    stream.write_all(bytes).unwrap();
+    let answer = read_all(&mut stream);
+    assert_eq!(answer.first(), Some(&0x88), "{answer:?}");
+    u16::from_be_bytes([answer[2], answer[3]])
+}
+
+#[test]
+fn each_violation_has_its_code() {
+    let mut config = Config::default();
+    config.message_bytes_max = 1 << 20;
+    config.message_fragments_max = 10;
+    let host = Host::new(config, echo);
+    let too_big = &frame(0x82, &vec![0; (1 << 20) + 1])[..14];
+    let fragments: Vec<u8> = (0..11)
+        .flat_map(|number| frame(if number == 0 { 0x02 } else { 0 }, b"x"))
+        .collect();
+    let cases: [(&[u8], u16); 10] = [
+        (&frame(0x83, b""), 1002),
+        (&frame(0xc1, b""), 1002),
+        (&frame(0x80, b""), 1002),
+        (&frame(0x09, b""), 1002),
+        (b"\x81\x01a", 1002),
+        (&frame(0x88, b"\x03"), 1002),
+        (&frame(0x88, &1005_u16.to_be_bytes()), 1002),
+        (&frame(0x81, b"\xff"), 1007),
+        (too_big, 1009),
+        (&fragments, 1008),
+    ];
+    for (number, (bytes, expected)) in cases.into_iter().enumerate() {
+        assert_eq!(code_for(&host, bytes), expected, "case {number}");
+    }
+    host.wait_for("protocol errors", |stats| {
+        stats.counts.protocol_errors == 10 && stats.connections_open == 0
+    });
+}
+
+#[test]
+fn a_violation_behind_many_messages_comes_after_their_answers() {
+    let host = Host::new(Config::default(), echo);
+    let mut bytes = Vec::new();
+    for _ in 0..500 {
+        bytes.extend_from_slice(&frame(0x81, b"fine"));
+    }
+    bytes.extend_from_slice(&frame(0x81, b"\xff"));
+    bytes.extend_from_slice(&frame(0x81, b"not seen"));
+    let mut stream = host.raw();
+    stream.write_all(&bytes).unwrap();
+    let answer = read_all(&mut stream);
+    let (echoes, rest) = answer.split_at(500 * 6);
+    assert_eq!(echoes, b"\x81\x04fine".repeat(500));
+    assert_eq!(rest[2..4], 1007_u16.to_be_bytes());
+}
+
+#[test]
+fn requests_that_are_none_are_answered_in_http() {
+    let host = Host::new(Config::default(), echo);
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "426"),
+        ("POST / HTTP/1.1\r\nHost: a\r\n\r\n", "426"),
+        ("nonsense\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\n\r\n", "400"),
+        ("\x16\x03\x01\x02\x00\x01\x00\x01", "400"),
+    ] {
+        let mut stream = std::net::TcpStream::connect(host.address()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let reply = String::from_utf8(read_all(&mut stream)).unwrap();
+        let expected = format!("HTTP/1.1 {status}");
+        assert!(reply.starts_with(&expected), "{request:?}: {reply}");
+    }
+    host.wait_for("end of the connections", |stats| {
+        stats.counts.connections == 5 && stats.connections_open == 0
+    });
+}

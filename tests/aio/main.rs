@@ -1,0 +1,15 @@
+//! The async API, over real sockets.
+
+#[cfg(feature = "tls")]
+#[path = "../common/authority.rs"]
+mod authority;
+mod cancel;
+mod closing;
+mod echo;
+mod halves;
+mod host;
+mod hostile;
+mod pieces;
+mod pressure;
+#[cfg(feature = "tls")]
+mod tls;
