@@ -106,9 +106,7 @@ impl Connection {
     #[inline]
     pub fn touch(self: &Rc<Self>) {
         self.dirty.set(true);
-        if !self.listed.replace(true) {
-            self.local.touch(self);
-        }
+        self.local.touch(self);
     }
 
     /// Marks that something was queued, for whoever flushes next.

@@ -32,7 +32,7 @@ use crate::{
 ///
 /// Outside of a tokio-uring runtime.
 pub async fn accept(stream: impl Into<OwnedFd>) -> Result<WebSocket, OpenError> {
-    Context::current().accept(stream).open().await
+    Context::current()?.accept(stream).open().await
 }
 
 /// Opens a connection to a URL (`ws://`, `wss://` or `ws+unix:`), under the limits of
@@ -66,7 +66,7 @@ pub async fn connect(url: &str) -> Result<WebSocket, OpenError> {
 ///
 /// As `connect`.
 pub async fn dial(dial: Dial) -> Result<WebSocket, OpenError> {
-    Context::current().dial(dial).await
+    Context::current()?.dial(dial).await
 }
 
 /// A stream whose opening handshake is to be answered.

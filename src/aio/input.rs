@@ -35,6 +35,10 @@ use crate::{
     tls::TlsError,
 };
 
+/// Receives for which a connection that has filled a buffer gets large ones: as many as a few short
+/// messages between long ones.
+const LARGE_FOR: u8 = 16;
+
 /// Received bytes, and what is lent out of them.
 #[derive(Debug, Default)]
 pub struct Input {
@@ -48,8 +52,8 @@ pub struct Input {
     batch_failed: bool,
     /// `bytes` is plaintext of TLS.
     is_plaintext: bool,
-    /// The last receive filled the buffer.
-    wants_large: bool,
+    /// For so many receives more a large buffer is taken: one was filled not long ago.
+    large_for: u8,
     /// The message that was handed out last, if it was put together.
     held: Option<Box<MessageBuffer>>,
     /// What TLS came to behind these bytes.
@@ -299,7 +303,7 @@ impl Input {
         state: &mut State,
         readable: &mut Readable<'_>,
     ) -> Option<Received> {
-        let large = self.wants_large;
+        let large = self.large_for > 0;
         let is_secure = link.rare.tls().is_some();
         let is_small = self.bytes.len() <= SMALL_BYTES && large;
         if is_secure != self.is_plaintext || is_small {
@@ -317,7 +321,10 @@ impl Input {
             link.heard_ms = now.as_ms() as u32;
             link.pinged = false;
             connection.local.counted(now);
-            self.wants_large = count == room.len() || large && count > SMALL_BYTES / 2;
+            self.large_for = match count {
+                count if count == room.len() || large && count > SMALL_BYTES / 2 => LARGE_FOR,
+                _ => self.large_for.saturating_sub(1),
+            };
             self.rest = 0..count;
         }
         if !is_secure {

@@ -17,23 +17,19 @@ use std::{
     cell::{Cell, RefCell},
     fmt,
     future::poll_fn,
-    pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
     task::{Context as TaskContext, Poll, Waker},
-    time::Duration,
 };
 
-use tokio::{
-    sync::Notify,
-    time::{Sleep, sleep},
-};
+use tokio::sync::Notify;
 
-use super::{buffers::Buffers, connection::Connection};
+use super::{buffers::Buffers, connection::Connection, opening::OpenError, timer::Timer};
 use crate::{
-    config::{Config, ConfigError},
+    config::Config,
     conn::{Key, Shared, deadline::Wheel, slab::Slab},
     ring::{Errno, Time},
+    server::seed,
     shard::stats::Stats,
 };
 
@@ -61,36 +57,33 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// A setting out of its bounds.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio-uring runtime, or when the kernel has no entropy.
-    pub fn new(config: Config) -> Result<Self, ConfigError> {
-        config.validate()?;
-        #[expect(
-            clippy::expect_used,
-            reason = "getrandom(2) fails before Linux 3.17 only"
-        )]
-        let seed = crate::server::seed().expect("the kernel gives entropy");
-        Ok(Self {
-            local: Local::new(config, seed, Arc::default()),
-        })
-    }
-
-    /// The context of the server that runs on this thread, or one with the defaults.
+    /// When a setting is out of its bounds, or the process has no descriptor for the timer.
     ///
     /// # Panics
     ///
     /// Outside of a tokio-uring runtime.
-    pub fn current() -> Self {
+    pub fn new(config: Config) -> Result<Self, OpenError> {
+        config.validate().map_err(OpenError::Config)?;
+        let local = Local::new(config, seed()?, Arc::default())?;
+        Ok(Self { local })
+    }
+
+    /// The context of the server that runs on this thread, or one with the defaults.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio-uring runtime.
+    pub fn current() -> Result<Self, OpenError> {
         if let Some(local) = CURRENT.with_borrow(Weak::upgrade) {
-            return Self { local };
+            return Ok(Self { local });
         }
-        #[expect(clippy::expect_used, reason = "a test looks at the defaults")]
-        let context = Self::new(Config::default()).expect("the defaults are valid");
+        let context = Self::new(Config::default())?;
         context.make_current();
-        context
+        Ok(context)
     }
 
     pub(super) fn make_current(&self) {
@@ -123,12 +116,14 @@ pub struct Local {
     pub state: RefCell<State>,
     /// Connections with something to send that nobody else is about to send.
     dirty: RefCell<Vec<Rc<Connection>>>,
-    /// A task is polled that will send when it is done.
-    in_turn: Cell<bool>,
+    /// The connection whose handler is polled: what is sent meanwhile is sent when that is done.
+    in_turn: Cell<Option<Key>>,
     pub stats: Arc<Stats>,
     keeper: RefCell<Option<Waker>>,
-    /// What the keeper's timer is set to.
+    /// When the keeper will look again.
     armed: Cell<Option<Time>>,
+    /// What its timer is set to.
+    set_to: Cell<Option<Time>>,
     publish_at: Cell<Option<Time>>,
     /// A connection is gone: there is room for another, or none is left.
     pub left: Notify,
@@ -146,7 +141,13 @@ pub struct State {
 }
 
 impl Local {
-    pub fn new(config: Config, seed: [u8; 32], stats: Arc<Stats>) -> Rc<Self> {
+    /// For the thread whose runtime this is called in.
+    ///
+    /// # Errors
+    ///
+    /// When there is no timer to be had.
+    pub fn new(config: Config, seed: [u8; 32], stats: Arc<Stats>) -> Result<Rc<Self>, Errno> {
+        let timer = Timer::new()?;
         let local = Rc::new(Self {
             state: RefCell::new(State {
                 buffers: Buffers::new(config.recv_buffer_bytes as usize),
@@ -155,16 +156,17 @@ impl Local {
                 shared: Shared::new(config, seed),
             }),
             dirty: RefCell::default(),
-            in_turn: Cell::new(false),
+            in_turn: Cell::new(None),
             stats,
             keeper: RefCell::default(),
             armed: Cell::new(None),
+            set_to: Cell::new(None),
             publish_at: Cell::new(None),
             left: Notify::new(),
             over: Cell::new(false),
         });
-        tokio_uring::spawn(keep(Rc::downgrade(&local)));
-        local
+        tokio_uring::spawn(keep(Rc::downgrade(&local), timer));
+        Ok(local)
     }
 
     /// The runtime is about to end: no task is spawned any more.
@@ -177,12 +179,13 @@ impl Local {
         self.over.get()
     }
 
-    /// Runs something that sends, and sends then.
-    pub fn turn<T>(&self, run: impl FnOnce() -> T) -> T {
-        let outer = self.in_turn.replace(true);
+    /// Runs something that sends, on this connection most often, and sends then.
+    pub fn turn<T>(&self, connection: &Rc<Connection>, run: impl FnOnce() -> T) -> T {
+        let outer = self.in_turn.replace(Some(connection.key));
         let result = run();
         self.in_turn.set(outer);
-        if !outer {
+        connection.flush_if_dirty();
+        if outer.is_none() {
             self.flush_dirty();
         }
         result
@@ -191,8 +194,14 @@ impl Local {
     /// A connection has something to send, and nobody who is about to send it.
     #[inline]
     pub fn touch(&self, connection: &Rc<Connection>) {
-        self.dirty.borrow_mut().push(connection.clone());
-        if !self.in_turn.get() {
+        let turn = self.in_turn.get();
+        if turn == Some(connection.key) {
+            return;
+        }
+        if !connection.listed.replace(true) {
+            self.dirty.borrow_mut().push(connection.clone());
+        }
+        if turn.is_none() {
             self.wake_keeper();
         }
     }
@@ -300,24 +309,22 @@ impl Local {
         }
     }
 
-    fn keep(&self, timer: &mut Pin<Box<Sleep>>, context: &mut TaskContext<'_>) {
+    fn keep(&self, timer: &Timer, context: &mut TaskContext<'_>) {
+        // Before the last look at what is due, so that nothing is missed.
+        while timer.poll_due(context).is_ready() {}
         self.flush_dirty();
-        loop {
-            let now = Time::monotonic();
-            self.handle_deadlines(now);
-            self.flush_dirty();
-            if self.publish_at.get().is_some_and(|at| at <= now) {
-                self.publish();
-            }
-            let first = self.state.borrow().wheel.first();
-            let next = [first, self.publish_at.get()].into_iter().flatten().min();
-            self.armed.set(next);
-            let Some(next) = next else { return };
-            timer.set(sleep(Duration::from_nanos(next.ns_since(now))));
-            if timer.as_mut().poll(context).is_pending() {
-                return;
-            }
+        let now = Time::monotonic();
+        self.handle_deadlines(now);
+        self.flush_dirty();
+        if self.publish_at.get().is_some_and(|at| at <= now) {
+            self.publish();
         }
+        let first = self.state.borrow().wheel.first();
+        let next = [first, self.publish_at.get()].into_iter().flatten().min();
+        if self.set_to.replace(next) != next {
+            timer.set(next);
+        }
+        self.armed.set(next);
     }
 }
 
@@ -328,14 +335,13 @@ impl Drop for Local {
 }
 
 /// Keeps a thread's connections until nobody has the context any more.
-async fn keep(local: Weak<Local>) {
-    let mut timer = Box::pin(sleep(Duration::ZERO));
+async fn keep(local: Weak<Local>, timer: Timer) {
     poll_fn(move |context| {
         let Some(local) = local.upgrade() else {
             return Poll::Ready(());
         };
         local.keeper.replace(Some(context.waker().clone()));
-        local.keep(&mut timer, context);
+        local.keep(&timer, context);
         Poll::Pending
     })
     .await;

@@ -72,6 +72,7 @@ mod server;
 mod socket;
 mod stream;
 mod threads;
+mod timer;
 mod websocket;
 
 pub use entry::{Accept, accept, connect, dial};

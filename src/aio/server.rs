@@ -226,20 +226,20 @@ impl Builder {
                     }
                 };
                 runtime.block_on(async move {
-                    let local = Local::new(config, seed, stats);
-                    Context {
-                        local: local.clone(),
-                    }
-                    .make_current();
-                    let handler = Rc::new(handler(id as u16));
-                    let listening = threads::listen(sockets);
-                    let listening = match listening {
-                        Ok(listening) => listening,
+                    let begun = Local::new(config, seed, stats)
+                        .and_then(|local| Ok((local, threads::listen(sockets)?)));
+                    let (local, listening) = match begun {
+                        Ok(begun) => begun,
                         Err(errno) => {
                             let _ = reports.send(Err(errno));
                             return;
                         }
                     };
+                    Context {
+                        local: local.clone(),
+                    }
+                    .make_current();
+                    let handler = Rc::new(handler(id as u16));
                     let _ = reports.send(Ok(()));
                     drop(reports);
                     threads::serve(local, listening, handler, stopped).await;

@@ -188,7 +188,8 @@ impl<F: Future<Output = ()>> Future for Serving<'_, F> {
         let this = &mut *self;
         let future = this.future.as_mut();
         let local = &this.connection.local;
-        let polled = local.turn(|| catch_unwind(AssertUnwindSafe(|| future.poll(context))));
+        let poll = || catch_unwind(AssertUnwindSafe(|| future.poll(context)));
+        let polled = local.turn(this.connection, poll);
         match polled {
             Ok(polled) => polled,
             Err(_) => {

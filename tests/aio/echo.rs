@@ -120,7 +120,7 @@ fn a_stream_of_ones_own_is_accepted_beside_a_dialled_one() {
         });
         all_sizes(aio::connect(&url).await.unwrap()).await;
         server.await.unwrap();
-        let context = aio::Context::current();
+        let context = aio::Context::current().unwrap();
         while context.connections() > 0 {
             tokio::task::yield_now().await;
         }

@@ -47,7 +47,7 @@ fn a_writer_outlives_its_reader_and_what_comes_is_thrown_away() {
             writer.flush().await.unwrap();
         }
         drop(writer);
-        let context = aio::Context::current();
+        let context = aio::Context::current().unwrap();
         while context.connections() > 0 {
             tokio::task::yield_now().await;
         }
