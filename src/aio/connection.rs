@@ -41,6 +41,9 @@ pub struct Connection {
     waiting: RefCell<Vec<Waker>>,
     /// Something was queued, and it is not being sent.
     dirty: Cell<bool>,
+    /// The message that was handed out last was the last one there: an answer to it would have
+    /// nothing to be sent together with.
+    pub alone: Cell<bool>,
     /// It is in the thread's list of connections with something to send.
     pub listed: Cell<bool>,
     /// Nobody but the farewell reads any more.
@@ -71,6 +74,7 @@ impl Connection {
             waiting: RefCell::default(),
             dirty: Cell::new(false),
             listed: Cell::new(false),
+            alone: Cell::new(false),
             leaving: Cell::new(false),
             replied_bytes: Cell::new(0),
             subprotocol: OnceCell::new(),

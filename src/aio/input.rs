@@ -170,6 +170,8 @@ impl Input {
         }
         let before = link.queued_bytes();
         let found = self.look_in(connection, link, state);
+        let is_last = self.rest.is_empty() && self.batch.is_empty();
+        connection.alone.set(found.is_some() && is_last);
         let replied = link.queued_bytes().saturating_sub(before);
         if replied > 0 {
             let total = connection.replied_bytes.get() + replied;

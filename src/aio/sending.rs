@@ -66,7 +66,10 @@ impl Connection {
             return Err(SendError::QueueFull);
         }
         let full_bytes = config.send_chunk_bytes;
-        if payload_len >= DIRECT_BYTES_MIN && can_go_directly(link, &message) {
+        // An answer to the only message there is sent as it came, once: a second may have company.
+        let is_answer = matches!(message.payload, OutgoingPayload::Framed { .. });
+        let alone = is_answer && self.alone.take() && link.queued_bytes() == 0;
+        if (alone || payload_len >= DIRECT_BYTES_MIN) && can_go_directly(link, &message) {
             self.send_directly(link, state, &message);
         } else {
             let (endpoint, mut outbox) = link.endpoint_and_outbox(&mut state.shared.arena);
@@ -78,7 +81,9 @@ impl Connection {
         let counts = &mut state.shared.counts;
         counts.messages_sent += 1;
         counts.payload_bytes_sent += payload_len as u64;
-        if link.queued_bytes() >= full_bytes {
+        if link.queued_bytes() == 0 {
+            // It has gone already.
+        } else if link.queued_bytes() >= full_bytes {
             self.flush_in(link, state);
         } else if soon {
             self.touch();
@@ -90,14 +95,18 @@ impl Connection {
 
     /// Offers a message to the socket where it lies, behind what is queued.
     fn send_directly(self: &Rc<Self>, link: &mut Link, state: &mut State, message: &Outgoing<'_>) {
-        self.flush_in(link, state);
+        if link.queued_bytes() > 0 {
+            self.flush_in(link, state);
+        }
         let mut start = [0; HEADER_BYTES_MAX];
-        let opcode = message.kind.opcode();
-        let header = FrameHeader::of_server(opcode, message.payload_len() as u64);
-        let len = header.encode(&mut start);
         let pieces = match &message.payload {
             OutgoingPayload::Framed { frame, .. } => [&[][..], frame],
-            _ => [&start[..len], message.payload()],
+            _ => {
+                let opcode = message.kind.opcode();
+                let header = FrameHeader::of_server(opcode, message.payload_len() as u64);
+                let len = header.encode(&mut start);
+                [&start[..len], message.payload()]
+            }
         };
         let mut sent = 0;
         if link.queued_bytes() == 0 && matches!(link.stage, Stage::Open) {
