@@ -4,13 +4,13 @@
 # and may be informational; NON-STRICT, UNIMPLEMENTED and a wrong close are failures like any other.
 #
 #   scripts/autobahn.sh [--url ws://127.0.0.1:9001/] [--cases quick|full|1.*,7.7.1] [--report DIR]
-#                       [--tls] [--engine shard|tokio-uring]
+#                       [--tls] [--engine shard|tokio-uring] [--binary PATH]
 #
 # Without --cases: groups 1 to 7, 9 and 10 whole. quick leaves out most round trip cases of group 9,
 # full adds groups 12 and 13 (permessage-deflate), which take seven minutes. The server is started with
 # --compress; no case of the other groups offers it; with --tls over wss://, with a certificate that
-# openssl makes; on the engine of --engine. The report goes to target/autobahn by default, with -tls
-# and the engine behind it.
+# openssl makes; on the engine of --engine. --binary is a server that is built already. The report goes
+# to target/autobahn by default, with -tls and the engine behind it.
 #
 # The suite is fetched from PyPI once, by version and hash, into .cache/autobahn. That needs Python
 # 3.11 or newer with venv (Debian: apt install python3-venv); PYTHON names another interpreter.
@@ -33,6 +33,7 @@ report=
 server=
 tls=
 engine=
+binary=
 
 cannot() {
     echo "autobahn: $*" >&2
@@ -46,7 +47,7 @@ usage() {
 parse_arguments() {
     while (($# > 0)); do
         case $1 in
-            --url | --cases | --report | --engine)
+            --url | --cases | --report | --engine | --binary)
                 (($# > 1)) || cannot "$1 needs a value; see --help"
                 printf -v "${1#--}" '%s' "$2"
                 shift 2
@@ -102,7 +103,10 @@ install_suite() {
 }
 
 start_server() {
-    (cd "$repository" && cargo build --release) || cannot "cargo build --release failed"
+    if [[ -z $binary ]]; then
+        (cd "$repository" && cargo build --release) || cannot "cargo build --release failed"
+        binary=$target/release/ringwire
+    fi
     local scheme=ws
     local listen=(--listen 127.0.0.1:0)
     if [[ -n $tls ]]; then
@@ -113,7 +117,7 @@ start_server() {
         listen=(--tls-listen 127.0.0.1:0 --tls-cert "$report/certificates/server.pem"
             --tls-key "$report/certificates/server.key")
     fi
-    "$target/release/ringwire" serve "${listen[@]}" --compress --engine "${engine:-shard}" \
+    "$binary" serve "${listen[@]}" --compress --engine "${engine:-shard}" \
         >"$report/server.stdout" 2>"$report/server.stderr" &
     server=$!
     trap stop_server_now EXIT

@@ -3,10 +3,11 @@
 # seed, with every fault that a seed draws. Prints how often each fault and each check acted, how
 # many seeds ran, and how long it took. 10,000 seeds take about a minute on two cores.
 #
-#   scripts/sim.sh [--seeds 10000] [--start NUMBER|TEXT] [--seed NUMBER]
+#   scripts/sim.sh [--seeds 10000] [--start NUMBER|TEXT] [--seed NUMBER] [--debug]
 #
 # --start chooses the first seed; text, such as a commit hash, is turned into a number, so that each
-# commit sees other seeds. --seed runs one seed alone and prints its trace.
+# commit sees other seeds. --seed runs one seed alone and prints its trace. --debug runs what
+# `cargo test --workspace --all-features` has built: slower, and sooner where that is there.
 #
 # Exit code 0: all seeds kept every promise. 1: one did not; the command that runs it alone is
 # printed. 2: the simulation could not be built or run.
@@ -29,6 +30,7 @@ is_number() {
 }
 
 export RINGWIRE_SIM_SEEDS=10000 RINGWIRE_SIM_START=${RINGWIRE_SIM_START:-} RINGWIRE_SIM_SEED=
+build=(--release --features sim)
 while (($# > 0)); do
     case $1 in
         --seeds | --start | --seed)
@@ -46,6 +48,10 @@ while (($# > 0)); do
             esac
             shift 2
             ;;
+        --debug)
+            build=(--workspace --all-features)
+            shift
+            ;;
         --help | -h)
             usage
             exit 0
@@ -54,7 +60,7 @@ while (($# > 0)); do
     esac
 done
 
-cargo test --release --features sim --test sim --no-run || cannot "the simulation does not build"
-if ! cargo test --quiet --release --features sim --test sim -- --nocapture; then
+cargo test "${build[@]}" --test sim --no-run || cannot "the simulation does not build"
+if ! cargo test --quiet "${build[@]}" --test sim -- --nocapture; then
     exit 1
 fi
