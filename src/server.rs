@@ -4,6 +4,7 @@
 
 use std::{
     fmt, future, io,
+    os::fd::OwnedFd,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
 };
@@ -159,22 +160,16 @@ impl Builder {
         S: Service,
         F: Fn(u16) -> S + Send + Sync + 'static,
     {
-        self.config.validate()?;
-        let processors = processors();
-        let shards = threads(self.shards, "shards", &processors)?;
-        let mut listeners = bind(&self.listen, shards, self.config.backlog)?;
-        let [addresses, tls_addresses] = addresses_of(&listeners);
+        let mut ground = Ground::new(&self.listen, self.shards, "shards", &self.config)?;
+        let shards = ground.threads;
         let service = Arc::new(service);
         let (reports, reported) = mpsc::channel();
         let mut threads = Vec::new();
         for id in 0..shards {
-            let sockets: Vec<_> = listeners
-                .iter_mut()
-                .filter_map(|(listener, tls)| Some((listener.take_socket()?, tls.clone())))
-                .collect();
+            let sockets = ground.sockets();
+            let cpu = ground.processor(id, self.pinned);
             let (config, service, reports) =
                 (self.config.clone(), service.clone(), reports.clone());
-            let cpu = (self.pinned && shards <= processors.len()).then(|| processors[id]);
             let body = move || {
                 pin(cpu);
                 let started = Uring::new(&config.ring()).and_then(|ring| Ok((ring, seed()?)));
@@ -234,13 +229,10 @@ impl Builder {
         }
         Ok(Server {
             handle,
-            addresses,
-            tls_addresses,
+            addresses: ground.addresses(false),
+            tls_addresses: ground.addresses(true),
             threads,
-            _listeners: listeners
-                .into_iter()
-                .map(|(listener, _)| listener)
-                .collect(),
+            _listeners: ground.into_listeners(),
         })
     }
 }
@@ -248,54 +240,79 @@ impl Builder {
 /// Addresses to listen on, with the TLS of those that have some.
 pub(crate) type Listen = Vec<(String, Option<ServerTls>)>;
 
-/// How many threads a server has: one for each processor, unless it was told.
-pub(crate) fn threads(
-    told: Option<usize>,
-    field: &'static str,
-    processors: &[usize],
-) -> Result<usize, ConfigError> {
-    let threads = told.unwrap_or(processors.len().max(1));
-    if threads == 0 || threads > usize::from(u16::MAX) {
-        return Err(ConfigError::new(field, threads, "from 1 to 65535"));
-    }
-    Ok(threads)
+/// What a server's threads start from: bound addresses, and the processors that they may use.
+pub(crate) struct Ground {
+    /// How many threads there are to be.
+    pub threads: usize,
+    listeners: Vec<(Listener, Option<ServerTls>)>,
+    processors: Vec<usize>,
 }
 
-/// Binds every address, for so many threads.
-pub(crate) fn bind(
-    listen: &Listen,
-    threads: usize,
-    backlog: u32,
-) -> Result<Vec<(Listener, Option<ServerTls>)>, StartError> {
-    if listen.is_empty() {
-        return Err(StartError::NoAddress);
+impl Ground {
+    /// Binds every address, for as many threads as were asked for, by the name of `field`, or one
+    /// for each processor.
+    pub fn new(
+        listen: &Listen,
+        threads: Option<usize>,
+        field: &'static str,
+        config: &Config,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        let processors = processors();
+        let threads = threads.unwrap_or(processors.len().max(1));
+        if threads == 0 || threads > usize::from(u16::MAX) {
+            return Err(ConfigError::new(field, threads, "from 1 to 65535").into());
+        }
+        if listen.is_empty() {
+            return Err(StartError::NoAddress);
+        }
+        let mut listeners = Vec::new();
+        for (text, tls) in listen {
+            let address: Address = text
+                .parse()
+                .map_err(|_| StartError::Address { text: text.clone() })?;
+            let bound = Listener::bind(&address, threads, config.backlog);
+            let listener = bound.map_err(|errno| StartError::Bind { address, errno })?;
+            listeners.push((listener, tls.clone()));
+        }
+        Ok(Self {
+            threads,
+            listeners,
+            processors,
+        })
     }
-    let mut listeners = Vec::new();
-    for (text, tls) in listen {
-        let address: Address = text
-            .parse()
-            .map_err(|_| StartError::Address { text: text.clone() })?;
-        let bound = Listener::bind(&address, threads, backlog);
-        let listener = bound.map_err(|errno| StartError::Bind { address, errno })?;
-        listeners.push((listener, tls.clone()));
-    }
-    Ok(listeners)
-}
 
-/// Where the plain ones listen, and where those with TLS.
-pub(crate) fn addresses_of(listeners: &[(Listener, Option<ServerTls>)]) -> [Vec<Address>; 2] {
-    [false, true].map(|with_tls| {
-        let those = listeners
-            .iter()
-            .filter(|(_, tls)| tls.is_some() == with_tls);
-        those
+    /// The sockets of the next thread.
+    pub fn sockets(&mut self) -> Vec<(OwnedFd, Option<ServerTls>)> {
+        let listeners = self.listeners.iter_mut();
+        listeners
+            .filter_map(|(listener, tls)| Some((listener.take_socket()?, tls.clone())))
+            .collect()
+    }
+
+    /// The processor that a thread is to keep to, unless there are more threads than processors.
+    pub fn processor(&self, thread: usize, pinned: bool) -> Option<usize> {
+        (pinned && self.threads <= self.processors.len()).then(|| self.processors[thread])
+    }
+
+    /// Where it listens, with TLS or plain.
+    pub fn addresses(&self, with_tls: bool) -> Vec<Address> {
+        let listeners = self.listeners.iter();
+        listeners
+            .filter(|(_, tls)| tls.is_some() == with_tls)
             .map(|(listener, _)| listener.address().clone())
             .collect()
-    })
+    }
+
+    /// What has to be kept for as long as it listens.
+    pub fn into_listeners(self) -> Vec<Listener> {
+        let listeners = self.listeners.into_iter();
+        listeners.map(|(listener, _)| listener).collect()
+    }
 }
 
 /// The processors that the process may use.
-pub(crate) fn processors() -> Vec<usize> {
+fn processors() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(None) else {
         return vec![0];
     };

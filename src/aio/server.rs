@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Address, Config, Snapshot, StartError,
     ring::{Errno, probe::Unavailable, socket::Listener},
-    server::{self, Listen, addresses_of, bind, pin, processors, seed},
+    server::{Ground, Listen, pin, seed},
     shard::stats::Stats,
     tls::ServerTls,
 };
@@ -192,22 +192,16 @@ impl Builder {
         H: Handler,
         F: Fn(u16) -> H + Send + Sync + 'static,
     {
-        self.config.validate()?;
-        let processors = processors();
-        let count = server::threads(self.threads, "threads", &processors)?;
-        let mut listeners = bind(&self.listen, count, self.config.backlog)?;
-        let [addresses, tls_addresses] = addresses_of(&listeners);
+        let mut ground = Ground::new(&self.listen, self.threads, "threads", &self.config)?;
+        let count = ground.threads;
         let stats: Vec<Arc<Stats>> = (0..count).map(|_| Arc::default()).collect();
         let (stop, stopped) = watch::channel(None);
         let (reports, reported) = mpsc::channel();
         let handler = Arc::new(handler);
         let mut threads = Vec::new();
         for id in 0..count {
-            let sockets: Vec<_> = listeners
-                .iter_mut()
-                .filter_map(|(listener, tls)| Some((listener.take_socket()?, tls.clone())))
-                .collect();
-            let cpu = (self.pinned && count <= processors.len()).then(|| processors[id]);
+            let sockets = ground.sockets();
+            let cpu = ground.processor(id, self.pinned);
             let (config, handler, stats, stopped, reports) = (
                 self.config.clone(),
                 handler.clone(),
@@ -275,13 +269,10 @@ impl Builder {
         }
         Ok(Server {
             handle,
-            addresses,
-            tls_addresses,
+            addresses: ground.addresses(false),
+            tls_addresses: ground.addresses(true),
             threads,
-            _listeners: listeners
-                .into_iter()
-                .map(|(listener, _)| listener)
-                .collect(),
+            _listeners: ground.into_listeners(),
         })
     }
 }
