@@ -8,6 +8,7 @@ use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
+    task::{Poll, ready},
 };
 
 use super::{connection::Connection, input::Input, local::State, socket::Socket};
@@ -71,15 +72,8 @@ pub async fn accept<J: Judge>(
 ) -> Result<(Input, J::State), OpenError> {
     let mut input = Input::default();
     let mut accepted = None;
-    let opened = poll_fn(|context| {
-        loop {
-            let done = answer(connection, &mut input, judge, &mut accepted);
-            connection.flush_if_dirty();
-            if done || !connection.is_receiving() {
-                return std::task::Poll::Ready(done);
-            }
-            std::task::ready!(input.poll_fill(connection, context));
-        }
+    let opened = until_open(connection, &mut input, |input| {
+        answer(connection, input, judge, &mut accepted)
     })
     .await;
     if let (true, Some(state)) = (opened, accepted) {
@@ -90,6 +84,26 @@ pub async fn accept<J: Judge>(
         Some(cause) => OpenError::Ended(cause),
         None => OpenError::Refused,
     })
+}
+
+/// Receives and looks at what has come, until the connection is open or never will be. `look`
+/// returns whether it is.
+async fn until_open(
+    connection: &Rc<Connection>,
+    input: &mut Input,
+    mut look: impl FnMut(&mut Input) -> bool,
+) -> bool {
+    poll_fn(|context| {
+        loop {
+            let opened = look(input);
+            connection.flush_if_dirty();
+            if opened || !connection.is_receiving() {
+                return Poll::Ready(opened);
+            }
+            ready!(input.poll_fill(connection, context));
+        }
+    })
+    .await
 }
 
 /// Looks at what has come of a head. Returns whether the connection is open.
@@ -246,15 +260,8 @@ pub async fn dial(
     let connection = Connection::new(local, socket, link)?;
     ask(&connection, dial);
     let mut input = Input::default();
-    let opened = poll_fn(|context| {
-        loop {
-            let done = check_answer(&connection, &mut input);
-            connection.flush_if_dirty();
-            if done || !connection.is_receiving() {
-                return std::task::Poll::Ready(done);
-            }
-            std::task::ready!(input.poll_fill(&connection, context));
-        }
+    let opened = until_open(&connection, &mut input, |input| {
+        check_answer(&connection, input)
     })
     .await;
     if opened {
