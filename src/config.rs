@@ -63,6 +63,10 @@ pub struct Config {
     pub recv_buffers: u16,
     /// Bytes in each receive buffer. 128 KiB.
     pub recv_buffer_bytes: u32,
+    /// Bytes in each of the four large receive buffers of one shard, which take no memory before
+    /// they are used: connections on which messages of more than half of a receive buffer come are
+    /// received from into these. With the async API, the most that one receive takes. 512 KiB.
+    pub recv_large_buffer_bytes: u32,
     /// Fill receive buffers piece by piece where the kernel can (Linux 6.12); where it cannot, the
     /// same memory is divided into buffers of at most 16 KiB. Off, each receive uses up a whole
     /// buffer of the size given. On.
@@ -135,6 +139,7 @@ impl Default for Config {
             mailbox_messages_max: 65_536,
             recv_buffers: ring.recv_buffers,
             recv_buffer_bytes: ring.recv_buffer_bytes,
+            recv_large_buffer_bytes: ring.large_buffer_bytes,
             recv_incremental: ring.recv_incremental,
             send_chunk_bytes: 32 << 10,
             send_kept_bytes_max: 4 << 20,
@@ -268,12 +273,12 @@ impl Config {
                 "a power of two",
             ));
         }
-        within(
-            "recv_buffer_bytes",
-            self.recv_buffer_bytes.into(),
-            256,
-            1 << 30,
-        )?;
+        for (field, bytes) in [
+            ("recv_buffer_bytes", self.recv_buffer_bytes),
+            ("recv_large_buffer_bytes", self.recv_large_buffer_bytes),
+        ] {
+            within(field, bytes.into(), 256, 1 << 30)?;
+        }
         within(
             "send_chunk_bytes",
             self.send_chunk_bytes as u64,
@@ -343,6 +348,7 @@ impl Config {
             recv_buffers: self.recv_buffers,
             recv_buffer_bytes: self.recv_buffer_bytes,
             recv_incremental: self.recv_incremental,
+            large_buffer_bytes: self.recv_large_buffer_bytes,
             ..UringOptions::default()
         }
     }
@@ -360,7 +366,7 @@ mod tests {
     #[test]
     fn an_error_names_the_field_and_the_bound() {
         type Breakage = fn(&mut Config);
-        let broken: [(Breakage, &str); 9] = [
+        let broken: [(Breakage, &str); 10] = [
             (
                 |config| config.message_bytes_max = 0,
                 "message_bytes_max is 0",
@@ -374,6 +380,10 @@ mod tests {
                 "from 17825792 to",
             ),
             (|config| config.recv_buffers = 17, "a power of two"),
+            (
+                |config| config.recv_large_buffer_bytes = 255,
+                "recv_large_buffer_bytes is 255, but it has to be from 256 to",
+            ),
             (|config| config.compress_bytes_min = 125, "from 126 to"),
             (|config| config.compress_level = 10, "from 1 to 9"),
             (

@@ -151,12 +151,17 @@ fn a_warm_shard_echoes_without_allocating() {
     ] {
         pile_up(&mut peer, &frame, MESSAGES / 10);
         for in_flight in [1, pipelined] {
-            // Whatever peaks now and then has peaked.
             exchange(&mut peer, &frame, MESSAGES / 10, in_flight);
-            let before = allocations(&mut peer);
-            exchange(&mut peer, &frame, MESSAGES, in_flight);
-            let count = allocations(&mut peer) - before;
-            assert_eq!(count, 0, "allocations for {what}, {in_flight} in flight");
+            // What peaks now and then, as the number of messages that lie in pieces at once, may
+            // do so in one of these for the last time.
+            let mut counts = Vec::new();
+            while counts.last() != Some(&0) && counts.len() < 4 {
+                let before = allocations(&mut peer);
+                exchange(&mut peer, &frame, MESSAGES, in_flight);
+                counts.push(allocations(&mut peer) - before);
+            }
+            let what = format!("allocations for {what}, {in_flight} in flight");
+            assert_eq!(counts.last(), Some(&0), "{what}: {counts:?}");
         }
     }
     drop(peer);

@@ -150,7 +150,7 @@ impl Local {
         let timer = Timer::new()?;
         let local = Rc::new(Self {
             state: RefCell::new(State {
-                buffers: Buffers::new(config.recv_buffer_bytes as usize),
+                buffers: Buffers::new(config.recv_large_buffer_bytes as usize),
                 wheel: Wheel::new(Time::monotonic_coarse()),
                 slab: Slab::default(),
                 shared: Shared::new(config, seed),

@@ -163,7 +163,7 @@ impl Builder {
     }
 
     /// The limits. Those of the ring's receive buffers have no meaning here, but for
-    /// `recv_buffer_bytes`: the most that one receive takes.
+    /// `recv_large_buffer_bytes`: the most that one receive takes.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;

@@ -82,6 +82,9 @@ pub struct Args {
     /// Bytes in each receive buffer
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().recv_buffer_bytes)]
     recv_buffer_bytes: u32,
+    /// Bytes in each of the four large receive buffers, for long messages
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().recv_large_buffer_bytes)]
+    recv_large_buffer_bytes: u32,
     /// Fill receive buffers whole instead of piece by piece
     #[arg(long)]
     no_recv_incremental: bool,
@@ -229,6 +232,9 @@ impl Args {
         if self.recv_buffers != default.recv_buffers {
             return Some("--recv-buffers");
         }
+        if self.recv_buffer_bytes != default.recv_buffer_bytes {
+            return Some("--recv-buffer-bytes");
+        }
         if self.no_recv_incremental {
             return Some("--no-recv-incremental");
         }
@@ -252,6 +258,7 @@ impl Args {
         config.backlog = self.backlog;
         config.recv_buffers = self.recv_buffers;
         config.recv_buffer_bytes = self.recv_buffer_bytes;
+        config.recv_large_buffer_bytes = self.recv_large_buffer_bytes;
         config.recv_incremental = !self.no_recv_incremental;
         config.send_chunk_bytes = self.send_chunk_bytes;
         config.send_in_place_bytes_min = self.send_in_place_bytes_min;
@@ -382,7 +389,7 @@ fn greet(server: &Serving) -> io::Result<()> {
 }
 
 /// With huge pages, ten thousand idle connections cost more than twice the memory that they need
-/// (scripts/idle-memory.sh), and messages gain nothing by them.
+/// (scripts/idle-memory.sh); and messages gain nothing by them.
 fn keep_memory_small() {
     if let Err(errno) = ringwire::disable_huge_pages() {
         tracing::debug!(%errno, "transparent huge pages stay on");

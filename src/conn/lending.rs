@@ -28,6 +28,8 @@ pub struct Lending {
     message_promise: Option<usize>,
     /// Bytes of receive memory that may still be promised in this turn.
     turn_bytes: usize,
+    /// The lease is of memory that others do not wait for, and may be promised whole.
+    unlimited: bool,
 }
 
 /// A place in the queue for part of a lease.
@@ -54,9 +56,11 @@ impl Lending {
         self.turn_bytes = bytes;
     }
 
-    /// Received bytes are lent from here on.
-    pub fn lend(&mut self, lease: &RecvLease) {
+    /// Received bytes are lent from here on. `unlimited`: whatever was promised in this turn.
+    #[inline]
+    pub fn lend(&mut self, lease: &RecvLease, unlimited: bool) {
         self.lease = addresses(lease);
+        self.unlimited = unlimited;
     }
 
     /// A message that was put together is lent, until [`take_message`](Self::take_message).
@@ -75,10 +79,15 @@ impl Lending {
             self.message_promise = Some(queue.promise(len));
             return true;
         }
-        if !lease || !holds(&self.lease, &part) || len > self.turn_bytes {
+        if !lease || !holds(&self.lease, &part) {
             return false;
         }
-        self.turn_bytes -= len;
+        if !self.unlimited {
+            if len > self.turn_bytes {
+                return false;
+            }
+            self.turn_bytes -= len;
+        }
         // Promises are kept in the order of the bytes, so that what lies before is over.
         self.lease.start = part.end;
         self.promises.push(Promise {

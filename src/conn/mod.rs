@@ -222,6 +222,8 @@ pub struct Counts {
     pub compress_windows_bytes: u64,
     /// Bytes that the shard's compressors and inflater take now.
     pub compress_held_bytes: u64,
+    /// Receives into large buffers, on connections with long messages.
+    pub recv_large: u64,
     /// Times that a connection had to wait for receive buffers.
     pub recv_starved: u64,
     /// Times that receiving from a peer was paused because it did not read.
@@ -342,6 +344,10 @@ pub struct Link {
     pub in_flight: u8,
     /// A receive is in flight.
     pub receiving: bool,
+    /// It is a poll, after which something is received at once.
+    pub polling: bool,
+    /// For so many receives more it is polled: a long message came not long ago.
+    pub large_for: u8,
     /// The peer reads too slowly: nothing is received from it.
     pub paused: bool,
     /// The cancellation of a receive is in flight.
@@ -431,6 +437,8 @@ impl Link {
             sent_ms: 0,
             in_flight: 0,
             receiving: false,
+            polling: false,
+            large_for: 0,
             paused: false,
             cancelling: false,
             starved: false,

@@ -28,6 +28,7 @@
 pub mod errno;
 pub mod probe;
 pub mod process;
+mod provided;
 mod quiet;
 #[cfg(feature = "aio")]
 pub mod readiness;
@@ -113,6 +114,8 @@ pub enum Operation {
     Close,
     /// [`Ring::submit_connect`].
     Connect,
+    /// [`Ring::submit_poll`].
+    Poll,
     /// [`Ring::submit_recv`].
     Recv,
     /// [`Ring::submit_send`].
@@ -124,11 +127,12 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Accept,
         Self::Cancel,
         Self::Close,
         Self::Connect,
+        Self::Poll,
         Self::Recv,
         Self::Send,
         Self::Tick,
@@ -214,6 +218,8 @@ pub enum Outcome<S> {
     EndOfStream,
     /// The operation failed.
     Failed(Errno),
+    /// A poll found something to receive.
+    Readable,
     /// Bytes were received. Give the lease back with [`Ring::recycle`].
     Received(RecvLease),
     /// A send ended. The queue comes back with how many of its bytes the kernel took, which may be
@@ -294,6 +300,17 @@ pub trait Ring {
     /// [`recv_ready`](Self::recv_ready)).
     fn submit_recv(&mut self, socket: &Self::Socket, token: Token);
 
+    /// Completes with [`Outcome::Readable`] once there is something for
+    /// [`recv_now`](Self::recv_now), the end of the stream and a broken transport among it. It
+    /// stands in for [`submit_recv`](Self::submit_recv): one of the two is in flight on a socket.
+    fn submit_poll(&mut self, socket: &Self::Socket, token: Token);
+
+    /// Receives at once, into a large buffer: the one that was in use last, which is in the cache.
+    /// What comes of a long message then lies in few pieces, and is looked at and answered before
+    /// more comes. The outcome is one that `submit_recv` has; EAGAIN says that there was nothing,
+    /// and [`Errno::NO_BUFFERS`] to try again once [`recv_now_ready`](Self::recv_now_ready).
+    fn recv_now(&mut self, socket: &Self::Socket) -> Outcome<Self::Socket>;
+
     /// Sends what the queue holds. At most one send is in flight on a socket. A queue that
     /// [holds leases](SendQueue::holds_leases) does not wait for the peer: it completes at once,
     /// with what the socket had room for, or an error that says that it had none.
@@ -361,13 +378,11 @@ pub trait Ring {
     /// Gives received memory back to the kernel.
     fn recycle(&mut self, lease: RecvLease);
 
-    /// Receives into half of the memory from now on, or into all of it again. What one turn
-    /// receives of large messages then leaves the cache only once it was sent. A ring with fewer
-    /// than four buffers goes on as ever.
-    fn receive_into_half(&mut self, half: bool);
-
     /// Whether enough receive memory is free for connections that ran out to start again.
     fn recv_ready(&self) -> bool;
+
+    /// Whether a large buffer is free.
+    fn recv_now_ready(&self) -> bool;
 
     /// Operations in flight.
     fn in_flight(&self) -> usize;

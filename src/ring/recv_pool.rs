@@ -82,7 +82,8 @@ pub struct RecvPool {
 static NEXT_POOL: AtomicU16 = AtomicU16::new(0);
 
 impl RecvPool {
-    /// Maps `buffers` buffers of `buffer_bytes` bytes each.
+    /// Maps `buffers` buffers of `buffer_bytes` bytes each. `populated`: the kernel gives them all
+    /// of their memory now, and not as they are used.
     ///
     /// # Errors
     ///
@@ -91,12 +92,14 @@ impl RecvPool {
     /// # Panics
     ///
     /// When either number is 0.
-    pub fn new(buffers: u16, buffer_bytes: u32) -> Result<Self, Errno> {
+    pub fn new(buffers: u16, buffer_bytes: u32, populated: bool) -> Result<Self, Errno> {
         assert!(
             buffers > 0 && buffer_bytes > 0,
             "a receive pool needs buffers with bytes in them"
         );
         let len = usize::from(buffers) * buffer_bytes as usize;
+        let mut flags = MapFlags::PRIVATE;
+        flags.set(MapFlags::POPULATE, populated);
         // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
         // existing memory.
         let memory = unsafe {
@@ -104,8 +107,7 @@ impl RecvPool {
                 std::ptr::null_mut(),
                 len,
                 ProtFlags::READ | ProtFlags::WRITE,
-                // Populated: it is all used within the first few messages, and then for ever.
-                MapFlags::PRIVATE | MapFlags::POPULATE,
+                flags,
             )
         }?;
         let memory = NonNull::new(memory.cast()).ok_or(Errno::new(libc::ENOMEM))?;
@@ -264,13 +266,99 @@ impl Drop for RecvPool {
     }
 }
 
+/// Buffers that are filled while somebody waits, the one that was in use last before all others:
+/// it is in the cache.
+#[derive(Debug)]
+pub struct RecvStack {
+    pool: RecvPool,
+    free: Vec<u16>,
+}
+
+impl RecvStack {
+    /// Maps the buffers, as [`RecvPool::new`] does. They take memory as they are used.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no room for the mapping.
+    ///
+    /// # Panics
+    ///
+    /// When either number is 0.
+    pub fn new(buffers: u16, buffer_bytes: u32) -> Result<Self, Errno> {
+        Ok(Self {
+            pool: RecvPool::new(buffers, buffer_bytes, false)?,
+            free: (0..buffers).rev().collect(),
+        })
+    }
+
+    /// Has `fill` fill a buffer from its front, and leases as many bytes as it says it did. `None`
+    /// when those were none.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::NO_BUFFERS`] when none is free, and what `fill` returns.
+    pub fn receive(
+        &mut self,
+        fill: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+    ) -> Result<Option<RecvLease>, Errno> {
+        let &buffer = self.free.last().ok_or(Errno::NO_BUFFERS)?;
+        let len = self.pool.buffer_bytes() as usize;
+        // SAFETY: the buffer lies in the mapping, is this long, and is free: no lease is on it, and
+        // no kernel was told of it. `&mut self` keeps it so while it is filled.
+        let memory =
+            unsafe { std::slice::from_raw_parts_mut(self.pool.address(buffer).as_ptr(), len) };
+        let filled = fill(memory)?;
+        if filled == 0 {
+            return Ok(None);
+        }
+        self.free.pop();
+        Ok(Some(self.pool.lease(buffer, filled as u32, true)))
+    }
+
+    /// Whether a buffer is free.
+    #[inline]
+    pub const fn is_ready(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// Whether a lease is on one of these buffers.
+    #[inline]
+    pub fn owns(&self, lease: &RecvLease) -> bool {
+        lease.pool == self.pool.id
+    }
+
+    /// Leases not yet recycled.
+    pub fn leases(&self) -> usize {
+        self.pool.leases()
+    }
+
+    /// Makes two leases of one, as [`RecvPool::split`] does.
+    ///
+    /// # Panics
+    ///
+    /// As that does.
+    pub fn split(&mut self, lease: RecvLease, at: usize) -> (RecvLease, RecvLease) {
+        self.pool.split(lease, at)
+    }
+
+    /// Ends a lease.
+    ///
+    /// # Panics
+    ///
+    /// When it is on memory of others.
+    #[inline]
+    pub fn recycle(&mut self, lease: RecvLease) {
+        self.free.extend(self.pool.release(lease));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_buffer_goes_back_when_retired_and_released_in_any_order() {
-        let mut pool = RecvPool::new(2, 100).unwrap();
+        let mut pool = RecvPool::new(2, 100, false).unwrap();
         let first = pool.lease(1, 40, false);
         let mut second = pool.lease(1, 60, true);
         second.fill(7);
@@ -283,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_split_lease_is_two_that_share_nothing() {
-        let mut pool = RecvPool::new(1, 100).unwrap();
+        let mut pool = RecvPool::new(1, 100, false).unwrap();
         let mut lease = pool.lease(0, 60, true);
         lease.fill(1);
         let (first, mut rest) = pool.split(lease, 20);
@@ -298,16 +386,46 @@ mod tests {
 
     #[test]
     fn a_buffer_that_is_not_retired_stays_with_the_kernel() {
-        let mut pool = RecvPool::new(1, 100).unwrap();
+        let mut pool = RecvPool::new(1, 100, false).unwrap();
         let lease = pool.lease(0, 10, false);
         assert_eq!(pool.release(lease), None);
         assert_eq!(pool.used(0), 10);
     }
 
     #[test]
+    fn a_stack_fills_the_buffer_that_was_in_use_last() {
+        let mut stack = RecvStack::new(2, 100).unwrap();
+        let fill = |count: usize| {
+            move |memory: &mut [u8]| {
+                memory[..count].fill(count as u8);
+                Ok(count)
+            }
+        };
+        let first = stack.receive(fill(40)).unwrap().unwrap();
+        let second = stack.receive(fill(100)).unwrap().unwrap();
+        assert_eq!((&first[..], &second[..]), (&[40; 40][..], &[100; 100][..]));
+        assert!(!stack.is_ready());
+        assert_eq!(stack.receive(fill(1)).unwrap_err(), Errno::NO_BUFFERS);
+        let place = second.as_ptr();
+        let (front, back) = stack.split(second, 30);
+        stack.recycle(back);
+        assert!(!stack.is_ready());
+        stack.recycle(first);
+        stack.recycle(front);
+        // Neither the end of a stream nor an error takes a buffer.
+        assert!(stack.receive(|_| Ok(0)).unwrap().is_none());
+        let again = stack.receive(|_| Err(Errno::CANCELLED)).unwrap_err();
+        assert_eq!(again, Errno::CANCELLED);
+        let last = stack.receive(fill(7)).unwrap().unwrap();
+        assert_eq!((last.as_ptr(), last.len(), stack.leases()), (place, 7, 1));
+        stack.recycle(last);
+        assert_eq!(stack.leases(), 0);
+    }
+
+    #[test]
     #[should_panic(expected = "of which 60 are in use")]
     fn more_than_a_buffer_holds_is_never_leased() {
-        let mut pool = RecvPool::new(1, 100).unwrap();
+        let mut pool = RecvPool::new(1, 100, false).unwrap();
         let lease = pool.lease(0, 60, false);
         pool.release(lease);
         let _ = pool.lease(0, 41, true);
@@ -315,7 +433,7 @@ mod tests {
 
     #[test]
     fn memory_outlives_a_pool_that_has_leases_out() {
-        let mut pool = RecvPool::new(1, 4096).unwrap();
+        let mut pool = RecvPool::new(1, 4096, false).unwrap();
         let mut lease = pool.lease(0, 4096, true);
         drop(pool);
         lease.fill(1);

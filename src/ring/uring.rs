@@ -7,7 +7,8 @@
 //!
 //! | memory | the kernel may touch it until |
 //! |---|---|
-//! | a receive buffer | the completion that retires it, and again once it is republished |
+//! | a receive buffer | the completion that retires it, and again once it is provided |
+//! | a large buffer | the end of `recv(2)`, which fills it |
 //! | a send queue | the completion of its send; it sits in `sends` meanwhile |
 //! | a queue sent quietly | the submission, unless a completion says otherwise |
 //! | an address to connect to | the submission (`IORING_FEAT_SUBMIT_STABLE`, required) |
@@ -23,24 +24,22 @@ use std::{
     mem::{ManuallyDrop, forget},
     net::SocketAddr,
     os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd},
-    ptr::NonNull,
-    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
 use io_uring::{
     IoUring, cqueue, opcode, squeue,
-    types::{BufRingEntry, CancelBuilder, Fd, SubmitArgs, TimeoutFlags, Timespec},
+    types::{CancelBuilder, Fd, SubmitArgs, TimeoutFlags, Timespec},
 };
 use rustix::{
     event::{EventfdFlags, eventfd},
-    mm::{MapFlags, ProtFlags, mmap_anonymous, munmap},
-    net::SocketAddrAny,
+    net::{RecvFlags, SocketAddrAny},
 };
 
 use super::{
     Address, Completion, Errno, Operation, Outcome, PeerAddress, RecvLease, Ring, SendQueue,
-    Shutdown, Time, Token, Wait, Waker, quiet, recv_pool::RecvPool, send::PIECES_MAX, socket,
+    Shutdown, Time, Token, Wait, Waker, provided::BufferGroup, quiet, recv_pool::RecvStack,
+    send::PIECES_MAX, socket,
 };
 
 /// The one buffer group of a ring.
@@ -62,7 +61,9 @@ const QUIET_BYTES_MAX: usize = 32 * 1024;
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 const GETEVENTS: u32 = 1;
-const REGISTER_INCREMENTAL: u16 = 2;
+
+/// What ends a poll: bytes, or that there will be no more. Errors do in any case.
+const POLL_EVENTS: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 
 /// How a ring is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +80,10 @@ pub struct UringOptions {
     /// whole one for each receive. Where it cannot, the memory is divided into buffers of at most
     /// [`WHOLE_BUFFER_BYTES_MAX`]: few large ones would run out at once.
     pub recv_incremental: bool,
+    /// Large buffers for long messages. They take no memory before one comes.
+    pub large_buffers: u16,
+    /// Bytes in each of them.
+    pub large_buffer_bytes: u32,
     /// Let the kernel keep quiet about sends that succeed, where it can.
     pub quiet_sends: bool,
 }
@@ -96,79 +101,10 @@ impl Default for UringOptions {
             recv_buffers: 4,
             recv_buffer_bytes: 128 * 1024,
             recv_incremental: true,
+            large_buffers: 4,
+            large_buffer_bytes: 512 * 1024,
             quiet_sends: true,
         }
-    }
-}
-
-/// The provided-buffer ring: which buffers the kernel may fill, in order.
-#[derive(Debug)]
-struct BufferRing {
-    entries: NonNull<BufRingEntry>,
-    count: u16,
-    tail: u16,
-}
-
-impl BufferRing {
-    fn new(count: u16) -> Result<Self, Errno> {
-        assert!(
-            count.is_power_of_two(),
-            "the number of receive buffers is a power of two"
-        );
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
-        // existing memory. It is aligned to a page, which the kernel asks for.
-        let memory = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                Self::bytes(count),
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
-        }?;
-        let entries = NonNull::new(memory.cast()).ok_or(Errno::new(libc::ENOMEM))?;
-        Ok(Self {
-            entries,
-            count,
-            tail: 0,
-        })
-    }
-
-    fn bytes(count: u16) -> usize {
-        usize::from(count) * size_of::<BufRingEntry>()
-    }
-
-    /// Puts a buffer at the tail. The kernel sees it after [`commit`](Self::commit).
-    fn add(&mut self, buffer: u16, address: NonNull<u8>, len: u32) {
-        let index = usize::from(self.tail & (self.count - 1));
-        // SAFETY: `index` is below `count`, and the mapping holds `count` entries.
-        let entry = unsafe { self.entries.add(index) };
-        // SAFETY: the kernel reads only entries before the published tail, and this one is not: at
-        // most `count` buffers exist, and this one is not with the kernel. All bit patterns of an
-        // entry are valid. The write leaves out the two bytes in which entry 0 holds the tail.
-        let entry = unsafe { &mut *entry.as_ptr() };
-        entry.set_addr(address.as_ptr() as u64);
-        entry.set_len(len);
-        entry.set_bid(buffer);
-        self.tail = self.tail.wrapping_add(1);
-    }
-
-    fn commit(&mut self) {
-        // SAFETY: `entries` is the base address of the mapped, zeroed entries.
-        let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
-        // SAFETY: the kernel reads the tail as an atomic 16 bit number; the address is aligned to
-        // two bytes and mapped for as long as `self` lives.
-        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
-        // Release: whoever reads the tail sees the entries before it.
-        tail.store(self.tail, Ordering::Release);
-    }
-}
-
-impl Drop for BufferRing {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours and this long; `Uring` drops it only when the kernel has
-        // forgotten it.
-        let unmapped = unsafe { munmap(self.entries.as_ptr().cast(), Self::bytes(self.count)) };
-        debug_assert!(unmapped.is_ok(), "unmapping our own mapping cannot fail");
     }
 }
 
@@ -199,19 +135,15 @@ const NO_SLOT: u32 = u32::MAX;
 pub struct Uring {
     // Dropped by hand, and in this order, once nothing is in flight.
     ring: ManuallyDrop<IoUring>,
-    buffer_ring: ManuallyDrop<BufferRing>,
-    pool: ManuallyDrop<RecvPool>,
+    buffers: ManuallyDrop<BufferGroup>,
+    large_buffers: RecvStack,
     sends: ManuallyDrop<Vec<SendSlot>>,
     wake_count: ManuallyDrop<Box<[u8; 8]>>,
     free_send: u32,
     /// The slots of quiet sends of which it is not known yet that they are over.
     quiet_sends: Vec<u32>,
     knows_quiet: bool,
-    incremental: bool,
     recv_ready_at: usize,
-    /// Buffers that the kernel has to do without, and how many of them there should be.
-    kept_back: Vec<u16>,
-    keeps_back: usize,
     in_flight: usize,
     /// Addresses whose connect is queued but not submitted. Boxed, so that they stay put.
     #[expect(
@@ -234,8 +166,8 @@ impl std::fmt::Debug for Uring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Uring")
             .field("in_flight", &self.in_flight)
-            .field("pool", &*self.pool)
-            .field("incremental", &self.incremental)
+            .field("buffers", &*self.buffers)
+            .field("large_buffers", &self.large_buffers)
             .finish_non_exhaustive()
     }
 }
@@ -256,36 +188,19 @@ impl Uring {
             return Err(Errno::new(libc::ENOSYS));
         }
         let knows_quiet = options.quiet_sends && quiet::is_known(&mut ring)?;
-        let (mut buffers, mut bytes) = (options.recv_buffers, options.recv_buffer_bytes);
-        let mut buffer_ring = BufferRing::new(buffers)?;
-        let mut incremental = options.recv_incremental;
-        if incremental && !register(&ring, &buffer_ring, REGISTER_INCREMENTAL)? {
-            incremental = false;
-            (buffers, bytes) = divided(buffers, bytes);
-            buffer_ring = BufferRing::new(buffers)?;
-        }
-        if !incremental && !register(&ring, &buffer_ring, 0)? {
-            return Err(Errno::new(libc::EINVAL));
-        }
-        let pool = RecvPool::new(buffers, bytes)?;
-        for buffer in 0..buffers {
-            buffer_ring.add(buffer, pool.address(buffer), bytes);
-        }
-        buffer_ring.commit();
+        let buffers = buffers(&ring, options)?.ok_or(Errno::new(libc::EINVAL))?;
+        let large_buffers = RecvStack::new(options.large_buffers, options.large_buffer_bytes)?;
         let waker = Waker::new(Some(eventfd(0, EventfdFlags::CLOEXEC)?));
         Ok(Self {
             ring: ManuallyDrop::new(ring),
-            buffer_ring: ManuallyDrop::new(buffer_ring),
-            recv_ready_at: usize::from(buffers).div_ceil(2),
-            kept_back: Vec::new(),
-            keeps_back: 0,
-            pool: ManuallyDrop::new(pool),
+            recv_ready_at: usize::from(buffers.pool().buffers()).div_ceil(2),
+            buffers: ManuallyDrop::new(buffers),
+            large_buffers,
             sends: ManuallyDrop::new(Vec::new()),
             wake_count: ManuallyDrop::new(Box::new([0; 8])),
             free_send: NO_SLOT,
             quiet_sends: Vec::new(),
             knows_quiet,
-            incremental,
             in_flight: 0,
             connecting: Vec::new(),
             tick_at: Box::new(Timespec::new()),
@@ -299,7 +214,7 @@ impl Uring {
 
     /// Whether receive buffers are filled piece by piece.
     pub fn is_incremental(&self) -> bool {
-        self.incremental
+        self.buffers.is_incremental()
     }
 
     /// Whether the kernel keeps quiet about sends that succeed.
@@ -309,7 +224,7 @@ impl Uring {
 
     /// Leases on received bytes that were not recycled.
     pub fn leases(&self) -> usize {
-        self.pool.leases()
+        self.buffers.pool().leases() + self.large_buffers.leases()
     }
 
     /// Queues an operation. `entry` refers only to memory that stays where it is as the table in
@@ -325,15 +240,6 @@ impl Uring {
             }
             self.flush();
         }
-    }
-
-    /// Lets the kernel fill a buffer.
-    #[inline]
-    fn publish(&mut self, buffer: u16) {
-        let address = self.pool.address(buffer);
-        self.buffer_ring
-            .add(buffer, address, self.pool.buffer_bytes());
-        self.buffer_ring.commit();
     }
 
     /// Makes room in a full submission queue.
@@ -501,7 +407,12 @@ impl Uring {
         }
         let token = Token::from_bits(bits)?;
         let outcome = match token.operation() {
-            Operation::Recv => self.received(result, flags),
+            Operation::Recv => match self.buffers.received(result, flags) {
+                Some(lease) => Outcome::Received(lease),
+                None if result == 0 => Outcome::EndOfStream,
+                None => Outcome::Failed(Errno::new(-result)),
+            },
+            Operation::Poll if result >= 0 => Outcome::Readable,
             Operation::Accept if result >= 0 => {
                 // SAFETY: a non-negative result of an accept is a new descriptor that is ours.
                 Outcome::Accepted(unsafe { OwnedFd::from_raw_fd(result) })
@@ -531,25 +442,6 @@ impl Uring {
             more,
         })
     }
-
-    #[inline]
-    fn received(&mut self, result: i32, flags: u32) -> Outcome<OwnedFd> {
-        let lease = cqueue::buffer_select(flags).map(|buffer| {
-            let retire = !(self.incremental && cqueue::buffer_more(flags));
-            self.pool.lease(buffer, result.max(0) as u32, retire)
-        });
-        match lease {
-            Some(lease) if result > 0 => return Outcome::Received(lease),
-            // A buffer that came with nothing in it still has to go back.
-            Some(empty) => self.recycle(empty),
-            None => {}
-        }
-        if result == 0 {
-            Outcome::EndOfStream
-        } else {
-            Outcome::Failed(Errno::new(-result))
-        }
-    }
 }
 
 /// Sets up the ring itself: with everything, then without what is newer than Linux 6.1.
@@ -575,21 +467,17 @@ fn set_up(options: &UringOptions) -> Result<IoUring, Errno> {
     .map_err(Errno::from)
 }
 
-/// Tells the kernel of the buffer ring. Returns whether it knows these flags: incremental buffers
-/// came with Linux 6.12.
-fn register(ring: &IoUring, buffers: &BufferRing, flags: u16) -> Result<bool, Errno> {
-    let address = buffers.entries.as_ptr() as u64;
-    // SAFETY: the mapping is page aligned, holds `count` entries, and stays until the kernel has
-    // forgotten it: `Uring::drop` sees to the order.
-    let done = unsafe {
-        ring.submitter()
-            .register_buf_ring_with_flags(address, buffers.count, BUFFER_GROUP, flags)
-    };
-    match done {
-        Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
-        Err(error) => Err(error.into()),
+/// The buffers that multishot receives fill.
+fn buffers(ring: &IoUring, options: &UringOptions) -> Result<Option<BufferGroup>, Errno> {
+    let mut sizes = (options.recv_buffers, options.recv_buffer_bytes);
+    if options.recv_incremental {
+        let buffers = BufferGroup::provide(ring, BUFFER_GROUP, sizes, true)?;
+        if buffers.is_some() {
+            return Ok(buffers);
+        }
+        sizes = divided(sizes.0, sizes.1);
     }
+    BufferGroup::provide(ring, BUFFER_GROUP, sizes, false)
 }
 
 /// The same memory in buffers of at most [`WHOLE_BUFFER_BYTES_MAX`].
@@ -660,8 +548,27 @@ impl Ring for Uring {
     #[inline]
     fn submit_recv(&mut self, socket: &OwnedFd, token: Token) {
         debug_assert_eq!(token.operation(), Operation::Recv);
-        let recv = opcode::RecvMulti::new(fd(socket), BUFFER_GROUP);
+        let recv = opcode::RecvMulti::new(fd(socket), self.buffers.id());
         self.push(recv.build().user_data(token.bits()));
+    }
+
+    #[inline]
+    fn submit_poll(&mut self, socket: &OwnedFd, token: Token) {
+        debug_assert_eq!(token.operation(), Operation::Poll);
+        let poll = opcode::PollAdd::new(fd(socket), POLL_EVENTS);
+        self.push(poll.build().user_data(token.bits()));
+    }
+
+    fn recv_now(&mut self, socket: &OwnedFd) -> Outcome<OwnedFd> {
+        let received = self.large_buffers.receive(|buffer| {
+            let (_, bytes) = rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?;
+            Ok(bytes)
+        });
+        match received {
+            Ok(Some(lease)) => Outcome::Received(lease),
+            Ok(None) => Outcome::EndOfStream,
+            Err(errno) => Outcome::Failed(errno),
+        }
     }
 
     #[inline]
@@ -790,33 +697,28 @@ impl Ring for Uring {
     }
 
     fn split(&mut self, lease: RecvLease, at: usize) -> (RecvLease, RecvLease) {
-        self.pool.split(lease, at)
+        if self.large_buffers.owns(&lease) {
+            self.large_buffers.split(lease, at)
+        } else {
+            self.buffers.split(lease, at)
+        }
     }
 
     #[inline]
     fn recycle(&mut self, lease: RecvLease) {
-        if let Some(buffer) = self.pool.release(lease) {
-            if self.kept_back.len() < self.keeps_back {
-                self.kept_back.push(buffer);
-            } else {
-                self.publish(buffer);
-            }
-        }
-    }
-
-    fn receive_into_half(&mut self, half: bool) {
-        let buffers = usize::from(self.pool.buffers());
-        self.keeps_back = if half && buffers >= 4 { buffers / 2 } else { 0 };
-        while self.kept_back.len() > self.keeps_back {
-            if let Some(buffer) = self.kept_back.pop() {
-                self.publish(buffer);
-            }
+        if self.large_buffers.owns(&lease) {
+            self.large_buffers.recycle(lease);
+        } else {
+            self.buffers.recycle(lease);
         }
     }
 
     fn recv_ready(&self) -> bool {
-        let free = self.pool.free() - self.kept_back.len();
-        free >= self.recv_ready_at - self.keeps_back / 2
+        self.buffers.pool().free() >= self.recv_ready_at
+    }
+
+    fn recv_now_ready(&self) -> bool {
+        self.large_buffers.is_ready()
     }
 
     fn in_flight(&self) -> usize {
@@ -862,7 +764,7 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let drained = self.drain();
         if drained {
-            let _ = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP);
+            self.buffers.withdraw(&self.ring);
         } else {
             forget(std::mem::take(&mut self.connecting));
         }
@@ -871,10 +773,9 @@ impl Drop for Uring {
         if !drained {
             return;
         }
-        // SAFETY: nothing is in flight and the kernel has forgotten the buffer ring; dropped once.
-        unsafe { ManuallyDrop::drop(&mut self.buffer_ring) };
-        // SAFETY: as above; the pool itself stays mapped if somebody still holds a lease.
-        unsafe { ManuallyDrop::drop(&mut self.pool) };
+        // SAFETY: nothing is in flight and the kernel has forgotten the buffers; dropped once.
+        // Their memory stays mapped if somebody still holds a lease.
+        unsafe { ManuallyDrop::drop(&mut self.buffers) };
         // SAFETY: nothing is in flight, so that no send reads from these; dropped once.
         unsafe { ManuallyDrop::drop(&mut self.sends) };
         // SAFETY: nothing is in flight, so that no wake writes here; dropped once.

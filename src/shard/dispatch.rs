@@ -5,7 +5,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{BULK_BYTES, Shard, TICK, acceptor_index, service::Service};
+use super::{
+    LARGE_FOR, MESSAGE_TURN_BYTES_MAX, Shard, TICK, acceptor_index, return_lent, service::Service,
+};
 use crate::{
     conn::{CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, token::SLOTS_MAX},
     proto::{CloseCode, Event, Message, Payload, endpoint::Batch},
@@ -20,6 +22,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let key = Key::of_token(token);
         match token.operation() {
             Operation::Recv => self.recv_completed(key, completion),
+            Operation::Poll => self.poll_completed(key, completion.outcome),
             Operation::Send => {
                 if let Outcome::Sent { queue, result } = completion.outcome {
                     self.send_completed(key, queue, result);
@@ -66,51 +69,123 @@ impl<R: Ring, S: Service> Shard<R, S> {
             link.in_flight -= 1;
         }
         match completion.outcome {
-            Outcome::Received(mut lease) => {
-                link.heard_ms = self.now.as_ms() as u32;
-                link.pinged = false;
-                self.turn_bytes += lease.len();
-                self.received(key, &mut lease);
-                let connection = self.slab.get_mut(key);
-                let queue =
-                    connection.and_then(|connection| connection.link.outgoing.as_deref_mut());
-                self.shared.lending.settle(&mut self.ring, lease, queue);
-                if let Some(connection) = self.slab.get_mut(key)
-                    && BULK_BYTES.contains(&connection.link.endpoint.announced_bytes())
-                {
-                    self.bulk_received();
-                }
-            }
-            Outcome::EndOfStream => self.stream_ended(key),
-            Outcome::Failed(errno) => match errno.of_transfer() {
-                TransferError::NoBuffers => {
-                    link.starved = true;
-                    self.shared.counts.recv_starved += 1;
-                    self.starved.push(key);
-                }
-                // Settling submits it again, if it is still wanted.
-                TransferError::Cancelled | TransferError::Retry => {}
-                TransferError::PeerGone => self.transport_failed(key, errno),
-                TransferError::Unexpected => {
-                    tracing::error!(shard = self.id, %errno, "a receive failed in a new way");
-                    self.transport_failed(key, errno);
-                }
-            },
-            _ => {}
+            Outcome::Received(lease) => self.bytes_received(key, lease, false),
+            outcome => self.recv_ended(key, &outcome),
         }
         self.touch(key);
     }
 
+    /// There is something to receive from a connection on which long messages come.
+    fn poll_completed(&mut self, key: Key, outcome: Outcome<R::Socket>) {
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            debug_assert!(false, "a poll completed on a connection that is gone");
+            return;
+        };
+        link.receiving = false;
+        link.in_flight -= 1;
+        match outcome {
+            Outcome::Readable => self.receive_now(key),
+            outcome => self.recv_ended(key, &outcome),
+        }
+        self.touch(key);
+    }
+
+    /// Receives until a long message is whole, within limits: as long as the same memory is used,
+    /// it is in the cache.
+    fn receive_now(&mut self, key: Key) {
+        let until = self.turn_bytes + MESSAGE_TURN_BYTES_MAX;
+        let mut goes_on = true;
+        while goes_on && self.turn_bytes < until {
+            let Some(Connection { link, socket, .. }) = self.slab.get_mut(key) else {
+                return;
+            };
+            let queue_high_bytes = self.shared.config.queue_high_bytes;
+            let (Some(socket), false) = (socket, link.paused) else {
+                return;
+            };
+            if !link.wants_receive() || link.queued_bytes() > queue_high_bytes {
+                return;
+            }
+            // What was sent is free again.
+            return_lent(&mut self.ring, &mut self.shared);
+            match self.ring.recv_now(socket) {
+                Outcome::Received(lease) => {
+                    self.shared.counts.recv_large += 1;
+                    self.bytes_received(key, lease, true);
+                }
+                outcome => return self.recv_ended(key, &outcome),
+            }
+            goes_on = self.slab.get_mut(key).is_some_and(|connection| {
+                connection.link.endpoint.announced_bytes() >= self.long_bytes_min
+            });
+        }
+    }
+
     #[inline]
-    fn received(&mut self, key: Key, lease: &mut RecvLease) {
+    fn bytes_received(&mut self, key: Key, mut lease: RecvLease, is_large: bool) {
+        let len = lease.len();
+        self.turn_bytes += len;
+        self.received(key, &mut lease, is_large);
+        let connection = self.slab.get_mut(key);
+        let queue = connection.and_then(|connection| connection.link.outgoing.as_deref_mut());
+        self.shared.lending.settle(&mut self.ring, lease, queue);
+        self.size_receives(key, len);
+    }
+
+    /// A receive has brought no bytes.
+    fn recv_ended(&mut self, key: Key, outcome: &Outcome<R::Socket>) {
+        match outcome {
+            Outcome::EndOfStream => self.stream_ended(key),
+            Outcome::Failed(errno) => match errno.of_transfer() {
+                TransferError::NoBuffers => {
+                    if let Some(connection) = self.slab.get_mut(key) {
+                        connection.link.starved = true;
+                        self.shared.counts.recv_starved += 1;
+                        self.starved.push(key);
+                    }
+                }
+                // Settling submits it again, if it is still wanted.
+                TransferError::Cancelled | TransferError::Retry => {}
+                TransferError::PeerGone => self.transport_failed(key, *errno),
+                TransferError::Unexpected => {
+                    tracing::error!(shard = self.id, %errno, "a receive failed in a new way");
+                    self.transport_failed(key, *errno);
+                }
+            },
+            _ => {}
+        }
+    }
+
+    /// Has receives be large ones while long messages come, and for a while after.
+    #[inline]
+    fn size_receives(&mut self, key: Key, len: usize) {
+        let long_bytes_min = self.long_bytes_min;
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return;
+        };
+        let announced = link.endpoint.announced_bytes();
+        if announced >= long_bytes_min || link.large_for > 0 && len as u64 >= long_bytes_min {
+            link.large_for = LARGE_FOR;
+            if link.receiving && !link.polling {
+                self.cancel_receive(key);
+            }
+        } else if link.large_for > 0 {
+            link.large_for -= 1;
+        }
+    }
+
+    #[inline]
+    fn received(&mut self, key: Key, lease: &mut RecvLease, is_large: bool) {
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
+        connection.link.heard_ms = self.now.as_ms() as u32;
+        connection.link.pinged = false;
         if connection.link.rare.tls().is_some() {
             // Plaintext is not lent: it goes out encrypted, from a chunk.
             self.received_records(key, lease);
         } else {
-            self.shared.lending.lend(lease);
+            self.shared.lending.lend(lease, is_large);
             self.received_plain(key, lease);
         }
     }

@@ -27,7 +27,7 @@ mod settle;
 pub mod stats;
 mod tls;
 
-use std::{collections::VecDeque, ops::RangeInclusive, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use accept::Acceptor;
 use mailbox::{Command, Mailbox, Postbox, mailbox};
@@ -61,14 +61,13 @@ const TURN_COMPLETIONS_MAX: usize = 128;
 /// connections need some: 4 % of the CPU of an echo of 16 KiB with 64 connections.
 const TURN_BYTES_MAX: usize = 128 * 1024;
 
-/// While messages of these sizes arrive, half of the receive memory is kept back. With all of it,
-/// more of them is received at once than is in the cache still when it goes back, and so are the
-/// pages of the kernel that a send would use again: 256 KiB with 8 connections takes 1.4 times as
-/// long. Longer messages do not stay in the cache either way, and few large receives are cheaper.
-const BULK_BYTES: RangeInclusive<u64> = 64 * 1024..=1024 * 1024;
+/// Received bytes after which a turn goes on to others although a long message is not whole yet:
+/// a third of a millisecond.
+const MESSAGE_TURN_BYTES_MAX: usize = 1024 * 1024;
 
-/// How many turns without such messages it takes until all memory is used again.
-const BULK_TURNS: u8 = 32;
+/// Receives for which a connection has them large after a long message: as many as a few short
+/// messages between long ones.
+const LARGE_FOR: u8 = 16;
 
 /// One core's loop: a ring, a service, and the connections between them.
 pub struct Shard<R: Ring, S: Service> {
@@ -100,8 +99,8 @@ pub struct Shard<R: Ring, S: Service> {
     lent_bytes_max: usize,
     /// Bytes received in this turn so far.
     turn_bytes: usize,
-    /// Turns left until all receive memory is used again.
-    bulk_turns: u8,
+    /// A message of more bytes is a long one: it would lie in several receive buffers.
+    long_bytes_min: u64,
     /// The end of a quiet send is waited for.
     hurries: bool,
     /// When a stopping shard drops what is left.
@@ -127,6 +126,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         ring.submit_wake(WAKE.token(Operation::Wake));
         let lent_bytes_max =
             usize::from(config.recv_buffers) * config.recv_buffer_bytes as usize / 2;
+        let long_bytes_min = u64::from(config.recv_buffer_bytes / 2);
         Self {
             ring,
             service,
@@ -150,7 +150,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             tick_cancelling: false,
             lent_bytes_max,
             turn_bytes: 0,
-            bulk_turns: 0,
+            long_bytes_min,
             hurries: false,
             drain_until: None,
             id,
@@ -220,7 +220,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.shared.counts.turns += 1;
         self.shared.lending.begin_turn(self.lent_bytes_max);
         self.turn_bytes = 0;
-        self.pass_bulk_turn();
         for _ in 0..TURN_COMPLETIONS_MAX {
             if self.turn_bytes >= TURN_BYTES_MAX {
                 break;
@@ -232,7 +231,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         self.handle_deadlines();
         self.settle_touched();
-        self.return_lent();
+        return_lent(&mut self.ring, &mut self.shared);
         self.feed_starved();
         self.shared.settle_codec();
         self.stats.publish(
@@ -241,36 +240,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.shared.queued_bytes,
         );
         Ok(())
-    }
-
-    /// A part of a large message has come.
-    #[inline(never)]
-    fn bulk_received(&mut self) {
-        if self.bulk_turns == 0 {
-            self.ring.receive_into_half(true);
-        }
-        self.bulk_turns = BULK_TURNS;
-    }
-
-    #[inline]
-    fn pass_bulk_turn(&mut self) {
-        if self.bulk_turns > 0 {
-            self.bulk_turns -= 1;
-            if self.bulk_turns == 0 {
-                self.ring.receive_into_half(false);
-            }
-        }
-    }
-
-    /// Gives memory back that was sent as it lay.
-    #[inline]
-    fn return_lent(&mut self) {
-        while let Some(lent) = self.shared.arena.take_returned() {
-            match lent {
-                Lent::Lease(lease) => self.ring.recycle(lease),
-                Lent::Memory { bytes, .. } => self.shared.pool.take_back(bytes),
-            }
-        }
     }
 
     /// Sees to it that the ring wakes up for the first deadline.
@@ -394,6 +363,17 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 connection.link.ends(CloseCause::Stopping);
             }
             self.stop_connection(key);
+        }
+    }
+}
+
+/// Gives memory back that was sent as it lay.
+#[inline]
+fn return_lent<R: Ring>(ring: &mut R, shared: &mut Shared) {
+    while let Some(lent) = shared.arena.take_returned() {
+        match lent {
+            Lent::Lease(lease) => ring.recycle(lease),
+            Lent::Memory { bytes, .. } => shared.pool.take_back(bytes),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Shard, service::Service};
 use crate::{
-    conn::{CloseCause, Ending, Key, Stage, Timeout},
+    conn::{CloseCause, Connection, Ending, Key, Stage, Timeout},
     proto::handshake::{Content, HandshakeError},
     ring::{Operation, Ring, Shutdown, Time},
 };
@@ -85,13 +85,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 link.paused = true;
                 link.drain_owed = true;
                 shared.counts.reads_paused += 1;
-                if link.receiving && !link.cancelling {
-                    link.cancelling = true;
-                    link.in_flight += 1;
-                    let target = key.token(Operation::Recv);
-                    self.ring
-                        .submit_cancel(target, key.token(Operation::Cancel));
-                }
+                self.cancel_receive(key);
             }
         } else if queued <= config.queue_low_bytes {
             link.paused = false;
@@ -99,6 +93,21 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 self.with_conn(key, |service, conn| service.on_drain(conn));
             }
         }
+    }
+
+    /// Ends the receive in flight early.
+    pub(super) fn cancel_receive(&mut self, key: Key) {
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return;
+        };
+        if !link.receiving || link.cancelling {
+            return;
+        }
+        link.cancelling = true;
+        link.in_flight += 1;
+        let target = key.token(recv_operation(link.polling));
+        self.ring
+            .submit_cancel(target, key.token(Operation::Cancel));
     }
 
     /// Receives, if that is wanted and not under way.
@@ -115,8 +124,14 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         link.receiving = true;
+        link.polling = link.large_for > 0;
         link.in_flight += 1;
-        self.ring.submit_recv(socket, key.token(Operation::Recv));
+        let token = key.token(recv_operation(link.polling));
+        if link.polling {
+            self.ring.submit_poll(socket, token);
+        } else {
+            self.ring.submit_recv(socket, token);
+        }
     }
 
     /// Goes on to the next stage, if this one is over.
@@ -258,16 +273,32 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     /// Connections that ran out of receive buffers start again once enough are back.
+    #[inline]
     pub(super) fn feed_starved(&mut self) {
-        if self.starved.is_empty() || !self.ring.recv_ready() {
-            return;
+        if !self.starved.is_empty() {
+            self.feed();
         }
-        for key in std::mem::take(&mut self.starved) {
-            if let Some(connection) = self.slab.get_mut(key) {
-                connection.link.starved = false;
+    }
+
+    fn feed(&mut self) {
+        let (is_ready, is_large_ready) = (self.ring.recv_ready(), self.ring.recv_now_ready());
+        // Nobody starves while it is fed, so that the list can be put back.
+        let mut starved = std::mem::take(&mut self.starved);
+        starved.retain(|&key| {
+            let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+                return false;
+            };
+            let is_fed = match link.large_for {
+                0 => is_ready,
+                _ => is_large_ready,
+            };
+            if is_fed {
+                link.starved = false;
                 self.receive(key);
             }
-        }
+            !is_fed
+        });
+        self.starved = starved;
     }
 
     pub(super) fn handle_deadlines(&mut self) {
@@ -337,5 +368,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
             }
             None => self.drop_late(key, Timeout::Idle),
         }
+    }
+}
+
+const fn recv_operation(polling: bool) -> Operation {
+    if polling {
+        Operation::Poll
+    } else {
+        Operation::Recv
     }
 }

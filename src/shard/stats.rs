@@ -69,6 +69,7 @@ stats! {
     inflate_payload_bytes
     compress_windows_bytes
     compress_held_bytes
+    recv_large
     recv_starved
     reads_paused
     service_panics

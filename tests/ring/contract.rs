@@ -447,27 +447,93 @@ pub fn reset_connections_fail<E: Env>(env: E) {
     driver.finish();
 }
 
-pub fn receiving_into_half_of_the_memory_loses_no_bytes<E: Env>(env: E) {
+pub fn polls_tell_of_bytes_that_are_received_at_once<E: Env>(env: E) {
     let mut driver = Driver::new(env, Sizes::default());
     let (socket, mut peer) = driver.connection();
-    let text = pattern(400 * KIB);
-    let mut receiver = Receiver::new(0);
-    let (mut sent, mut bytes) = (0, Vec::new());
-    let mut half = false;
-    while bytes.len() < text.len() {
-        half = !half;
-        driver.ring.receive_into_half(half);
-        sent += peer.write(&text[sent..]);
-        let wanted = (bytes.len() + 30 * KIB).min(sent);
-        receiver.read(&mut driver, &socket, &mut bytes, wanted);
+    let text = pattern(200 * KIB);
+    let poll = token(Operation::Poll, 0);
+    let (mut written, mut received) = (0, 0);
+    let (mut held, mut starved, mut longest) = (Vec::<(usize, RecvLease)>::new(), 0, 0);
+    let mut last = None;
+    while received < text.len() {
+        written += peer.write(&text[written..]);
+        driver.ring.submit_poll(&socket, poll);
+        let readable = driver.outcome(poll);
+        assert!(matches!(readable, Outcome::Readable), "{readable:?}");
+        loop {
+            match driver.ring.recv_now(&socket) {
+                Outcome::Received(lease) => {
+                    longest = longest.max(lease.len());
+                    // Of the buffers that are free, the one that was in use last.
+                    assert!(last.take().is_none_or(|last| last == lease.as_ptr()));
+                    held.push((received, lease));
+                    received += held[held.len() - 1].1.len();
+                }
+                Outcome::Failed(Errno::NO_BUFFERS) => {
+                    assert!(!driver.ring.recv_now_ready() && held.len() == 2);
+                    starved += 1;
+                    for (start, lease) in held.drain(..) {
+                        assert_eq!(*lease, text[start..start + lease.len()]);
+                        last = Some(lease.as_ptr());
+                        driver.ring.recycle(lease);
+                    }
+                    assert!(driver.ring.recv_now_ready());
+                }
+                Outcome::Failed(errno) => {
+                    assert_eq!(errno.of_transfer(), TransferError::Retry);
+                    break;
+                }
+                other => panic!("{received} bytes, then {other:?}"),
+            }
+        }
     }
+    assert!(starved > 2 && longest > 4 * KIB, "{starved} {longest}");
+    for (start, lease) in held {
+        assert_eq!(*lease, text[start..start + lease.len()]);
+        let (front, back) = driver.ring.split(lease, 1);
+        driver.ring.recycle(back);
+        driver.ring.recycle(front);
+    }
+    // And as ever again.
+    let text = pattern(10 * KIB);
+    let mut bytes = Vec::new();
+    assert_eq!(peer.write(&text), text.len());
+    Receiver::new(0).read_and_stop(&mut driver, &socket, &mut bytes, text.len());
     assert!(bytes == text);
-    driver.ring.receive_into_half(false);
-    assert!(driver.ring.recv_ready());
-    peer.shutdown_write();
-    let end = receiver.end(&mut driver, &socket);
-    assert!(matches!(end, Outcome::EndOfStream), "{end:?}");
     driver.close(socket);
+    driver.finish();
+}
+
+pub fn polls_tell_of_the_end_and_can_be_cancelled<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    for resets in [false, true] {
+        let (socket, mut peer) = driver.connection();
+        let poll = token(Operation::Poll, 0);
+        driver.ring.submit_poll(&socket, poll);
+        driver.turn();
+        assert!(driver.take(poll).is_none(), "there is nothing to receive");
+        driver.cancel(poll);
+        driver.send_all(&socket, b"never read");
+        driver.ring.submit_poll(&socket, poll);
+        if resets {
+            peer.reset();
+        } else {
+            peer.shutdown_write();
+        }
+        let readable = driver.outcome(poll);
+        assert!(matches!(readable, Outcome::Readable), "{readable:?}");
+        loop {
+            match driver.ring.recv_now(&socket) {
+                Outcome::EndOfStream => break assert!(!resets),
+                Outcome::Failed(errno) => match errno.of_transfer() {
+                    TransferError::Retry => {}
+                    error => break assert!(resets && error == TransferError::PeerGone),
+                },
+                other => panic!("{other:?}"),
+            }
+        }
+        driver.close(socket);
+    }
     driver.finish();
 }
 

@@ -24,6 +24,8 @@ pub struct Sizes {
     pub completion_entries: u32,
     pub recv_buffers: u16,
     pub recv_buffer_bytes: u32,
+    pub large_buffers: u16,
+    pub large_buffer_bytes: u32,
 }
 
 impl Default for Sizes {
@@ -33,6 +35,8 @@ impl Default for Sizes {
             completion_entries: 256,
             recv_buffers: 16,
             recv_buffer_bytes: 4096,
+            large_buffers: 2,
+            large_buffer_bytes: 16 * 1024,
         }
     }
 }
@@ -108,6 +112,8 @@ impl Env for SimEnv {
             submission_entries: sizes.submission_entries as usize,
             recv_buffers: sizes.recv_buffers,
             recv_buffer_bytes: sizes.recv_buffer_bytes,
+            large_buffers: sizes.large_buffers,
+            large_buffer_bytes: sizes.large_buffer_bytes,
         };
         self.kernel.ring(&options).unwrap()
     }
@@ -224,6 +230,8 @@ impl Env for RealEnv {
             completion_entries: sizes.completion_entries,
             recv_buffers: sizes.recv_buffers,
             recv_buffer_bytes: sizes.recv_buffer_bytes,
+            large_buffers: sizes.large_buffers,
+            large_buffer_bytes: sizes.large_buffer_bytes,
             recv_incremental: self.incremental,
             quiet_sends: self.quiet,
         };

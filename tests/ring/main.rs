@@ -26,10 +26,11 @@ macro_rules! contract {
                 connects_or_is_refused
                 ends_a_stream_after_its_last_byte_and_still_sends
                 more_operations_than_entries_fit_in_a_turn
+                polls_tell_of_bytes_that_are_received_at_once
+                polls_tell_of_the_end_and_can_be_cancelled
                 quiet_sends_end_no_wait
                 quiet_sends_wait_for_no_reader
                 receive_memory_waits_for_no_reader
-                receiving_into_half_of_the_memory_loses_no_bytes
                 reset_connections_fail
                 running_out_of_buffers_loses_no_bytes
                 sends_many_pieces_in_order

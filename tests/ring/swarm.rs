@@ -66,6 +66,8 @@ struct Connection {
     connecting: bool,
     connect_by: Time,
     receiving: bool,
+    /// It polls, and receives at once then.
+    polling: bool,
     starved: bool,
     cancelling: bool,
     sending: bool,
@@ -131,6 +133,7 @@ impl Side {
             connecting: false,
             connect_by: Time::default(),
             receiving: false,
+            polling: false,
             starved: false,
             cancelling: false,
             sending: false,
@@ -223,6 +226,8 @@ impl Side {
                 connection.in_flight += 1;
                 let target = if connection.connecting {
                     token(Operation::Connect)
+                } else if connection.polling {
+                    token(Operation::Poll)
                 } else {
                     token(Operation::Recv)
                 };
@@ -234,10 +239,16 @@ impl Side {
             return;
         }
         let wants = !connection.receiving && !connection.ended && !connection.failed;
-        if wants && (!connection.starved || self.ring.recv_ready()) {
+        let (ready, large_ready) = (self.ring.recv_ready(), self.ring.recv_now_ready());
+        if wants && (!connection.starved || ready && large_ready) {
             (connection.receiving, connection.starved) = (true, false);
             connection.in_flight += 1;
-            self.ring.submit_recv(socket, token(Operation::Recv));
+            connection.polling = self.prng.below(3) == 0;
+            if connection.polling {
+                self.ring.submit_poll(socket, token(Operation::Poll));
+            } else {
+                self.ring.submit_recv(socket, token(Operation::Recv));
+            }
         }
         let may_send = !connection.sending || self.mistake == Mistake::SendsTwice;
         if may_send && !connection.outbox.is_empty() {
@@ -276,10 +287,6 @@ impl Side {
 
     fn turn(&mut self, wait: Wait) -> usize {
         self.flush();
-        if self.prng.below(30) == 0 {
-            let half = self.prng.coin();
-            self.ring.receive_into_half(half);
-        }
         self.ring.turn(wait).unwrap();
         let mut completions = 0;
         while let Some(completion) = self.ring.next_completion() {
@@ -349,7 +356,9 @@ impl Side {
         if !more || self.mistake == Mistake::CountsEveryCompletion {
             connection.in_flight -= 1;
             match operation {
-                Operation::Recv => connection.receiving = self.mistake == Mistake::ReceivesOnce,
+                Operation::Recv | Operation::Poll => {
+                    connection.receiving = self.mistake == Mistake::ReceivesOnce;
+                }
                 Operation::Send => connection.sending = false,
                 Operation::Connect => connection.connecting = false,
                 Operation::Cancel if self.mistake == Mistake::TrustsTheCancel => {
@@ -358,6 +367,13 @@ impl Side {
                 _ => {}
             }
         }
+        let (operation, outcome) = match (operation, outcome, &connection.socket) {
+            (Operation::Poll, Outcome::Readable, Some(socket)) => {
+                (Operation::Recv, self.ring.recv_now(socket))
+            }
+            (Operation::Poll, outcome, _) => (Operation::Recv, outcome),
+            (operation, outcome, _) => (operation, outcome),
+        };
         match (operation, outcome) {
             (Operation::Recv, Outcome::Received(lease)) => {
                 if self.is_server && !connection.sending && self.prng.coin() {
@@ -378,6 +394,7 @@ impl Side {
                 }
                 TransferError::Cancelled => assert!(connection.closing),
                 TransferError::PeerGone => connection.failed = true,
+                TransferError::Retry => {}
                 other => panic!("a receive failed with {errno:?}, {other:?}"),
             },
             (Operation::Send, Outcome::Sent { mut queue, result }) => {
@@ -545,6 +562,8 @@ fn simulate(kernel: &SimKernel, seed: u64, mistake: Mistake) -> Report {
         submission_entries: 1 + prng.below(16) as usize,
         recv_buffers: 1 + prng.below(8) as u16,
         recv_buffer_bytes: 1 << (4 + prng.below(7)),
+        large_buffers: 1 + prng.below(3) as u16,
+        large_buffer_bytes: 1 << (4 + prng.below(9)),
     };
     let server_ring = kernel.ring(&options()).unwrap();
     let client_ring = kernel.ring(&options()).unwrap();

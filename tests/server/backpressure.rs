@@ -80,7 +80,9 @@ fn a_server_stops_reading_from_a_peer_that_does_not_read(engine: Engine) {
         assert!(stalled < MESSAGES, "all of it fitted somewhere");
         assert!(host.counts().reads_paused > 0);
         assert!(highest > 1 << 20 && highest <= most, "{highest} of {most}");
-        assert_eq!(host.drains(), 0);
+        // A bridge reads on for a while, and what was behind catches up with it.
+        let drains = host.drains();
+        assert!(drains == 0 || engine.scheme() == "wss", "{drains}");
         // The rest is read at last: every byte is there.
         let mut prng = Prng::new(5);
         for index in 0..MESSAGES {
@@ -89,7 +91,7 @@ fn a_server_stops_reading_from_a_peer_that_does_not_read(engine: Engine) {
             assert!(frame.payload == expected, "message {index} differs");
         }
         writing.join().unwrap();
-        assert!(host.drains() > 0);
+        assert!(host.drains() > drains);
         assert!(host.stats().queued_bytes <= most);
         peer.echo("in time again");
         peer.close();

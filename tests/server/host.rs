@@ -645,6 +645,7 @@ fn start_shard<S: Service>(
             recv_buffers: config.recv_buffers,
             recv_buffer_bytes: config.recv_buffer_bytes,
             recv_incremental: config.recv_incremental,
+            large_buffer_bytes: config.recv_large_buffer_bytes,
             ..UringOptions::default()
         };
         let ring = Uring::new(&options).unwrap();

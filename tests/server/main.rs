@@ -27,6 +27,7 @@ mod frames;
 mod handle;
 mod hixie;
 mod listeners;
+mod long_messages;
 mod opening;
 mod origins;
 mod panics;

@@ -268,6 +268,11 @@ impl Plan {
         if offer.is_some() && server.compress {
             journal.reach(Mark::SeedCompresses);
         }
+        for (config, ring) in [(&mut server, server_ring), (&mut client, client_ring)] {
+            // What a long message is, goes by these.
+            config.recv_buffers = ring.recv_buffers;
+            config.recv_buffer_bytes = ring.recv_buffer_bytes.max(256);
+        }
         server.validate().expect("a drawn configuration is valid");
         client.validate().expect("a drawn configuration is valid");
         let stop_order = match prng.below(5) {
@@ -341,6 +346,8 @@ fn draw_ring(prng: &mut Prng) -> SimOptions {
         submission_entries: 1 << prng.below(8),
         recv_buffers: 1 << prng.below(5),
         recv_buffer_bytes: 1 << (5 + prng.below(8)),
+        large_buffers: 1 << prng.below(3),
+        large_buffer_bytes: 1 << (5 + prng.below(10)),
     }
 }
 

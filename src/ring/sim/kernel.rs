@@ -23,7 +23,7 @@ use super::{
 };
 use crate::ring::{
     Address, Completion, Errno, Operation, Outcome, RecvLease, SendQueue, Time, Token, Wait, Waker,
-    recv_pool::RecvPool,
+    recv_pool::{RecvPool, RecvStack},
 };
 
 /// Each turn takes a little time, as it does everywhere.
@@ -44,6 +44,7 @@ pub(super) enum Work {
         address: Address,
         hangs: bool,
     },
+    Poll,
     Recv,
     Send {
         queue: Box<SendQueue>,
@@ -81,6 +82,7 @@ impl Work {
             Self::Cancel { .. } => Operation::Cancel,
             Self::Close => Operation::Close,
             Self::Connect { .. } => Operation::Connect,
+            Self::Poll => Operation::Poll,
             Self::Recv => Operation::Recv,
             Self::Send { .. } => Operation::Send,
             Self::Tick { .. } => Operation::Tick,
@@ -130,9 +132,7 @@ pub(super) struct RingState {
     pub(super) pool: RecvPool,
     /// Buffers that the kernel may fill, in the order in which it will.
     pub(super) free: VecDeque<u16>,
-    /// Buffers that are kept from `free`, and how many of them there should be.
-    kept_back: Vec<u16>,
-    keeps_back: usize,
+    pub(super) large_buffers: RecvStack,
     pub(super) incremental: bool,
     pub(super) waker: Waker,
     pub(super) turn: u64,
@@ -164,7 +164,8 @@ impl Kernel {
     // Rings.
 
     pub(super) fn add_ring(&mut self, options: &SimOptions) -> Result<usize, Errno> {
-        let pool = RecvPool::new(options.recv_buffers, options.recv_buffer_bytes)?;
+        let pool = RecvPool::new(options.recv_buffers, options.recv_buffer_bytes, false)?;
+        let large_buffers = RecvStack::new(options.large_buffers, options.large_buffer_bytes)?;
         let incremental = self.faults.roll(Knob::IncrementalBuffers);
         if !incremental {
             self.faults.marks.reach(Mark::WholeBuffers);
@@ -177,8 +178,7 @@ impl Kernel {
             ready: VecDeque::new(),
             free: (0..pool.buffers()).collect(),
             pool,
-            kept_back: Vec::new(),
-            keeps_back: 0,
+            large_buffers,
             incremental,
             waker: Waker::new(None),
             turn: 0,
@@ -209,13 +209,17 @@ impl Kernel {
         let state = &self.rings[ring];
         let events = state.pending.iter().chain(&state.ready);
         let received = |event: &&Event| matches!(event.completion.outcome, Outcome::Received(_));
-        state.pool.leases() - events.filter(received).count()
+        let all = state.pool.leases() + state.large_buffers.leases();
+        all - events.filter(received).count()
     }
 
     pub(super) fn recv_ready(&self, ring: usize) -> bool {
         let state = &self.rings[ring];
-        let enough = usize::from(state.pool.buffers()).div_ceil(2) - state.keeps_back / 2;
-        state.pool.free() - state.kept_back.len() >= enough
+        state.pool.free() >= usize::from(state.pool.buffers()).div_ceil(2)
+    }
+
+    pub(super) fn recv_now_ready(&self, ring: usize) -> bool {
+        self.rings[ring].large_buffers.is_ready()
     }
 
     pub(super) fn split(
@@ -224,29 +228,21 @@ impl Kernel {
         lease: RecvLease,
         at: usize,
     ) -> (RecvLease, RecvLease) {
-        self.rings[ring].pool.split(lease, at)
+        let ring = &mut self.rings[ring];
+        if ring.large_buffers.owns(&lease) {
+            ring.large_buffers.split(lease, at)
+        } else {
+            ring.pool.split(lease, at)
+        }
     }
 
     pub(super) fn recycle(&mut self, ring: usize, lease: RecvLease) {
         let ring = &mut self.rings[ring];
-        if let Some(buffer) = ring.pool.release(lease) {
-            if ring.kept_back.len() < ring.keeps_back {
-                self.faults.marks.reach(Mark::BufferKeptBack);
-                ring.kept_back.push(buffer);
-            } else {
-                ring.free.push_back(buffer);
-            }
+        if ring.large_buffers.owns(&lease) {
+            ring.large_buffers.recycle(lease);
+        } else {
+            ring.free.extend(ring.pool.release(lease));
         }
-    }
-
-    pub(super) fn receive_into_half(&mut self, ring: usize, half: bool) {
-        let ring = &mut self.rings[ring];
-        let buffers = usize::from(ring.pool.buffers());
-        ring.keeps_back = if half && buffers >= 4 { buffers / 2 } else { 0 };
-        let back = ring
-            .kept_back
-            .split_off(ring.keeps_back.min(ring.kept_back.len()));
-        ring.free.extend(back);
     }
 
     fn recycle_all(&mut self, ring: usize, queue: SendQueue) {
@@ -411,9 +407,13 @@ impl Kernel {
             self.faults
                 .rule(Mark::RuleCloseJoined, in_flight.is_empty(), token, &rule);
         } else {
+            let kind = |operation| match operation {
+                Operation::Poll => Operation::Recv,
+                other => other,
+            };
             let first = in_flight
                 .iter()
-                .all(|other| other.operation() != token.operation());
+                .all(|other| kind(other.operation()) != kind(token.operation()));
             let rule = "a second operation of its kind on one socket";
             self.faults.rule(Mark::RuleOneOfAKind, first, token, rule);
         }
@@ -763,6 +763,7 @@ fn describe(outcome: &Outcome<SocketId>) -> (&'static str, u64) {
         Outcome::Done => ("done", 0),
         Outcome::EndOfStream => ("end of stream", 0),
         Outcome::Failed(errno) => ("failed", errno.number() as u64),
+        Outcome::Readable => ("readable", 0),
         Outcome::Received(lease) => ("received", lease.len() as u64),
         Outcome::Sent {
             result: Ok(bytes), ..

@@ -61,6 +61,8 @@ named! {
         NoBuffers,
         /// No socket can be made: EMFILE.
         OpenFails,
+        /// A poll ends, and yet there is nothing to receive.
+        PollInVain,
         /// The submission queue is full: what is queued is executed in the middle of a turn.
         QueueFull,
         /// A multishot receive ends with the data that it brings.
@@ -180,6 +182,7 @@ fn harm(knob: Knob) -> Harm {
         | Knob::CompletionHeld
         | Knob::CompletionsReordered
         | Knob::IncrementalBuffers
+        | Knob::PollInVain
         | Knob::QueueFull
         | Knob::RecvSplit
         | Knob::SendWaits

@@ -39,6 +39,8 @@ named! {
         NoBuffers,
         /// [`Knob::OpenFails`] acted.
         OpenFails,
+        /// [`Knob::PollInVain`] acted.
+        PollInVain,
         /// [`Knob::QueueFull`] acted.
         QueueFull,
         /// [`Knob::RecvEnds`] acted.
@@ -56,14 +58,16 @@ named! {
         /// [`Knob::SmallWindow`] acted.
         SmallWindow,
 
-        /// A receive buffer was kept back: large messages were on the way.
-        BufferKeptBack,
         /// A cancel ended its target.
         CancelHit,
         /// A cancel found nothing, without any knob: its target was over or never was.
         CancelNotFound,
         /// A turn with nothing to do moved the clock to the next event.
         ClockAdvanced,
+        /// Something was received at once, into a large buffer.
+        LargeReceive,
+        /// No large buffer was free.
+        LargeBuffersExhausted,
         /// A send of receive memory found no room.
         LeaseNotTaken,
         /// Receive memory was sent from where it lies.
@@ -97,7 +101,8 @@ named! {
         RuleCloseJoined,
         /// Checked: what is submitted is submitted on an open socket.
         RuleOpenSocket,
-        /// Checked: one accept, connect, receive and send at a time on a socket.
+        /// Checked: one accept, connect, receive and send at a time on a socket, and a poll only
+        /// instead of a receive.
         RuleOneOfAKind,
         /// Checked: one tick and one wake at a time on a ring.
         RuleOneTickAndWake,

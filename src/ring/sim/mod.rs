@@ -192,6 +192,10 @@ pub struct SimOptions {
     pub recv_buffers: u16,
     /// Bytes in each receive buffer.
     pub recv_buffer_bytes: u32,
+    /// Large receive buffers.
+    pub large_buffers: u16,
+    /// Bytes in each of them.
+    pub large_buffer_bytes: u32,
 }
 
 impl Default for SimOptions {
@@ -200,6 +204,8 @@ impl Default for SimOptions {
             submission_entries: 512,
             recv_buffers: 16,
             recv_buffer_bytes: 4096,
+            large_buffers: 2,
+            large_buffer_bytes: 16 * 1024,
         }
     }
 }
@@ -244,6 +250,24 @@ impl SimRing {
     /// Leases on received bytes that were not recycled.
     pub fn leases(&self) -> usize {
         self.shared.borrow().leases(self.id)
+    }
+
+    /// The outcome, with a socket for its number.
+    fn named(&self, outcome: Outcome<SocketId>) -> Outcome<SimSocket> {
+        match outcome {
+            Outcome::Accepted(id) => Outcome::Accepted(SimSocket {
+                shared: Rc::clone(&self.shared),
+                id,
+                closing: false,
+            }),
+            Outcome::Done => Outcome::Done,
+            Outcome::EndOfStream => Outcome::EndOfStream,
+            Outcome::Failed(errno) => Outcome::Failed(errno),
+            Outcome::Readable => Outcome::Readable,
+            Outcome::Received(lease) => Outcome::Received(lease),
+            Outcome::Sent { queue, result } => Outcome::Sent { queue, result },
+            Outcome::Woken => Outcome::Woken,
+        }
     }
 
     fn submit(&self, token: Token, socket: Option<&SimSocket>, work: Work) {
@@ -307,6 +331,15 @@ impl Ring for SimRing {
         self.submit(token, Some(socket), Work::Recv);
     }
 
+    fn submit_poll(&mut self, socket: &SimSocket, token: Token) {
+        self.submit(token, Some(socket), Work::Poll);
+    }
+
+    fn recv_now(&mut self, socket: &SimSocket) -> Outcome<SimSocket> {
+        let outcome = self.shared.borrow_mut().recv_now(self.id, socket.id);
+        self.named(outcome)
+    }
+
     fn submit_send(&mut self, socket: &SimSocket, token: Token, queue: Box<SendQueue>) {
         self.submit(token, Some(socket), Work::send(queue, false));
     }
@@ -359,25 +392,9 @@ impl Ring for SimRing {
             outcome,
             more,
         } = completion;
-        let outcome = match outcome {
-            Outcome::Accepted(id) => {
-                let shared = Rc::clone(&self.shared);
-                Outcome::Accepted(SimSocket {
-                    shared,
-                    id,
-                    closing: false,
-                })
-            }
-            Outcome::Done => Outcome::Done,
-            Outcome::EndOfStream => Outcome::EndOfStream,
-            Outcome::Failed(errno) => Outcome::Failed(errno),
-            Outcome::Received(lease) => Outcome::Received(lease),
-            Outcome::Sent { queue, result } => Outcome::Sent { queue, result },
-            Outcome::Woken => Outcome::Woken,
-        };
         Some(Completion {
             token,
-            outcome,
+            outcome: self.named(outcome),
             more,
         })
     }
@@ -390,12 +407,12 @@ impl Ring for SimRing {
         self.shared.borrow_mut().recycle(self.id, lease);
     }
 
-    fn receive_into_half(&mut self, half: bool) {
-        self.shared.borrow_mut().receive_into_half(self.id, half);
-    }
-
     fn recv_ready(&self) -> bool {
         self.shared.borrow().recv_ready(self.id)
+    }
+
+    fn recv_now_ready(&self) -> bool {
+        self.shared.borrow().recv_now_ready(self.id)
     }
 
     fn in_flight(&self) -> usize {

@@ -9,7 +9,17 @@ use super::{
     marks::Mark,
     network::{Holder, PIPE, REFUSED, Role, SocketId, WayOut},
 };
-use crate::ring::{Address, Errno, Outcome, RecvLease, SendQueue, Token, send::PIECES_MAX};
+use crate::ring::{
+    Address, Errno, Operation, Outcome, RecvLease, SendQueue, Token, send::PIECES_MAX,
+};
+
+/// What a receive finds.
+enum Found {
+    Bytes,
+    Nothing,
+    /// There will be no more.
+    Over(Outcome<SocketId>),
+}
 
 /// Linux lets one multishot receive post this many completions before it looks at others.
 const RECVS_IN_A_ROW_MAX: usize = 32;
@@ -25,7 +35,7 @@ impl Kernel {
                 Role::Fresh | Role::Stream => true,
             },
             (Work::Connect { hangs, .. }, Some(socket)) => !hangs || socket.read_shut,
-            (Work::Recv, Some(socket)) => socket.has_something_to_receive(),
+            (Work::Recv | Work::Poll, Some(socket)) => socket.has_something_to_receive(),
             (Work::Send { waits, .. }, Some(_)) => {
                 let full = |id| matches!(self.network.way_out(id), WayOut::Room(0));
                 !(*waits && flight.socket.is_some_and(full))
@@ -51,6 +61,9 @@ impl Kernel {
                 let address = address.clone();
                 let outcome = self.step_connect(id, &address);
                 self.complete(ring, token, &mut flight, outcome, false);
+            }
+            (Work::Poll, Some(_)) => {
+                self.complete(ring, token, &mut flight, Outcome::Readable, false);
             }
             (Work::Recv, Some(id)) => self.step_recv(ring, token, &mut flight, id),
             (Work::Send { .. }, Some(id)) => self.step_send(ring, token, &mut flight, id),
@@ -109,33 +122,10 @@ impl Kernel {
 
     fn step_recv(&mut self, ring: usize, token: Token, flight: &mut InFlight, id: SocketId) {
         for _ in 0..RECVS_IN_A_ROW_MAX {
-            let socket = self.network.socket_mut(id);
-            if socket.incoming.is_empty() {
-                let outcome = if !matches!(socket.role, Role::Stream) {
-                    Outcome::Failed(Errno::new(libc::ENOTCONN))
-                } else if let Some(error) = socket.error.take() {
-                    Outcome::Failed(error)
-                } else if socket.ended || socket.read_shut || socket.reset {
-                    Outcome::EndOfStream
-                } else {
-                    return;
-                };
-                return self.complete(ring, token, flight, outcome, false);
-            }
-            if !self.network.socket(id).reset && self.faults.roll(Knob::Reset) {
-                let loses = self.faults.prng(Knob::Reset).coin();
-                self.network.reset(id, loses);
-                continue;
-            }
-            if !self.network.socket(id).ended {
-                if self.faults.roll(Knob::EndBeforeData) {
-                    self.network.socket_mut(id).incoming.clear();
-                    self.network.end_stream(id);
-                    continue;
-                }
-                if self.faults.roll(Knob::EndAfterData) {
-                    self.network.end_stream(id);
-                }
+            match self.look_for_bytes(id) {
+                Found::Bytes => {}
+                Found::Nothing => return,
+                Found::Over(outcome) => return self.complete(ring, token, flight, outcome, false),
             }
             let Some(&buffer) = self.rings[ring].free.front() else {
                 self.faults.marks.reach(Mark::PoolExhausted);
@@ -155,19 +145,102 @@ impl Kernel {
         }
     }
 
+    /// What a receive finds, after what may happen to the stream until it looks.
+    fn look_for_bytes(&mut self, id: SocketId) -> Found {
+        loop {
+            let socket = self.network.socket_mut(id);
+            if socket.incoming.is_empty() {
+                return if !matches!(socket.role, Role::Stream) {
+                    Found::Over(Outcome::Failed(Errno::new(libc::ENOTCONN)))
+                } else if let Some(error) = socket.error.take() {
+                    Found::Over(Outcome::Failed(error))
+                } else if socket.ended || socket.read_shut || socket.reset {
+                    Found::Over(Outcome::EndOfStream)
+                } else {
+                    Found::Nothing
+                };
+            }
+            if !self.network.socket(id).reset && self.faults.roll(Knob::Reset) {
+                let loses = self.faults.prng(Knob::Reset).coin();
+                self.network.reset(id, loses);
+                continue;
+            }
+            if !self.network.socket(id).ended {
+                if self.faults.roll(Knob::EndBeforeData) {
+                    self.network.socket_mut(id).incoming.clear();
+                    self.network.end_stream(id);
+                    continue;
+                }
+                if self.faults.roll(Knob::EndAfterData) {
+                    self.network.end_stream(id);
+                }
+            }
+            return Found::Bytes;
+        }
+    }
+
+    /// Receives at once, into a large buffer.
+    pub(super) fn recv_now(&mut self, ring: usize, id: SocketId) -> Outcome<SocketId> {
+        let in_flight = &self.network.socket(id).in_flight;
+        let first = in_flight
+            .iter()
+            .all(|token| !matches!(token.operation(), Operation::Poll | Operation::Recv));
+        let what = "it receives at once, and waits to receive already";
+        let token = Token::new(Operation::Poll, 0);
+        self.faults.rule(Mark::RuleOneOfAKind, first, token, what);
+        let nothing = Outcome::Failed(Errno::new(libc::EAGAIN));
+        if self.faults.roll(Knob::PollInVain) {
+            return nothing;
+        }
+        match self.look_for_bytes(id) {
+            Found::Bytes => {}
+            Found::Nothing => return nothing,
+            Found::Over(outcome) => return outcome,
+        }
+        if !self.recv_now_ready(ring) {
+            self.faults.marks.reach(Mark::LargeBuffersExhausted);
+            return Outcome::Failed(Errno::NO_BUFFERS);
+        }
+        let incoming = self.network.socket(id).incoming.len();
+        let most = self.split_at_random(incoming);
+        let incoming = &mut self.network.socket_mut(id).incoming;
+        let received = self.rings[ring].large_buffers.receive(|buffer| {
+            let count = most.min(buffer.len());
+            for (to, from) in buffer.iter_mut().zip(incoming.drain(..count)) {
+                *to = from;
+            }
+            Ok(count)
+        });
+        match received {
+            Ok(Some(lease)) => {
+                self.faults.marks.reach(Mark::LargeReceive);
+                self.faults.trace.bytes(&lease);
+                Outcome::Received(lease)
+            }
+            Ok(None) => nothing,
+            Err(errno) => Outcome::Failed(errno),
+        }
+    }
+
+    /// As many bytes, or fewer, down to one.
+    fn split_at_random(&mut self, count: usize) -> usize {
+        if count <= 1 || !self.faults.roll(Knob::RecvSplit) {
+            return count;
+        }
+        let prng = self.faults.prng(Knob::RecvSplit);
+        if prng.coin() {
+            1
+        } else {
+            prng.up_to(count as u64 - 1) as usize
+        }
+    }
+
     /// Moves bytes that arrived at `id` into the next part of `buffer`.
     fn fill(&mut self, ring: usize, buffer: u16, id: SocketId) -> RecvLease {
         let pool = &self.rings[ring].pool;
         let room = (pool.buffer_bytes() - pool.used(buffer)) as usize;
-        let mut count = room.min(self.network.socket(id).incoming.len());
-        if count > 1 && self.faults.roll(Knob::RecvSplit) {
-            let prng = self.faults.prng(Knob::RecvSplit);
-            count = if prng.coin() {
-                1
-            } else {
-                prng.up_to(count as u64 - 1) as usize
-            };
-        }
+        let count = room.min(self.network.socket(id).incoming.len());
+        let count = self.split_at_random(count);
         let state = &mut self.rings[ring];
         let retire = !state.incremental || count == room;
         if retire {
