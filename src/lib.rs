@@ -99,7 +99,7 @@ pub use proto::{
 pub use ring::{
     Address, Errno, PeerAddress,
     probe::{self, Probe, Unavailable},
-    process::disable_huge_pages,
+    process::defer_huge_pages,
 };
 pub use server::{Builder, Handle, HandleError, Server, StartError, serve};
 pub use shard::{service::Service, stats::Snapshot};

@@ -31,7 +31,10 @@ use crate::{
         endpoint::Batch,
         message::{Framed, MessageBuffer},
     },
-    ring::Time,
+    ring::{
+        Time,
+        process::{HUGE_MESSAGE_BYTES_MIN, need_huge_pages},
+    },
     tls::TlsError,
 };
 
@@ -328,6 +331,9 @@ impl Input {
                 _ => self.large_for.saturating_sub(1),
             };
             self.rest = 0..count;
+            if large && link.endpoint.announced_bytes() >= HUGE_MESSAGE_BYTES_MIN {
+                need_huge_pages();
+            }
         }
         if !is_secure {
             self.bytes = room;

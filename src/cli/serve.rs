@@ -389,9 +389,9 @@ fn greet(server: &Serving) -> io::Result<()> {
 }
 
 /// With huge pages, ten thousand idle connections cost more than twice the memory that they need
-/// (scripts/idle-memory.sh); and messages gain nothing by them.
+/// (scripts/idle-memory.sh); messages gain by them from megabytes on (benches/README.md).
 fn keep_memory_small() {
-    if let Err(errno) = ringwire::disable_huge_pages() {
+    if let Err(errno) = ringwire::defer_huge_pages() {
         tracing::debug!(%errno, "transparent huge pages stay on");
     }
 }
