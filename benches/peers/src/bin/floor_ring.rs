@@ -1,8 +1,9 @@
 //! The floor of ringwire's own ring: a raw TCP echo on the same driver, with no protocol in it.
 //!
 //! Multishot receive into the same pool, what came copied into a send queue or, when it is long,
-//! sent from where it lies, one send for each connection at the end of a turn: what a shard does,
-//! and nothing of what it does beside it. Bytes are neither looked at nor limited, so it is for
+//! sent from where it lies, one send for each connection at the end of a turn; long messages polled
+//! for and received at once into large buffers: what a shard does, and nothing of what it does
+//! beside it. Bytes are neither looked at nor limited, so it is for
 //! measuring on a machine of one's own and nothing else.
 
 use std::{error::Error, os::fd::OwnedFd};
@@ -42,6 +43,9 @@ struct Arguments {
     /// Bytes received at once from which they are sent from where they lie
     #[arg(long, default_value_t = 4096)]
     send_in_place_bytes_min: usize,
+    /// Bytes received at once from which on a connection is polled and received from at once
+    #[arg(long, default_value_t = 64 << 10)]
+    large_bytes_min: usize,
     /// Completions handled before what they caused is sent
     #[arg(long, default_value_t = 128)]
     turn_completions_max: usize,
@@ -59,6 +63,8 @@ struct Connection {
     /// The peer did not take all of the last send: the next one waits for it.
     sent_in_part: bool,
     receiving: bool,
+    /// For so many receives more it is polled: much came at once not long ago.
+    large_for: u8,
     touched: bool,
     /// Receive buffers ran out; it receives again when enough are back.
     starved: bool,
@@ -76,6 +82,7 @@ struct Floor {
     starved: Vec<usize>,
     sink: bool,
     in_place_bytes_min: usize,
+    large_bytes_min: usize,
     /// Bytes received in this turn, how many of them wait to be sent from where they lie, and how
     /// many may.
     turn_bytes: usize,
@@ -102,6 +109,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         starved: Vec::new(),
         sink: arguments.sink,
         in_place_bytes_min: arguments.send_in_place_bytes_min,
+        large_bytes_min: arguments.large_bytes_min,
         turn_bytes: 0,
         lent_bytes: 0,
         lent_bytes_max: usize::from(options.recv_buffers) * options.recv_buffer_bytes as usize / 2,
@@ -127,6 +135,28 @@ fn token(operation: Operation, slot: usize) -> Token {
     Token::new(operation, slot as u64)
 }
 
+fn return_lent(ring: &mut Uring, arena: &mut SendArena) {
+    while let Some(lent) = arena.take_returned() {
+        if let Lent::Lease(lease) = lent {
+            ring.recycle(lease);
+        }
+    }
+}
+
+impl Connection {
+    fn receive(&mut self, slot: usize, ring: &mut Uring) {
+        let Some(socket) = &self.socket else {
+            return;
+        };
+        self.receiving = true;
+        if self.large_for > 0 {
+            ring.submit_poll(socket, token(Operation::Poll, slot));
+        } else {
+            ring.submit_recv(socket, token(Operation::Recv, slot));
+        }
+    }
+}
+
 impl Floor {
     fn accept(&mut self) {
         self.ring
@@ -137,7 +167,7 @@ impl Floor {
     fn dispatch(&mut self, completion: Completion<OwnedFd>) -> Result<(), Box<dyn Error>> {
         let slot = completion.token.tag() as usize;
         match completion.token.operation() {
-            Operation::Recv => self.received(slot, completion),
+            Operation::Recv | Operation::Poll => self.received(slot, completion),
             Operation::Send => {
                 if let Outcome::Sent { queue, result } = completion.outcome {
                     self.sent(slot, queue, result);
@@ -172,13 +202,22 @@ impl Floor {
     fn received(&mut self, slot: usize, completion: Completion<OwnedFd>) {
         let connection = &mut self.connections[slot];
         connection.receiving &= completion.more;
-        match completion.outcome {
+        let mut outcome = completion.outcome;
+        let is_large = matches!(outcome, Outcome::Readable);
+        if is_large {
+            return_lent(&mut self.ring, &mut self.arena);
+            if let Some(socket) = &connection.socket {
+                outcome = self.ring.recv_now(socket);
+            }
+        }
+        match outcome {
             Outcome::Received(lease) => {
                 self.turn_bytes += lease.len();
+                self.size_receives(slot, lease.len());
                 if self.sink {
                     self.ring.recycle(lease);
                 } else {
-                    self.answer(slot, lease);
+                    self.answer(slot, lease, is_large);
                 }
             }
             Outcome::Failed(errno) => match errno.of_transfer() {
@@ -186,7 +225,7 @@ impl Floor {
                     connection.starved = true;
                     self.starved.push(slot);
                 }
-                TransferError::Retry => {}
+                TransferError::Retry | TransferError::Cancelled => {}
                 _ => self.end(slot),
             },
             _ => connection.ended = true,
@@ -194,18 +233,36 @@ impl Floor {
         self.touch(slot);
     }
 
+    /// Has much that comes at once received into large buffers, for a while.
+    #[inline]
+    fn size_receives(&mut self, slot: usize, len: usize) {
+        let connection = &mut self.connections[slot];
+        if len < self.large_bytes_min {
+            connection.large_for = connection.large_for.saturating_sub(1);
+            return;
+        }
+        if connection.large_for == 0 && connection.receiving {
+            let receive = token(Operation::Recv, slot);
+            self.ring
+                .submit_cancel(receive, token(Operation::Cancel, slot));
+        }
+        connection.large_for = 16;
+    }
+
     /// Queues what came, to be sent when the turn ends.
     #[inline]
-    fn answer(&mut self, slot: usize, lease: RecvLease) {
+    fn answer(&mut self, slot: usize, lease: RecvLease, is_large: bool) {
         let (connection, arena) = (&mut self.connections[slot], &mut self.arena);
         let queue = connection.outgoing.get_or_insert_with(|| arena.queue());
         let len = lease.len();
         // Receive memory that had to wait behind a send in flight would be missing to others.
         if len >= self.in_place_bytes_min
             && !connection.sending
-            && self.lent_bytes + len <= self.lent_bytes_max
+            && (is_large || self.lent_bytes + len <= self.lent_bytes_max)
         {
-            self.lent_bytes += len;
+            if !is_large {
+                self.lent_bytes += len;
+            }
             let place = queue.promise(len);
             queue.fulfil(place, Lent::Lease(lease));
         } else {
@@ -295,25 +352,16 @@ impl Floor {
                         .submit_close(socket, token(Operation::Close, slot));
                 }
             } else if !connection.receiving && !connection.starved {
-                connection.receiving = true;
-                self.ring.submit_recv(socket, token(Operation::Recv, slot));
+                connection.receive(slot, &mut self.ring);
             }
         }
-        while let Some(lent) = self.arena.take_returned() {
-            if let Lent::Lease(lease) = lent {
-                self.ring.recycle(lease);
-            }
-        }
-        if !self.starved.is_empty() && self.ring.recv_ready() {
+        return_lent(&mut self.ring, &mut self.arena);
+        if !self.starved.is_empty() && self.ring.recv_ready() && self.ring.recv_now_ready() {
             for slot in std::mem::take(&mut self.starved) {
                 let connection = &mut self.connections[slot];
                 connection.starved = false;
-                if let Some(socket) = &connection.socket
-                    && !connection.receiving
-                    && !connection.ended
-                {
-                    connection.receiving = true;
-                    self.ring.submit_recv(socket, token(Operation::Recv, slot));
+                if !connection.receiving && !connection.ended {
+                    connection.receive(slot, &mut self.ring);
                 }
             }
         }
