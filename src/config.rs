@@ -71,6 +71,10 @@ pub struct Config {
     /// same memory is divided into buffers of at most 16 KiB. Off, each receive uses up a whole
     /// buffer of the size given. On.
     pub recv_incremental: bool,
+    /// For how long a shard looks for something to do before it sleeps, in microseconds: what comes
+    /// meanwhile is answered without waking it, and its processor is busy instead of idle. At most
+    /// 1,000,000. 0.
+    pub busy_poll_us: u32,
     /// Bytes in each chunk that outgoing frames are written into. 32 KiB.
     pub send_chunk_bytes: usize,
     /// Unused send chunks that one shard keeps, in bytes. 4 MiB.
@@ -141,6 +145,7 @@ impl Default for Config {
             recv_buffer_bytes: ring.recv_buffer_bytes,
             recv_large_buffer_bytes: ring.large_buffer_bytes,
             recv_incremental: ring.recv_incremental,
+            busy_poll_us: ring.busy_poll_us,
             send_chunk_bytes: 32 << 10,
             send_kept_bytes_max: 4 << 20,
             send_in_place_bytes_min: 4 << 10,
@@ -279,6 +284,7 @@ impl Config {
         ] {
             within(field, bytes.into(), 256, 1 << 30)?;
         }
+        within("busy_poll_us", self.busy_poll_us.into(), 0, 1_000_000)?;
         within(
             "send_chunk_bytes",
             self.send_chunk_bytes as u64,
@@ -349,6 +355,7 @@ impl Config {
             recv_buffer_bytes: self.recv_buffer_bytes,
             recv_incremental: self.recv_incremental,
             large_buffer_bytes: self.recv_large_buffer_bytes,
+            busy_poll_us: self.busy_poll_us,
             ..UringOptions::default()
         }
     }

@@ -88,6 +88,9 @@ pub struct Args {
     /// Fill receive buffers whole instead of piece by piece
     #[arg(long)]
     no_recv_incremental: bool,
+    /// Look for work for so long before sleeping: answers sooner, and keeps the processor busy
+    #[arg(long, value_name = "US", default_value_t = Config::default().busy_poll_us)]
+    busy_poll_us: u32,
     /// Bytes in each chunk that outgoing frames are written into
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().send_chunk_bytes)]
     send_chunk_bytes: usize,
@@ -238,6 +241,9 @@ impl Args {
         if self.no_recv_incremental {
             return Some("--no-recv-incremental");
         }
+        if self.busy_poll_us != default.busy_poll_us {
+            return Some("--busy-poll-us");
+        }
         let min = self.send_in_place_bytes_min;
         (min != default.send_in_place_bytes_min).then_some("--send-in-place-bytes-min")
     }
@@ -260,6 +266,7 @@ impl Args {
         config.recv_buffer_bytes = self.recv_buffer_bytes;
         config.recv_large_buffer_bytes = self.recv_large_buffer_bytes;
         config.recv_incremental = !self.no_recv_incremental;
+        config.busy_poll_us = self.busy_poll_us;
         config.send_chunk_bytes = self.send_chunk_bytes;
         config.send_in_place_bytes_min = self.send_in_place_bytes_min;
         config.legacy_hixie76 = self.legacy_hixie76;
@@ -294,8 +301,8 @@ pub fn run(args: &Args) -> ExitCode {
     };
     if let Some(option) = args.option_without_meaning() {
         return fail(&format!(
-            "{option} has no meaning with --engine tokio-uring, which has no ring of receive \
-             buffers; leave it out"
+            "{option} has no meaning with --engine tokio-uring, whose ring receives and sends \
+             nothing; leave it out"
         ));
     }
     let mut builder = Building::new(args.engine, args.config(), !args.no_pin);

@@ -86,6 +86,8 @@ pub struct UringOptions {
     pub large_buffer_bytes: u32,
     /// Let the kernel keep quiet about sends that succeed, where it can.
     pub quiet_sends: bool,
+    /// For how long a turn looks for something to do before it sleeps, in microseconds.
+    pub busy_poll_us: u32,
 }
 
 /// The largest receive buffer in place of an incremental one, on a kernel without those.
@@ -104,6 +106,7 @@ impl Default for UringOptions {
             large_buffers: 4,
             large_buffer_bytes: 512 * 1024,
             quiet_sends: true,
+            busy_poll_us: 0,
         }
     }
 }
@@ -144,6 +147,9 @@ pub struct Uring {
     quiet_sends: Vec<u32>,
     knows_quiet: bool,
     recv_ready_at: usize,
+    busy_poll_us: u32,
+    /// Turns that found something while they looked for it.
+    sleeps_saved: u64,
     in_flight: usize,
     /// Addresses whose connect is queued but not submitted. Boxed, so that they stay put.
     #[expect(
@@ -193,6 +199,8 @@ impl Uring {
         let waker = Waker::new(Some(eventfd(0, EventfdFlags::CLOEXEC)?));
         Ok(Self {
             ring: ManuallyDrop::new(ring),
+            busy_poll_us: options.busy_poll_us,
+            sleeps_saved: 0,
             recv_ready_at: usize::from(buffers.pool().buffers()).div_ceil(2),
             buffers: ManuallyDrop::new(buffers),
             large_buffers,
@@ -220,6 +228,11 @@ impl Uring {
     /// Whether the kernel keeps quiet about sends that succeed.
     pub fn is_quiet(&self) -> bool {
         self.knows_quiet
+    }
+
+    /// How often something came while a turn looked for it before sleeping.
+    pub fn sleeps_saved(&self) -> u64 {
+        self.sleeps_saved
     }
 
     /// Leases on received bytes that were not recycled.
@@ -259,13 +272,16 @@ impl Uring {
         }
     }
 
-    /// Copies completions out, so that the kernel has room and dispatch cannot recurse.
-    fn reap(&mut self) {
+    /// Copies completions out, so that the kernel has room and dispatch cannot recurse. Returns how
+    /// many there were, without the ends of quiet sends.
+    fn reap(&mut self) -> usize {
         if self.reaped.is_empty() {
             // Starts from the front again, where its memory is in the cache.
             self.reaped.clear();
         }
+        let mut count = 0;
         for entry in self.ring.completion() {
+            count += 1;
             if entry.user_data() >> Token::TAG_BITS == Operation::Send as u64 {
                 let slot = (entry.user_data() & u64::from(u32::MAX)) as u32;
                 if let Some(SendSlot::InFlight { quiet, .. }) = self.sends.get_mut(slot as usize) {
@@ -280,6 +296,7 @@ impl Uring {
         if !self.quiet_sends.is_empty() {
             self.end_quiet_sends();
         }
+        count
     }
 
     /// What the kernel has not complained of was sent: it tries a quiet send while it is submitted,
@@ -320,14 +337,24 @@ impl Uring {
             }
             None if least > 0 => self.ring.submit_and_wait(least as usize),
             None => {
-                let queued = self.ring.submission().len() as u32;
                 let flags = if self.nothing_reaped() { GETEVENTS } else { 0 };
-                let submitter = self.ring.submitter();
-                // SAFETY: no argument is passed that the kernel would read, and the entries that it
-                // submits were vouched for when they were pushed.
-                unsafe { submitter.enter::<libc::sigset_t>(queued, 0, flags, None) }
+                return self.enter_now(flags);
             }
         };
+        self.entered(submitted)
+    }
+
+    /// One `io_uring_enter(2)` that submits everything and waits for nothing.
+    fn enter_now(&mut self, flags: u32) -> Result<(), Errno> {
+        let queued = self.ring.submission().len() as u32;
+        let submitter = self.ring.submitter();
+        // SAFETY: no argument is passed that the kernel would read, and the entries that it submits
+        // were vouched for when they were pushed.
+        let submitted = unsafe { submitter.enter::<libc::sigset_t>(queued, 0, flags, None) };
+        self.entered(submitted)
+    }
+
+    fn entered(&mut self, submitted: std::io::Result<usize>) -> Result<(), Errno> {
         match submitted.map_err(Errno::from) {
             Ok(_) => {
                 self.forget_submitted();
@@ -345,6 +372,33 @@ impl Uring {
             }
             Err(errno) => Err(errno),
         }
+    }
+
+    /// Looks for completions for a while, so that the thread need not be woken for those that come
+    /// soon. The kernel puts none into the queue by itself: it sets a flag, and is entered then.
+    /// Returns whether some came; quiet sends do not count.
+    fn busy_poll(&mut self, until: Option<Time>) -> Result<bool, Errno> {
+        self.enter(0, None)?;
+        if self.reap() > 0 {
+            return Ok(true);
+        }
+        let end = Time::from_ns(self.now().as_ns() + u64::from(self.busy_poll_us) * 1000);
+        let end = until.map_or(end, |until| end.min(until));
+        while self.now() < end {
+            let submission = self.ring.submission();
+            let has_something = submission.taskrun() || submission.cq_overflow();
+            drop(submission);
+            if !has_something {
+                std::hint::spin_loop();
+                continue;
+            }
+            self.enter_now(GETEVENTS)?;
+            if self.reap() > 0 {
+                self.sleeps_saved += 1;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn claim_send_slot(&mut self, tag: u64, queue: Box<SendQueue>, quiet: bool) -> u32 {
@@ -455,6 +509,9 @@ fn set_up(options: &UringOptions) -> Result<IoUring, Errno> {
             .setup_submit_all()
             .setup_clamp()
             .setup_cqsize(options.completion_entries);
+        if options.busy_poll_us > 0 {
+            builder.setup_taskrun_flag();
+        }
         if !array {
             builder.setup_no_sqarray();
         }
@@ -666,6 +723,15 @@ impl Ring for Uring {
         } else {
             Wait::Poll
         };
+        if self.busy_poll_us > 0 && wait != Wait::Poll {
+            let until = match wait {
+                Wait::Until(at) => Some(at),
+                Wait::Poll | Wait::Forever => None,
+            };
+            if self.busy_poll(until)? {
+                return Ok(());
+            }
+        }
         let entered = match wait {
             Wait::Poll => self.enter(0, None),
             Wait::Forever => self.enter(1, None),
@@ -786,6 +852,48 @@ impl Drop for Uring {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_while_it_is_looked_for_ends_no_sleep() {
+        for busy_poll_us in [0, 10_000_000] {
+            let options = UringOptions {
+                busy_poll_us,
+                ..UringOptions::default()
+            };
+            let mut ring = Uring::new(&options).unwrap();
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            let ours = OwnedFd::from(ours);
+            ring.submit_recv(&ours, Token::new(Operation::Recv, 1));
+            // Nothing is there: it is armed and left alone.
+            ring.turn(Wait::Poll).unwrap();
+            assert!(ring.next_completion().is_none());
+            let (ask, asked) = std::sync::mpsc::channel();
+            let writing = std::thread::spawn(move || {
+                while asked.recv().is_ok() {
+                    rustix::io::write(&theirs, b"soon").unwrap();
+                }
+            });
+            let deadline = Instant::now() + Duration::from_secs(10);
+            // The other thread may be so fast that there is nothing to look for.
+            for round in 0.. {
+                ask.send(()).unwrap();
+                ring.turn(Wait::Forever).unwrap();
+                let outcome = ring.next_completion().map(|it| it.outcome);
+                let Some(Outcome::Received(lease)) = outcome else {
+                    panic!("a turn without an end has brought {outcome:?}");
+                };
+                assert_eq!(&lease[..], b"soon");
+                ring.recycle(lease);
+                if ring.sleeps_saved() > 0 || busy_poll_us == 0 && round == 9 {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "it was always too late");
+            }
+            assert_eq!(ring.sleeps_saved() > 0, busy_poll_us > 0);
+            drop(ask);
+            writing.join().unwrap();
+        }
+    }
 
     #[test]
     fn whole_buffers_are_many_and_small() {

@@ -175,6 +175,7 @@ pub struct RealEnv {
     family: Family,
     incremental: bool,
     quiet: bool,
+    busy_poll_us: u32,
     folder: tempfile::TempDir,
     next_name: u32,
     listeners: Vec<Listener>,
@@ -194,6 +195,7 @@ impl RealEnv {
             family,
             incremental,
             quiet: true,
+            busy_poll_us: 0,
             folder: tempfile::tempdir().unwrap(),
             next_name: 0,
             listeners: Vec::new(),
@@ -203,6 +205,12 @@ impl RealEnv {
     /// As on a kernel that tells of every send.
     pub fn loud(mut self) -> Self {
         self.quiet = false;
+        self
+    }
+
+    /// One that looks for something to do before it sleeps.
+    pub fn busy(mut self) -> Self {
+        self.busy_poll_us = 200;
         self
     }
 
@@ -234,6 +242,7 @@ impl Env for RealEnv {
             large_buffer_bytes: sizes.large_buffer_bytes,
             recv_incremental: self.incremental,
             quiet_sends: self.quiet,
+            busy_poll_us: self.busy_poll_us,
         };
         let ring = Uring::new(&options).expect("this kernel lets the tests use io_uring");
         // A kernel before 6.12 cannot; then both variants are the same one.

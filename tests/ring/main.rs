@@ -62,6 +62,7 @@ contract! {
     uring_tcp: RealEnv::tcp(false);
     uring_tcp_incremental: RealEnv::tcp(true);
     uring_tcp_loud: RealEnv::tcp(true).loud();
+    uring_tcp_busy: RealEnv::tcp(true).busy();
     uring_unix: RealEnv::unix(false);
     uring_unix_incremental: RealEnv::unix(true);
 }

@@ -646,6 +646,7 @@ fn start_shard<S: Service>(
             recv_buffer_bytes: config.recv_buffer_bytes,
             recv_incremental: config.recv_incremental,
             large_buffer_bytes: config.recv_large_buffer_bytes,
+            busy_poll_us: config.busy_poll_us,
             ..UringOptions::default()
         };
         let ring = Uring::new(&options).unwrap();

@@ -76,6 +76,7 @@ fn long_messages_wait_for_memory_that_others_have(engine: Engine) {
         config.recv_buffers = 1;
         config.recv_buffer_bytes = 16 << 10;
         config.recv_large_buffer_bytes = 20 << 10;
+        config.busy_poll_us = 50;
     });
     host(
         engine,
