@@ -5,7 +5,7 @@
            [--no-open-loop] [--sleep] [--left-out FILE] [--command TEXT] [--commit TEXT]
 
 The server is pinned to processor 0 and what drives it to processor 1. Runs are interleaved, A B C
-A B C: this machine's speed changes from minute to minute, the ratios within one round much less.
+B C A: this machine's speed changes from minute to minute, the ratios within one round much less.
 
     each workload: start all -> rounds, closed loop -> system calls -> rounds, open loop
 
@@ -239,6 +239,16 @@ def takes(server, workload):
     return not server.is_raw
 
 
+def in_turns(running, rounds):
+    """Whom to measure when: all of them in each round, which begins with another one each time.
+
+    What came first in all of them had the longest tail, whichever it was.
+    """
+    for number in range(rounds):
+        first = number * len(running) // rounds
+        yield from running[first:] + running[:first]
+
+
 class Comparison:
     """All that is measured in one go."""
 
@@ -281,12 +291,11 @@ class Comparison:
                     context = server.running(sink=workload.kind == "ingest")
                     running.append((server, *stack.enter_context(context)))
             alive = {server.name for server, _, _ in running}
-            for _ in range(self.options.rounds):
-                for server, *where in running:
-                    if server.name in alive:
-                        with self._noting(workload, server, alive):
-                            run = closed_loop(self.options, server, *where, workload)
-                            found[server.name].setdefault("closed", []).append(run)
+            for server, *where in in_turns(running, options.rounds):
+                if server.name in alive:
+                    with self._noting(workload, server, alive):
+                        run = closed_loop(self.options, server, *where, workload)
+                        found[server.name].setdefault("closed", []).append(run)
             if self.system_calls.tool and workload.name in options.mode.system_calls:
                 for server, *where in running:
                     if server.name in alive:
@@ -310,13 +319,12 @@ class Comparison:
         entry["slowest_per_s"] = min(maxima)
         for share in self.options.mode.rates:
             rate = min(maxima) * share
-            for _ in range(self.options.rounds):
-                for server, *where in running:
-                    if not server.is_raw and server.name in alive:
-                        with self._noting(workload, server, alive):
-                            run = open_loop(self.options, server, *where, workload, rate)
-                            rates = found[server.name].setdefault("open", {})
-                            rates.setdefault(str(share), []).append(run)
+            for server, *where in in_turns(running, self.options.rounds):
+                if not server.is_raw and server.name in alive:
+                    with self._noting(workload, server, alive):
+                        run = open_loop(self.options, server, *where, workload, rate)
+                        rates = found[server.name].setdefault("open", {})
+                        rates.setdefault(str(share), []).append(run)
 
     def result(self):
         names = {}
