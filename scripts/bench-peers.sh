@@ -7,7 +7,7 @@ usage() {
 Usage: scripts/bench-peers.sh [--workload NAME,...] [--servers NAME,...] [--rounds N] [--seconds S]
                               [--quick | --smoke] [--goals] [--publish] [...]
 
-Runs each server on processor 0 and what drives it on processor 1, in turns (A B C, B C A, ...), and
+Runs each server on processor 0 and what drives it on processor 1, in turns (A B C, C A B, ...), and
 prints for each workload and server: messages a second, processor time and system calls a message,
 that time relative to ringwire's and to a raw TCP echo's (the floor), and latency at half and at
 four fifths of the slowest server's maximum. benches/README.md tells how to read it.

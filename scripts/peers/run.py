@@ -5,7 +5,7 @@
            [--no-open-loop] [--sleep] [--left-out FILE] [--command TEXT] [--commit TEXT]
 
 The server is pinned to processor 0 and what drives it to processor 1. Runs are interleaved, A B C
-B C A: this machine's speed changes from minute to minute, the ratios within one round much less.
+C A B: this machine's speed changes from minute to minute, the ratios within one round much less.
 
     each workload: start all -> rounds, closed loop -> system calls -> rounds, open loop
 
@@ -20,6 +20,7 @@ import datetime
 import json
 import os
 import platform
+import random
 import re
 import resource
 import select
@@ -240,13 +241,12 @@ def takes(server, workload):
 
 
 def in_turns(running, rounds):
-    """Whom to measure when: all of them in each round, which begins with another one each time.
+    """Whom to measure when: all of them in each round, in another order each time.
 
-    What came first in all of them had the longest tail, whichever it was.
+    What has just been measured is still busy with its end, at the cost of whoever comes next.
     """
     for number in range(rounds):
-        first = number * len(running) // rounds
-        yield from running[first:] + running[:first]
+        yield from random.Random(number).sample(running, len(running))
 
 
 class Comparison:
