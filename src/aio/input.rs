@@ -31,10 +31,7 @@ use crate::{
         endpoint::Batch,
         message::{Framed, MessageBuffer},
     },
-    ring::{
-        Time,
-        process::{HUGE_MESSAGE_BYTES_MIN, need_huge_pages},
-    },
+    ring::{Time, process::message_announced},
     tls::TlsError,
 };
 
@@ -331,8 +328,8 @@ impl Input {
                 _ => self.large_for.saturating_sub(1),
             };
             self.rest = 0..count;
-            if large && link.endpoint.announced_bytes() >= HUGE_MESSAGE_BYTES_MIN {
-                need_huge_pages();
+            if large {
+                message_announced(link.endpoint.announced_bytes());
             }
         }
         if !is_secure {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Errno;
 
 /// From this length on, messages gain by huge pages: one of 4 MiB takes 13 % less time.
-pub const HUGE_MESSAGE_BYTES_MIN: u64 = 2 << 20;
+const HUGE_MESSAGE_BYTES_MIN: u64 = 2 << 20;
 
 /// Huge pages were turned off until somebody needs them.
 static DEFERRED: AtomicBool = AtomicBool::new(false);
@@ -28,9 +28,17 @@ pub fn defer_huge_pages() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Turns them on again, if they were deferred.
+/// A message of so many bytes is coming: turns huge pages on again, if they were deferred and it
+/// gains by them.
+#[inline]
+pub fn message_announced(bytes: u64) {
+    if bytes >= HUGE_MESSAGE_BYTES_MIN {
+        need_huge_pages();
+    }
+}
+
 #[cold]
-pub fn need_huge_pages() {
+fn need_huge_pages() {
     if DEFERRED.swap(false, Ordering::Relaxed) {
         // Were it to fail, messages would take a little longer.
         let _ = disable_huge_pages(false);
@@ -58,11 +66,12 @@ mod tests {
 
     #[test]
     fn huge_pages_wait_for_who_needs_them() {
-        need_huge_pages();
+        message_announced(HUGE_MESSAGE_BYTES_MIN);
         assert!(!are_disabled(), "what was not deferred is not touched");
         defer_huge_pages().unwrap();
+        message_announced(HUGE_MESSAGE_BYTES_MIN - 1);
         assert!(are_disabled());
-        need_huge_pages();
+        message_announced(HUGE_MESSAGE_BYTES_MIN);
         assert!(!are_disabled());
     }
 }

@@ -22,33 +22,33 @@ const REGISTER_INCREMENTAL: u16 = 2;
 /// that receives into it is in flight.
 #[derive(Debug)]
 pub(super) struct BufferGroup {
-    id: u16,
     ring: BufferRing,
     pool: RecvPool,
     incremental: bool,
 }
 
 impl BufferGroup {
-    /// Provides `buffers` buffers of `bytes` bytes each as group `id`. `incremental`: they are
-    /// filled piece by piece (`IOU_PBUF_RING_INC`, Linux 6.12) instead of one for each receive.
-    /// `None` from a kernel that does not know that.
+    /// The number of a ring's one group.
+    pub(super) const ID: u16 = 0;
+
+    /// Provides `buffers` buffers of `bytes` bytes each. `incremental`: they are filled piece by
+    /// piece (`IOU_PBUF_RING_INC`, Linux 6.12) instead of one for each receive. `None` from a
+    /// kernel that does not know that.
     ///
     /// # Panics
     ///
     /// When the number of buffers is not a power of two, or a size is 0.
     pub(super) fn provide(
         kernel: &IoUring,
-        id: u16,
         (buffers, bytes): (u16, u32),
         incremental: bool,
     ) -> Result<Option<Self>, Errno> {
         let ring = BufferRing::new(buffers)?;
         let flags = if incremental { REGISTER_INCREMENTAL } else { 0 };
-        if !ring.register(kernel, id, flags)? {
+        if !ring.register(kernel, flags)? {
             return Ok(None);
         }
         let mut group = Self {
-            id,
             ring,
             // All of it is in use within the first few messages, and then for ever.
             pool: RecvPool::new(buffers, bytes, true)?,
@@ -64,13 +64,7 @@ impl BufferGroup {
     /// Has the kernel forget the group.
     pub(super) fn withdraw(&self, kernel: &IoUring) {
         // It can only fail for a group that it does not know.
-        let _ = kernel.submitter().unregister_buf_ring(self.id);
-    }
-
-    /// The group's number.
-    #[inline]
-    pub(super) const fn id(&self) -> u16 {
-        self.id
+        let _ = kernel.submitter().unregister_buf_ring(Self::ID);
     }
 
     /// The memory.
@@ -151,14 +145,17 @@ impl BufferRing {
     }
 
     /// Tells the kernel. Returns whether it knows these flags.
-    fn register(&self, kernel: &IoUring, id: u16, flags: u16) -> Result<bool, Errno> {
+    fn register(&self, kernel: &IoUring, flags: u16) -> Result<bool, Errno> {
         let address = self.entries.as_ptr() as u64;
         // SAFETY: the mapping is page aligned, holds `count` entries, and stays until the kernel
         // has forgotten it: `Uring::drop` sees to the order.
         let done = unsafe {
-            kernel
-                .submitter()
-                .register_buf_ring_with_flags(address, self.count, id, flags)
+            kernel.submitter().register_buf_ring_with_flags(
+                address,
+                self.count,
+                BufferGroup::ID,
+                flags,
+            )
         };
         match done {
             Ok(()) => Ok(true),

@@ -42,9 +42,6 @@ use super::{
     send::PIECES_MAX, socket,
 };
 
-/// The one buffer group of a ring.
-const BUFFER_GROUP: u16 = 0;
-
 /// `user_data` of a send is this, and the index of its queue: the queue has to be found again.
 const SEND_BITS: u64 = (Operation::Send as u64) << Token::TAG_BITS;
 
@@ -528,13 +525,13 @@ fn set_up(options: &UringOptions) -> Result<IoUring, Errno> {
 fn buffers(ring: &IoUring, options: &UringOptions) -> Result<Option<BufferGroup>, Errno> {
     let mut sizes = (options.recv_buffers, options.recv_buffer_bytes);
     if options.recv_incremental {
-        let buffers = BufferGroup::provide(ring, BUFFER_GROUP, sizes, true)?;
+        let buffers = BufferGroup::provide(ring, sizes, true)?;
         if buffers.is_some() {
             return Ok(buffers);
         }
         sizes = divided(sizes.0, sizes.1);
     }
-    BufferGroup::provide(ring, BUFFER_GROUP, sizes, false)
+    BufferGroup::provide(ring, sizes, false)
 }
 
 /// The same memory in buffers of at most [`WHOLE_BUFFER_BYTES_MAX`].
@@ -605,7 +602,7 @@ impl Ring for Uring {
     #[inline]
     fn submit_recv(&mut self, socket: &OwnedFd, token: Token) {
         debug_assert_eq!(token.operation(), Operation::Recv);
-        let recv = opcode::RecvMulti::new(fd(socket), self.buffers.id());
+        let recv = opcode::RecvMulti::new(fd(socket), BufferGroup::ID);
         self.push(recv.build().user_data(token.bits()));
     }
 

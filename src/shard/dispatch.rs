@@ -12,9 +12,8 @@ use crate::{
     conn::{CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, token::SLOTS_MAX},
     proto::{CloseCode, Event, Message, Payload, endpoint::Batch},
     ring::{
-        Completion, Errno, Operation, Outcome, RecvLease, Ring, SendQueue,
-        errno::TransferError,
-        process::{HUGE_MESSAGE_BYTES_MIN, need_huge_pages},
+        Completion, Errno, Operation, Outcome, RecvLease, Ring, SendQueue, errno::TransferError,
+        process::message_announced,
     },
 };
 
@@ -168,9 +167,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let announced = link.endpoint.announced_bytes();
         if announced >= long_bytes_min || link.large_for > 0 && len as u64 >= long_bytes_min {
             link.large_for = LARGE_FOR;
-            if announced >= HUGE_MESSAGE_BYTES_MIN {
-                need_huge_pages();
-            }
+            message_announced(announced);
             if link.receiving && !link.polling {
                 self.cancel_receive(key);
             }
