@@ -45,7 +45,7 @@ impl Sink for Outbox<'_> {
     }
 
     fn adopt(&mut self, bytes: bytes::Bytes) {
-        self.queue.adopt(bytes);
+        self.queue.adopt(self.arena, bytes);
     }
 }
 

@@ -165,8 +165,18 @@ impl Wheel {
         }
     }
 
+    /// Whether [`next_due`](Self::next_due) may have something.
+    #[inline]
+    pub fn is_due(&self, now: Time) -> bool {
+        let target = now.as_ns() >> TICK_SHIFT;
+        self.heads[DUE] != NONE || self.first_tick().is_some_and(|tick| tick <= target)
+    }
+
     /// When to ask again: the time of the first deadline.
     pub fn first(&self) -> Option<Time> {
+        if self.heads[DUE] != NONE {
+            return Some(Time::from_ns(self.now_tick << TICK_SHIFT));
+        }
         self.first_tick()
             .map(|tick| Time::from_ns(tick << TICK_SHIFT))
     }

@@ -34,8 +34,11 @@ pub mod remote;
 pub mod secure;
 pub mod slab;
 pub mod token;
+pub mod unread;
 
 use std::{fmt, time::Duration};
+
+use bytes::Bytes;
 
 use date::DateText;
 pub use handle::Conn;
@@ -44,6 +47,7 @@ pub use opening::{ClientOpening, Opening};
 pub use remote::Remote;
 pub use secure::Secure;
 pub use token::{ConnId, Key};
+use unread::Unread;
 
 use crate::{
     config::Config,
@@ -167,6 +171,9 @@ pub struct Shared {
     pub now: Time,
     /// Bytes queued for all peers of the shard.
     pub queued_bytes: usize,
+    /// Bytes of memory that connections hold and no pool counts: heads, TLS, what was not looked at,
+    /// and what the kernel holds for peers that are behind.
+    pub charged_bytes: usize,
     /// Where replies to opening handshakes are put together.
     pub scratch: Vec<u8>,
     /// The time of day that they tell.
@@ -230,6 +237,8 @@ pub struct Counts {
     pub reads_paused: u64,
     /// Panics of the service that were contained.
     pub service_panics: u64,
+    /// Calls of the service that took more than 20 ms, in which every connection waited.
+    pub slow_calls: u64,
     /// Connections dropped at a deadline.
     pub timeouts: u64,
     /// Connections whose TLS failed, in the handshake or later.
@@ -254,6 +263,7 @@ impl Shared {
             counts: Counts::default(),
             now: Time::default(),
             queued_bytes: 0,
+            charged_bytes: 0,
             scratch: Vec::new(),
             date: DateText::default(),
             lending: Lending::default(),
@@ -335,6 +345,10 @@ pub struct Link {
     pub sending_bytes: usize,
     /// What this connection adds to the shard's count of queued bytes.
     pub counted_bytes: usize,
+    /// What it adds to the shard's count of bytes that no pool counts.
+    pub charged_bytes: u32,
+    /// Bytes that the kernel held for a peer that is behind, when it was asked last.
+    pub kernel_bytes: u32,
     /// When something last came from the peer or was taken by it, in milliseconds of the ring's
     /// clock, wrapping after 49 days.
     pub heard_ms: u32,
@@ -346,14 +360,20 @@ pub struct Link {
     pub receiving: bool,
     /// It is a poll, after which something is received at once.
     pub polling: bool,
-    /// For so many receives more it is polled: a long message came not long ago.
-    pub large_for: u8,
+    /// For so many receives more it is polled and received from into large buffers: a long message
+    /// came not long ago.
+    pub long_for: u8,
+    /// For so many receives more it is polled and received from when its turn has come: it has used
+    /// up its share not long ago.
+    pub greedy_for: u8,
+    /// It is in the shard's rota of those with something left to look at.
+    pub queued: bool,
+    /// There is something in its socket, as far as we know, and no receive is in flight.
+    pub readable: bool,
     /// The peer reads too slowly: nothing is received from it.
     pub paused: bool,
     /// The cancellation of a receive is in flight.
     pub cancelling: bool,
-    /// It waits for receive buffers.
-    pub starved: bool,
     /// The peer will send no more, or the transport is broken.
     pub stream_ended: bool,
     /// A send is in flight.
@@ -378,6 +398,7 @@ pub struct Rare(Option<Box<RareParts>>);
 struct RareParts {
     tls: Option<Secure>,
     cause: Option<CloseCause>,
+    unread: Option<Box<Unread>>,
 }
 
 impl Rare {
@@ -385,7 +406,7 @@ impl Rare {
     pub fn with_tls(tls: Secure) -> Self {
         let parts = RareParts {
             tls: Some(tls),
-            cause: None,
+            ..RareParts::default()
         };
         Self(Some(Box::new(parts)))
     }
@@ -400,6 +421,53 @@ impl Rare {
     #[inline]
     pub fn tls_mut(&mut self) -> Option<&mut Secure> {
         self.0.as_mut()?.tls.as_mut()
+    }
+
+    /// What was received and not looked at, if there is any.
+    #[inline]
+    pub fn unread(&mut self) -> Option<&mut Unread> {
+        self.0.as_mut()?.unread.as_deref_mut()
+    }
+
+    /// Whether something was received and not looked at.
+    #[inline]
+    pub fn has_unread(&self) -> bool {
+        self.0.as_ref().is_some_and(|parts| parts.unread.is_some())
+    }
+
+    /// Whether plaintext was not looked at.
+    pub fn has_plain(&self) -> bool {
+        let unread = self.0.as_ref().and_then(|parts| parts.unread.as_ref());
+        unread.is_some_and(|unread| unread.has_plain())
+    }
+
+    /// As [`unread`](Self::unread), with a place for it.
+    pub fn unread_mut(&mut self) -> &mut Unread {
+        self.0
+            .get_or_insert_default()
+            .unread
+            .get_or_insert_default()
+    }
+
+    /// Forgets what was not looked at, or that there was something.
+    pub fn drop_unread(&mut self) {
+        if let Some(parts) = &mut self.0 {
+            parts.unread = None;
+            if parts.tls.is_none() && parts.cause.is_none() {
+                self.0 = None;
+            }
+        }
+    }
+
+    /// Bytes of memory that is not counted elsewhere: what was not looked at, and TLS.
+    fn held_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |parts| {
+            let unread = parts
+                .unread
+                .as_ref()
+                .map_or(0, |unread| unread.held_bytes());
+            unread + parts.tls.as_ref().map_or(0, Secure::held_bytes)
+        })
     }
 
     /// Goes on without TLS.
@@ -421,7 +489,7 @@ impl Rare {
 }
 
 // An idle connection is little else than this.
-const _: () = assert!(size_of::<Link>() <= 120);
+const _: () = assert!(size_of::<Link>() <= 128);
 
 impl Link {
     /// A connection at its beginning.
@@ -433,15 +501,19 @@ impl Link {
             rare: Rare(None),
             sending_bytes: 0,
             counted_bytes: 0,
+            charged_bytes: 0,
+            kernel_bytes: 0,
             heard_ms: 0,
             sent_ms: 0,
             in_flight: 0,
             receiving: false,
             polling: false,
-            large_for: 0,
+            long_for: 0,
+            greedy_for: 0,
+            queued: false,
+            readable: false,
             paused: false,
             cancelling: false,
-            starved: false,
             stream_ended: false,
             sending: false,
             sending_quietly: false,
@@ -458,6 +530,19 @@ impl Link {
         let outgoing = self.outgoing.as_ref().map_or(0, |queue| queue.len());
         let records = self.rare.tls().map_or(0, |tls| tls.pending_bytes());
         self.sending_bytes + outgoing + records
+    }
+
+    /// Brings the shard's count of bytes that no pool counts up to date.
+    #[inline]
+    pub fn charge(&mut self, shared: &mut Shared) {
+        let opening = match &self.stage {
+            Stage::Opening(opening) => opening.held_bytes(),
+            _ => 0,
+        };
+        let bytes = opening + self.rare.held_bytes() + self.kernel_bytes as usize;
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        shared.charged_bytes = shared.charged_bytes - self.charged_bytes as usize + bytes as usize;
+        self.charged_bytes = bytes;
     }
 
     /// Gives back what is queued: nothing will be sent any more.
@@ -685,9 +770,16 @@ impl Sink for Outbox<'_> {
         }
     }
 
-    fn adopt(&mut self, bytes: bytes::Bytes) {
+    fn adopt(&mut self, bytes: Bytes) {
         let Self { queue, arena } = self;
-        queue.get_or_insert_with(|| arena.queue()).adopt(bytes);
+        let queue = queue.get_or_insert_with(|| arena.queue());
+        queue.adopt(arena, bytes);
+    }
+
+    fn adopt_framed(&mut self, header: &[u8], payload: Bytes) {
+        let Self { queue, arena } = self;
+        let queue = queue.get_or_insert_with(|| arena.queue());
+        queue.adopt_framed(arena, header, payload);
     }
 }
 

@@ -93,6 +93,12 @@ impl Opening {
         }
     }
 
+    /// Bytes of memory that a head takes of which not all has come.
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        self.rest.as_ref().map_or(0, |rest| rest.head.capacity())
+    }
+
     /// What a client asked for.
     pub fn client(&self) -> Option<&ClientOpening> {
         self.rest.as_ref()?.client.as_ref()

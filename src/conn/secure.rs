@@ -143,6 +143,11 @@ impl Secure {
         self.pending.as_ref().map_or(0, |queue| queue.len())
     }
 
+    /// Bytes of memory that it takes beside its queue.
+    pub fn held_bytes(&self) -> usize {
+        self.session.held_bytes()
+    }
+
     /// Gives back what it holds of the arena's.
     pub fn release(&mut self, arena: &mut SendArena) {
         if let Some(queue) = self.pending.take() {

@@ -27,7 +27,7 @@ use super::{
     deflate::{Codec, Session},
     frame::{CONTROL_BYTES_MAX, FrameHeader, HEADER_BYTES_MAX},
     hixie::Hixie,
-    message::{Framed, MessageBuffer, Outgoing, OutgoingPayload},
+    message::{Framed, MessageBuffer, NoRoom, Outgoing, OutgoingPayload},
 };
 use crate::kernels::{
     mask::{self, MaskingKey},
@@ -116,23 +116,43 @@ pub enum Event<'a> {
 ///
 /// They lie where they were received, one right after the other, each behind the header with which
 /// a server would send it. A run of them that goes back is one range of bytes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     frames: &'a [u8],
     count: usize,
+    /// The most messages that it takes.
+    most: usize,
     failed: bool,
 }
 
 /// Few enough that their frames are in the first level cache when they are looked at, and sent.
 const BATCH_MESSAGES: usize = 160;
 
+impl Default for Batch<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<'a> Batch<'a> {
     /// An empty batch.
     #[inline]
     pub const fn new() -> Self {
+        Self::of_at_most(BATCH_MESSAGES)
+    }
+
+    /// An empty batch of at most so many messages, each time that it is filled; there is a limit
+    /// beyond which more are not worth it.
+    #[inline]
+    pub const fn of_at_most(messages: usize) -> Self {
         Self {
             frames: &[],
             count: 0,
+            most: if messages < BATCH_MESSAGES {
+                messages
+            } else {
+                BATCH_MESSAGES
+            },
             failed: false,
         }
     }
@@ -223,7 +243,8 @@ fn fill<'a, const MASKED: bool>(
     let len_max = bytes_max.min(SHORT_BYTES_MAX as u64) as usize;
     let bytes = mem::take(input);
     let (mut count, mut from, mut to) = (0, 0, 0);
-    while count < BATCH_MESSAGES {
+    let most = batch.most;
+    while count < most {
         let rest = &bytes[from..];
         let Some(&[first, second]) = rest.first_chunk() else {
             break;
@@ -264,7 +285,7 @@ fn fill<'a, const MASKED: bool>(
     *input = rest;
     batch.frames = &taken[..to];
     batch.count = count;
-    count == BATCH_MESSAGES
+    count == most
 }
 
 /// Takes the frame that matters most off the input: a whole, final data frame, all of it here. The
@@ -368,12 +389,14 @@ fn room_for<'m>(
     message: &'m mut Option<Box<MessageBuffer>>,
     piece_len: usize,
     remaining: u64,
+    trusted: usize,
     pool: &mut MessagePool,
-) -> &'m mut [u8] {
+) -> Result<&'m mut [u8], ProtocolError> {
     let announced = usize::try_from(remaining).unwrap_or(usize::MAX);
-    message
-        .get_or_insert_with(|| pool.take())
-        .extend(piece_len, announced.saturating_add(piece_len))
+    let buffer = message.get_or_insert_with(|| pool.take());
+    let announced = announced.saturating_add(piece_len);
+    let room = pool.extend(buffer, piece_len, announced, trusted);
+    room.map_err(|NoRoom| ProtocolError::NoMemory)
 }
 
 /// A close frame's payload.
@@ -448,7 +471,12 @@ struct Rare {
     deflate: Option<Box<Session>>,
     /// The framing in place of RFC 6455's, if the opening handshake agreed on that.
     hixie: Option<Box<Hixie>>,
+    /// The length of the longest message that the peer has sent whole, if it was a long one.
+    trusted_bytes: usize,
 }
+
+/// What a message that was put together has at least to be remembered for its length.
+const TRUSTED_BYTES_MIN: usize = 64 << 10;
 
 /// One side of an open connection.
 #[derive(Debug)]
@@ -491,6 +519,33 @@ impl Endpoint {
             input_ended: false,
             piecewise: false,
         }
+    }
+
+    /// Bytes that a message of the peer's may take at once: as many as it has sent in one before.
+    #[inline]
+    fn trusted_bytes(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.trusted_bytes)
+    }
+
+    /// A message of so many bytes came whole. Short ones are not worth remembering: what they take
+    /// is soon copied.
+    fn trust(&mut self, bytes: usize) {
+        if bytes >= TRUSTED_BYTES_MIN && bytes > self.trusted_bytes() {
+            self.rare.get_or_insert_default().trusted_bytes = bytes;
+        }
+    }
+
+    /// Bytes of memory that it holds: messages and control frames that have not come whole. The
+    /// windows of compression are counted by its [`Codec`].
+    pub fn held_bytes(&self) -> usize {
+        let held = |buffer: &Option<Box<MessageBuffer>>| {
+            buffer.as_ref().map_or(0, |buffer| buffer.held_bytes())
+        };
+        let rare = self.rare.as_ref().map_or(0, |rare| {
+            let hixie = rare.hixie.as_ref().map_or(0, |hixie| hixie.held_bytes());
+            held(&rare.control) + hixie
+        });
+        held(&self.message) + rare
     }
 
     /// How long the message in progress will be at least, as far as its frames have said: payload
@@ -591,6 +646,20 @@ impl Endpoint {
         input: &mut &'a mut [u8],
         context: &mut Context<'_, S>,
     ) -> Option<Event<'a>> {
+        let mut frames = u32::MAX;
+        self.receive_some(input, &mut frames, context)
+    }
+
+    /// As [`receive`](Self::receive), but it also returns `None` when it has looked at `frames`
+    /// frames, which are counted down: there is input left then, unless nothing was left to do.
+    /// Fragments bring no events, so that without it one call may take long.
+    #[inline]
+    pub fn receive_some<'a, S: Sink>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        frames: &mut u32,
+        context: &mut Context<'_, S>,
+    ) -> Option<Event<'a>> {
         if self.is_between_messages() {
             let bytes_max = context.limits.message_bytes_max;
             let whole = match self.role {
@@ -609,7 +678,7 @@ impl Endpoint {
                 Whole::Other => {}
             }
         }
-        self.receive_any(input, context)
+        self.receive_any(input, frames, context)
     }
 
     /// Takes as many whole messages as come next and fit into the batch, each of them a single
@@ -627,7 +696,7 @@ impl Endpoint {
         batch: &mut Batch<'a>,
         context: &mut Context<'_, S>,
     ) -> bool {
-        *batch = Batch::new();
+        *batch = Batch::of_at_most(batch.most);
         if !self.is_between_messages() {
             return false;
         }
@@ -651,6 +720,7 @@ impl Endpoint {
     fn receive_any<'a, S: Sink>(
         &mut self,
         input: &mut &'a mut [u8],
+        frames: &mut u32,
         context: &mut Context<'_, S>,
     ) -> Option<Event<'a>> {
         if self.hixie().is_some() {
@@ -668,6 +738,10 @@ impl Endpoint {
                 remaining,
             } = self.progress
             else {
+                if *frames == 0 {
+                    return None;
+                }
+                *frames -= 1;
                 match self.receive_header(input, context) {
                     Ok(true) => continue,
                     Ok(false) => return None,
@@ -878,7 +952,9 @@ impl Endpoint {
             if (before + bytes.len()) as u64 > self.frames_bytes_max(context.limits) {
                 return Err(ProtocolError::MessageTooBig);
             }
-            let room = room_for(&mut self.message, bytes.len(), remaining, context.pool);
+            let trusted = self.trusted_bytes();
+            let len = bytes.len();
+            let room = room_for(&mut self.message, len, remaining, trusted, context.pool)?;
             match kind {
                 MessageKind::Binary => mask::copy(room, bytes, key),
                 MessageKind::Text => {
@@ -892,6 +968,7 @@ impl Endpoint {
         }
         let payload = match self.message.take() {
             Some(mut message) => {
+                self.trust(message.written().len());
                 if self.role == Role::Server {
                     message.put_header(kind.opcode());
                 }
@@ -973,8 +1050,14 @@ impl Endpoint {
             Payload::Borrowed(Framed::without_header(piece.bytes))
         } else {
             let mut control = begun.unwrap_or_else(|| context.pool.take());
-            let room = control.extend(piece.bytes.len(), CONTROL_BYTES_MAX);
-            mask::copy(room, piece.bytes, piece.key);
+            let (len, pool) = (piece.bytes.len(), &mut *context.pool);
+            match pool.extend(&mut control, len, CONTROL_BYTES_MAX, 0) {
+                Ok(room) => mask::copy(room, piece.bytes, piece.key),
+                Err(NoRoom) => {
+                    pool.give_back(control);
+                    return Err(ProtocolError::NoMemory);
+                }
+            }
             if !piece.is_last {
                 self.rare.get_or_insert_default().control = Some(control);
                 return Ok(None);
@@ -1152,10 +1235,9 @@ impl Endpoint {
             return;
         }
         let header = FrameHeader::of_server(opcode, payload.len() as u64);
-        let space = context.sink.space(HEADER_BYTES_MAX);
-        let len = header.encode(space);
-        context.sink.commit(len);
-        context.sink.adopt(payload);
+        let mut bytes = [0; HEADER_BYTES_MAX];
+        let len = header.encode(&mut bytes);
+        context.sink.adopt_framed(&bytes[..len], payload);
     }
 
     /// Writes a message as several frames with at most `fragment_bytes` bytes of payload each

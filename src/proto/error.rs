@@ -45,6 +45,8 @@ pub enum ProtocolError {
     MessageInterleaved,
     /// A message over the limit (7.4.1).
     MessageTooBig,
+    /// A message for which there is no memory left, because others have it. The peer may try again.
+    NoMemory,
     /// An opcode without meaning (5.2).
     OpcodeReserved(u8),
     /// RSV1, RSV2 or RSV3 on without an extension that gives it meaning (5.2).
@@ -64,6 +66,7 @@ impl ProtocolError {
                 CloseCode::POLICY_VIOLATION
             }
             Self::MessageTooBig => CloseCode::MESSAGE_TOO_BIG,
+            Self::NoMemory => CloseCode::TRY_AGAIN_LATER,
             _ => CloseCode::PROTOCOL_ERROR,
         }
     }
@@ -88,6 +91,7 @@ impl ProtocolError {
             Self::MaskUnexpected => "frames from a server must not be masked",
             Self::MessageInterleaved => "a new message began inside another one",
             Self::MessageTooBig => "the message is too big",
+            Self::NoMemory => "the server has no memory for the message now",
             Self::OpcodeReserved(_) => "this opcode is reserved",
             Self::ReservedBit => "a reserved bit is set and no extension was negotiated",
             Self::TextNotUtf8 => "text is not UTF-8",

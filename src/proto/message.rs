@@ -309,9 +309,8 @@ impl DerefMut for Payload<'_> {
 /// Bytes kept free in front of a message that is put together: the longest header of a server.
 const HEADROOM_BYTES: usize = 10;
 
-/// The first growth of a buffer whose message is announced as longer. What a header announces costs
-/// the sender nothing, so memory follows what has really arrived.
-const FIRST_GROWTH_BYTES: usize = 256 * 1024;
+/// Bytes of payload that the smallest buffer has room for.
+const FIRST_BYTES: usize = 1024 - HEADROOM_BYTES;
 
 /// A buffer in which a message that spans several receives or frames is put together.
 #[derive(Debug, Default)]
@@ -334,6 +333,12 @@ impl MessageBuffer {
             .unwrap_or(&[])
     }
 
+    /// Bytes of memory that it takes.
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The message that it holds.
     pub fn message(&self, kind: MessageKind) -> Message<'_> {
         Message::framed(kind, self.header_len, &self.bytes[self.frame_range()])
@@ -354,73 +359,211 @@ impl MessageBuffer {
         HEADROOM_BYTES - usize::from(self.header_len)..HEADROOM_BYTES + self.len
     }
 
-    /// Room for `count` more bytes, which count as written at once. `announced` is how many more
-    /// bytes the message will have at least, `count` included.
-    pub fn extend(&mut self, count: usize, announced: usize) -> &mut [u8] {
-        let start = HEADROOM_BYTES + self.len;
-        let end = start + count;
-        if self.bytes.len() < end {
-            let ahead = FIRST_GROWTH_BYTES.max(self.bytes.len().saturating_mul(4));
-            let whole = start.saturating_add(announced);
-            let target = end.max(whole.min(ahead));
-            // An amortised `resize` would round up to twice the size.
-            self.bytes.reserve_exact(target - self.bytes.len());
-            self.bytes.resize(target, 0);
-        }
-        self.len += count;
-        &mut self.bytes[start..end]
-    }
-
-    /// Takes back what [`extend`](Self::extend) counted as written beyond the first `len` bytes.
+    /// Takes back what [`MessagePool::extend`] counted as written beyond the first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
 }
 
-/// Message buffers not in use, so that messages that span receives do not go to the allocator.
+/// There is no memory for a message to grow into: see [`MessagePool::set_room`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// The memory of messages that span receives: what they take, and what is kept for the next ones,
+/// so that these do not go to the allocator.
+///
+/// What a frame header announces costs its sender nothing, so that memory follows what has come:
+/// a buffer is at most twice as long as what is in it, or as the longest message that its sender has
+/// paid for before.
+///
+/// ```
+/// use ringwire::proto::MessagePool;
+///
+/// let mut pool = MessagePool::new(1 << 20);
+/// let mut buffer = pool.take();
+/// // 100 bytes have come of a message that is announced with 16 MiB.
+/// pool.extend(&mut buffer, 100, 16 << 20, 0).unwrap().fill(1);
+/// assert!(pool.held_bytes() <= 1024);
+/// pool.give_back(buffer);
+/// ```
 #[derive(Debug)]
 pub struct MessagePool {
+    /// Boxes without memory.
     #[expect(
         clippy::vec_box,
         reason = "buffers move between connections and events as boxes"
     )]
-    free: Vec<Box<MessageBuffer>>,
-    /// What is left of buffers that were detached.
-    #[expect(clippy::vec_box, reason = "as above")]
-    shells: Vec<Box<MessageBuffer>>,
+    boxes: Vec<Box<MessageBuffer>>,
+    /// Memory not in use, each initialised throughout. What came back last is at the end.
+    kept: Vec<Vec<u8>>,
     kept_bytes: usize,
     kept_bytes_max: usize,
+    /// The least that was kept since [`trim`](Self::trim): so much was not needed meanwhile.
+    idle_bytes: usize,
     out: usize,
+    out_bytes: usize,
+    room: usize,
 }
 
+/// Pieces of memory that are kept: one is looked for among all of them.
+const KEPT_MAX: usize = 128;
+
+/// Boxes that are kept.
+const BOXES_MAX: usize = 1024;
+
 impl MessagePool {
-    /// A pool that keeps at most `kept_bytes_max` bytes of unused buffers.
+    /// A pool that keeps at most `kept_bytes_max` bytes that are not in use.
     pub fn new(kept_bytes_max: usize) -> Self {
         Self {
-            free: Vec::new(),
-            shells: Vec::new(),
+            boxes: Vec::new(),
+            kept: Vec::new(),
             kept_bytes: 0,
             kept_bytes_max,
+            idle_bytes: 0,
             out: 0,
+            out_bytes: 0,
+            room: usize::MAX,
         }
     }
 
-    /// An empty buffer.
+    /// An empty buffer, which takes no memory yet.
     pub fn take(&mut self) -> Box<MessageBuffer> {
         self.out += 1;
-        let buffer = self.free.pop().unwrap_or_default();
-        self.kept_bytes -= buffer.bytes.len();
-        buffer
+        self.boxes.pop().unwrap_or_default()
+    }
+
+    /// From here on, messages may take so many bytes more than they do now; what comes back makes
+    /// room again. There is no limit unless one is set.
+    pub const fn set_room(&mut self, bytes: usize) {
+        self.room = bytes;
+    }
+
+    /// Room for `count` more bytes in a buffer, which count as written at once. `announced` is how
+    /// many more bytes the message will have at least, `count` included. `trusted` is how long a
+    /// message its sender has sent whole before: it may have as much memory at once.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`] when that takes more memory than there is; nothing has changed then.
+    #[inline]
+    pub fn extend<'b>(
+        &mut self,
+        buffer: &'b mut MessageBuffer,
+        count: usize,
+        announced: usize,
+        trusted: usize,
+    ) -> Result<&'b mut [u8], NoRoom> {
+        let start = HEADROOM_BYTES + buffer.len;
+        let end = start + count;
+        if buffer.bytes.len() < end {
+            self.grow(buffer, count, announced, trusted)?;
+        }
+        buffer.len += count;
+        Ok(&mut buffer.bytes[start..end])
+    }
+
+    #[inline(never)]
+    fn grow(
+        &mut self,
+        buffer: &mut MessageBuffer,
+        count: usize,
+        announced: usize,
+        trusted: usize,
+    ) -> Result<(), NoRoom> {
+        let come = buffer.len + count;
+        let whole = buffer.len.saturating_add(announced);
+        let most = FIRST_BYTES.max(come.saturating_mul(2)).max(trusted);
+        let wanted = HEADROOM_BYTES + come.max(whole.min(most));
+        let grown_bytes = wanted - buffer.bytes.len();
+        let mut bytes = match self.take_kept(wanted, HEADROOM_BYTES + most) {
+            Some(bytes) => bytes,
+            None if grown_bytes > self.room => return Err(NoRoom),
+            // Zeroed by the kernel where it is large: it takes memory as it is written to.
+            None => vec![0; wanted],
+        };
+        let written = HEADROOM_BYTES + buffer.len;
+        if let (Some(room), Some(written)) = (bytes.get_mut(..written), buffer.bytes.get(..written))
+        {
+            room.copy_from_slice(written);
+        }
+        let left = mem::replace(&mut buffer.bytes, bytes);
+        self.takes(buffer.bytes.len());
+        self.gives_back(left.len());
+        self.keep(left);
+        Ok(())
+    }
+
+    /// Memory of so many bytes, and not much more, that is not in use.
+    fn take_kept(&mut self, least: usize, most: usize) -> Option<Vec<u8>> {
+        let fits = |bytes: &Vec<u8>| (least..=most).contains(&bytes.len());
+        let found = self.kept.iter().rposition(fits)?;
+        let bytes = self.kept.remove(found);
+        self.kept_bytes -= bytes.len();
+        self.idle_bytes = self.idle_bytes.min(self.kept_bytes);
+        Some(bytes)
+    }
+
+    const fn takes(&mut self, bytes: usize) {
+        self.out_bytes += bytes;
+        self.room = self.room.saturating_sub(bytes);
+    }
+
+    const fn gives_back(&mut self, bytes: usize) {
+        self.out_bytes -= bytes;
+        self.room = self.room.saturating_add(bytes);
+    }
+
+    /// Keeps memory for the next message, as far as it may.
+    fn keep(&mut self, bytes: Vec<u8>) {
+        let fits = self.kept_bytes + bytes.len() <= self.kept_bytes_max;
+        if !bytes.is_empty() && fits && self.kept.len() < KEPT_MAX {
+            self.kept_bytes += bytes.len();
+            self.kept.push(bytes);
+        }
+    }
+
+    /// Whether there is memory that no message takes.
+    #[inline]
+    pub const fn keeps_memory(&self) -> bool {
+        self.kept_bytes > 0
+    }
+
+    /// Lets go of memory that was not needed since this was called before.
+    pub fn trim(&mut self) {
+        let mut idle_bytes = mem::replace(&mut self.idle_bytes, usize::MAX);
+        // What came back first was not needed for longest.
+        self.kept.retain(|bytes| {
+            let goes = bytes.len() <= idle_bytes;
+            if goes {
+                idle_bytes -= bytes.len();
+                self.kept_bytes -= bytes.len();
+            }
+            !goes
+        });
+        self.idle_bytes = self.kept_bytes;
     }
 
     /// Ends the use of a buffer.
     pub fn give_back(&mut self, mut buffer: Box<MessageBuffer>) {
+        let bytes = mem::take(&mut buffer.bytes);
+        self.gives_back(bytes.len());
+        self.keep(bytes);
+        self.give_back_empty(buffer);
+    }
+
+    /// Ends the use of a buffer whose memory is not worth keeping.
+    pub fn give_up(&mut self, mut buffer: Box<MessageBuffer>) {
+        self.gives_back(buffer.bytes.len());
+        buffer.bytes = Vec::new();
+        self.give_back_empty(buffer);
+    }
+
+    fn give_back_empty(&mut self, mut buffer: Box<MessageBuffer>) {
         self.out -= 1;
         buffer.len = 0;
         buffer.header_len = 0;
-        if self.kept_bytes + buffer.bytes.len() <= self.kept_bytes_max && self.free.len() < 1024 {
-            self.kept_bytes += buffer.bytes.len();
-            self.free.push(buffer);
+        if self.boxes.len() < BOXES_MAX {
+            self.boxes.push(buffer);
         }
     }
 
@@ -429,7 +572,8 @@ impl MessagePool {
     pub fn give_away(&mut self, mut buffer: Box<MessageBuffer>) -> Bytes {
         let end = HEADROOM_BYTES + buffer.len;
         let mut bytes = mem::take(&mut buffer.bytes);
-        self.give_back(buffer);
+        self.gives_back(bytes.len());
+        self.give_back_empty(buffer);
         bytes.truncate(end);
         let mut bytes = Bytes::from(bytes);
         match bytes.len() {
@@ -439,19 +583,21 @@ impl MessagePool {
     }
 
     /// Takes a buffer whose memory goes its own way: returns that, and where in it the frame lies
-    /// that [`Payload::message`] lends out. [`take_back`](Self::take_back) ends its use.
+    /// that [`Payload::message`] lends out. It counts as in use until [`take_back`](Self::take_back)
+    /// ends its use.
     pub fn detach(&mut self, mut buffer: Box<MessageBuffer>) -> (Vec<u8>, Range<usize>) {
         let frame = buffer.frame_range();
         let bytes = mem::take(&mut buffer.bytes);
-        self.shells.push(buffer);
+        self.give_back_empty(buffer);
+        self.out += 1;
         (bytes, frame)
     }
 
     /// Ends the use of a buffer that was detached.
     pub fn take_back(&mut self, bytes: Vec<u8>) {
-        let mut buffer = self.shells.pop().unwrap_or_default();
-        buffer.bytes = bytes;
-        self.give_back(buffer);
+        self.out -= 1;
+        self.gives_back(bytes.len());
+        self.keep(bytes);
     }
 
     /// Ends the use of a payload, wherever it lies.
@@ -463,8 +609,20 @@ impl MessagePool {
     }
 
     /// Buffers in use.
-    pub fn out(&self) -> usize {
+    pub const fn out(&self) -> usize {
         self.out
+    }
+
+    /// Bytes of memory in use.
+    #[inline]
+    pub const fn out_bytes(&self) -> usize {
+        self.out_bytes
+    }
+
+    /// Bytes of memory, in use or kept.
+    #[inline]
+    pub const fn held_bytes(&self) -> usize {
+        self.out_bytes + self.kept_bytes
     }
 }
 
@@ -474,19 +632,64 @@ mod tests {
 
     #[test]
     fn memory_follows_what_arrived_and_not_what_was_announced() {
-        let mut buffer = MessageBuffer::default();
+        let mut pool = MessagePool::new(0);
+        let mut buffer = pool.take();
         let announced = 1 << 40;
+        pool.extend(&mut buffer, 1, announced, 0).unwrap().fill(1);
+        assert_eq!(pool.held_bytes(), 1024);
         for _ in 0..100 {
-            buffer.extend(10_000, announced).fill(1);
-            assert!(buffer.bytes.len() <= 5 * buffer.len.max(FIRST_GROWTH_BYTES));
+            pool.extend(&mut buffer, 10_000, announced, 0)
+                .unwrap()
+                .fill(1);
+            assert!(pool.held_bytes() <= 2 * buffer.len + HEADROOM_BYTES);
         }
-        assert_eq!(buffer.written(), vec![1; 1_000_000]);
+        assert_eq!(buffer.written(), vec![1; 1_000_001]);
+        pool.give_back(buffer);
+        assert_eq!(pool.held_bytes(), 0);
+    }
+
+    #[test]
+    fn a_sender_that_has_paid_for_a_long_message_has_its_memory_at_once() {
+        let mut pool = MessagePool::new(1 << 20);
+        for trusted in [0, 1 << 17] {
+            let mut buffer = pool.take();
+            pool.extend(&mut buffer, 10, 100_000, trusted).unwrap();
+            let expected = if trusted > 0 {
+                HEADROOM_BYTES + 100_000
+            } else {
+                1024
+            };
+            assert_eq!(buffer.bytes.len(), expected);
+            pool.give_back(buffer);
+        }
+    }
+
+    /// A long message leaves its memory to others that are as long, and to no others.
+    #[test]
+    fn kept_memory_is_not_for_messages_that_are_much_shorter() {
+        let mut pool = MessagePool::new(64 << 20);
+        let mut long = pool.take();
+        pool.extend(&mut long, 16 << 20, 16 << 20, 0).unwrap();
+        let address = long.bytes.as_ptr();
+        pool.give_back(long);
+        let mut short = pool.take();
+        pool.extend(&mut short, 7, 16 << 20, 0).unwrap();
+        assert_eq!(pool.out_bytes(), 1024);
+        let mut next = pool.take();
+        pool.extend(&mut next, 9 << 20, 16 << 20, 0).unwrap();
+        assert_eq!(next.bytes.as_ptr(), address);
+        pool.give_back(next);
+        pool.give_back(short);
+        assert_eq!((pool.out(), pool.out_bytes()), (0, 0));
     }
 
     #[test]
     fn a_buffer_for_a_message_of_known_length_has_that_length() {
-        let mut buffer = MessageBuffer::default();
-        buffer.extend(10, 100_000).fill(1);
+        let mut pool = MessagePool::new(0);
+        let mut buffer = pool.take();
+        pool.extend(&mut buffer, 60_000, 100_000, 0)
+            .unwrap()
+            .fill(1);
         assert_eq!(
             (buffer.bytes.len(), buffer.bytes.capacity()),
             (HEADROOM_BYTES + 100_000, HEADROOM_BYTES + 100_000)
@@ -494,20 +697,39 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_keeps_no_more_than_allowed() {
-        let mut pool = MessagePool::new(1000);
+    fn messages_grow_no_further_than_there_is_room() {
+        let mut pool = MessagePool::new(0);
+        pool.set_room(10_000);
+        let mut first = pool.take();
+        pool.extend(&mut first, 4000, 4000, 0).unwrap();
+        let mut second = pool.take();
+        let refused = pool.extend(&mut second, 6000, 6000, 0).map(|_| ());
+        assert_eq!((refused, second.len), (Err(NoRoom), 0));
+        pool.give_back(first);
+        pool.extend(&mut second, 6000, 6000, 0).unwrap();
+        pool.give_back(second);
+    }
+
+    #[test]
+    fn the_pool_keeps_no_more_than_allowed_and_lets_go_of_what_is_not_needed() {
+        let mut pool = MessagePool::new(3000);
         let mut buffers: Vec<_> = (0..5).map(|_| pool.take()).collect();
         for buffer in &mut buffers {
-            buffer.extend(400, 400);
+            pool.extend(buffer, 400, 400, 0).unwrap();
         }
-        assert_eq!(pool.out(), 5);
+        assert_eq!((pool.out(), pool.out_bytes()), (5, 5 * 410));
         for buffer in buffers {
             pool.give_back(buffer);
         }
-        assert_eq!(
-            (pool.out(), pool.free.len(), pool.kept_bytes),
-            (0, 2, 2 * (HEADROOM_BYTES + 400))
-        );
-        assert!(pool.take().written().is_empty());
+        assert_eq!((pool.out(), pool.kept_bytes), (0, 5 * 410));
+        pool.trim();
+        assert_eq!(pool.kept.len(), 5, "all of it was in use since the start");
+        let mut buffer = pool.take();
+        pool.extend(&mut buffer, 400, 400, 0).unwrap();
+        pool.give_back(buffer);
+        pool.trim();
+        assert_eq!(pool.kept.len(), 1, "four were not needed");
+        pool.trim();
+        assert_eq!(pool.held_bytes(), 0);
     }
 }

@@ -77,6 +77,14 @@ pub trait Sink {
     fn adopt(&mut self, bytes: Bytes) {
         self.write(&bytes);
     }
+
+    /// Writes a frame's header of at most 14 bytes and the payload behind it, as
+    /// [`adopt`](Self::adopt) does. A sink that keeps both together needs no other memory for the
+    /// header.
+    fn adopt_framed(&mut self, header: &[u8], payload: Bytes) {
+        self.write(header);
+        self.adopt(payload);
+    }
 }
 
 /// A sink for whoever has one contiguous buffer: bytes beyond `len` are space.

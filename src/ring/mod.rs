@@ -305,11 +305,12 @@ pub trait Ring {
     /// stands in for [`submit_recv`](Self::submit_recv): one of the two is in flight on a socket.
     fn submit_poll(&mut self, socket: &Self::Socket, token: Token);
 
-    /// Receives at once, into a large buffer: the one that was in use last, which is in the cache.
-    /// What comes of a long message then lies in few pieces, and is looked at and answered before
-    /// more comes. The outcome is one that `submit_recv` has; EAGAIN says that there was nothing,
-    /// and [`Errno::NO_BUFFERS`] to try again once [`recv_now_ready`](Self::recv_now_ready).
-    fn recv_now(&mut self, socket: &Self::Socket) -> Outcome<Self::Socket>;
+    /// Receives at most `bytes_max` bytes at once, into a large buffer: the one that was in use
+    /// last, which is in the cache. What comes of a long message then lies in few pieces, and is
+    /// looked at and answered before more comes. The outcome is one that `submit_recv` has; EAGAIN
+    /// says that there was nothing, and [`Errno::NO_BUFFERS`] to try again once
+    /// [`recv_now_ready`](Self::recv_now_ready).
+    fn recv_now(&mut self, socket: &Self::Socket, bytes_max: usize) -> Outcome<Self::Socket>;
 
     /// Sends what the queue holds. At most one send is in flight on a socket. A queue that
     /// [holds leases](SendQueue::holds_leases) does not wait for the peer: it completes at once,
@@ -365,8 +366,12 @@ pub trait Ring {
     /// Only when the kernel refuses the ring itself; an interrupted wait is a short turn.
     fn turn(&mut self, wait: Wait) -> Result<(), Errno>;
 
-    /// The next completion that the last turn brought.
+    /// The next completion that turns have brought.
     fn next_completion(&mut self) -> Option<Completion<Self::Socket>>;
+
+    /// Completions that turns have brought and [`next_completion`](Self::next_completion) has not
+    /// handed out: what comes later is handed out behind them.
+    fn completions_left(&self) -> usize;
 
     /// Makes two leases of one, on the first `at` bytes and on the rest.
     ///

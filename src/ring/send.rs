@@ -16,7 +16,11 @@
 //! While somebody still reads such bytes they cannot move in here yet. A place is kept for them
 //! with [`SendQueue::promise`], and [`SendQueue::fulfil`] puts them there before the queue is sent.
 
-use std::{collections::VecDeque, fmt, mem, ops::Range};
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    fmt, mem,
+    ops::Range,
+};
 
 use bytes::Bytes;
 
@@ -57,16 +61,30 @@ pub struct SendQueue {
 }
 
 enum Piece {
-    Chunk { bytes: Vec<u8>, len: usize },
+    Chunk {
+        bytes: Vec<u8>,
+        len: usize,
+    },
+    /// A few bytes in front of shared ones, which are not worth a chunk.
+    Header {
+        bytes: [u8; HEADER_BYTES_MAX],
+        len: u8,
+    },
     Lent(Lent),
-    Promised { len: usize },
+    Promised {
+        len: usize,
+    },
     Shared(Bytes),
 }
+
+/// The most bytes that are kept in front of shared ones without a chunk: a frame's header.
+pub const HEADER_BYTES_MAX: usize = 14;
 
 impl Piece {
     fn written(&self) -> &[u8] {
         match self {
             Self::Chunk { bytes, len } => &bytes[..*len],
+            Self::Header { bytes, len } => &bytes[..usize::from(*len)],
             Self::Lent(Lent::Lease(lease)) => lease,
             Self::Lent(Lent::Memory { bytes, part }) => &bytes[part.clone()],
             Self::Promised { .. } => unreachable!("a queue is read only once promises are kept"),
@@ -141,8 +159,13 @@ impl SendQueue {
 
     /// Opens a chunk for `wanted` bytes more, or as many of them as it has room for.
     fn open_another(&mut self, arena: &mut SendArena, wanted: usize) {
+        if self.open.capacity() == 0 && !self.pieces.is_empty() {
+            // Between shared bytes there may be little. Who has filled a chunk gets large ones.
+            let is_long = matches!(self.pieces.back(), Some(Piece::Chunk { .. }));
+            self.open = arena.chunk(if is_long { arena.large.bytes } else { wanted });
+            return;
+        }
         if !self.pieces.is_empty() || !arena.is_tiny(&self.open) {
-            // A queue that has filled a chunk gets large ones.
             self.seal();
             self.open = arena.chunk(arena.large.bytes);
             return;
@@ -197,12 +220,44 @@ impl SendQueue {
     }
 
     /// Puts `bytes` at the end without copying them.
-    pub fn adopt(&mut self, bytes: Bytes) {
+    pub fn adopt(&mut self, arena: &mut SendArena, bytes: Bytes) {
         if !bytes.is_empty() {
             self.seal();
             self.len += bytes.len();
+            arena.share(&bytes);
             self.pieces.push_back(Piece::Shared(bytes));
         }
+    }
+
+    /// Puts a header of at most [`HEADER_BYTES_MAX`] bytes at the end and `payload` behind it,
+    /// without copying that. It takes a chunk only where one is open.
+    ///
+    /// # Panics
+    ///
+    /// When the header is longer.
+    pub fn adopt_framed(&mut self, arena: &mut SendArena, header: &[u8], payload: Bytes) {
+        if self.open.len() - self.open_len >= header.len() {
+            self.write(arena, header);
+        } else {
+            self.seal();
+            let mut bytes = [0; HEADER_BYTES_MAX];
+            bytes[..header.len()].copy_from_slice(header);
+            let len = header.len() as u8;
+            self.len += header.len();
+            self.pieces.push_back(Piece::Header { bytes, len });
+        }
+        self.adopt(arena, payload);
+    }
+
+    /// Bytes of memory that it holds, whatever is in it; shared bytes among them, and none that
+    /// were lent.
+    pub fn held_bytes(&self) -> usize {
+        let pieces = self.pieces.iter().map(|piece| match piece {
+            Piece::Chunk { bytes, .. } => bytes.capacity(),
+            Piece::Shared(bytes) => bytes.len(),
+            Piece::Header { .. } | Piece::Lent(_) | Piece::Promised { .. } => 0,
+        });
+        self.open.capacity() + pieces.sum::<usize>() + self.pieces.capacity() * size_of::<Piece>()
     }
 
     /// Keeps a place for `len` bytes that will be lent. Returns the name of the promise, for
@@ -426,7 +481,11 @@ pub struct SendArena {
     queues: Vec<Box<SendQueue>>,
     returned: Vec<Lent>,
     chunks_out: usize,
+    chunk_bytes_out: usize,
     queues_out: usize,
+    /// Shared bytes that queues hold, by their address and length, and in how many places.
+    shared: HashMap<(usize, usize), usize>,
+    shared_bytes: usize,
 }
 
 /// Unused chunks of one size.
@@ -435,6 +494,8 @@ struct Chunks {
     bytes: usize,
     kept_max: usize,
     unused: Vec<Vec<u8>>,
+    /// The fewest that were unused since [`SendArena::trim`]: so many were not needed meanwhile.
+    idle: usize,
 }
 
 impl SendArena {
@@ -460,6 +521,7 @@ impl SendArena {
             bytes,
             kept_max,
             unused: Vec::new(),
+            idle: 0,
         };
         Self {
             large: chunks(chunk_bytes, kept_bytes_max / chunk_bytes),
@@ -468,7 +530,10 @@ impl SendArena {
             queues: Vec::new(),
             returned: Vec::new(),
             chunks_out: 0,
+            chunk_bytes_out: 0,
             queues_out: 0,
+            shared: HashMap::new(),
+            shared_bytes: 0,
         }
     }
 
@@ -520,12 +585,70 @@ impl SendArena {
     /// An empty chunk of the class for so many bytes.
     #[inline]
     fn chunk(&mut self, wanted: usize) -> Vec<u8> {
-        self.chunks_out += 1;
         let chunks = self.class(wanted);
-        chunks
-            .unused
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(chunks.bytes))
+        let chunk = match chunks.unused.pop() {
+            Some(chunk) => {
+                chunks.idle = chunks.idle.min(chunks.unused.len());
+                chunk
+            }
+            None => Vec::with_capacity(chunks.bytes),
+        };
+        self.chunks_out += 1;
+        self.chunk_bytes_out += chunk.capacity();
+        chunk
+    }
+
+    fn share(&mut self, bytes: &Bytes) {
+        let places = self.shared.entry(identity(bytes)).or_insert(0);
+        *places += 1;
+        if *places == 1 {
+            self.shared_bytes += bytes.len();
+        }
+    }
+
+    fn unshare(&mut self, bytes: &Bytes) {
+        let Entry::Occupied(mut places) = self.shared.entry(identity(bytes)) else {
+            return;
+        };
+        *places.get_mut() -= 1;
+        if *places.get() == 0 {
+            places.remove();
+            self.shared_bytes -= bytes.len();
+        }
+    }
+
+    /// Bytes of memory that queues hold: chunks, whatever is in them, and shared bytes once,
+    /// however many queues they are in. What was lent belongs to others.
+    #[inline]
+    pub const fn out_bytes(&self) -> usize {
+        self.chunk_bytes_out + self.shared_bytes
+    }
+
+    /// Bytes of memory, in queues or kept.
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        let kept = |chunks: &Chunks| chunks.unused.len() * chunks.bytes;
+        self.out_bytes() + kept(&self.large) + kept(&self.small) + kept(&self.tiny)
+    }
+
+    /// Whether there are chunks that no queue holds.
+    #[inline]
+    pub const fn keeps_chunks(&self) -> bool {
+        !(self.large.unused.is_empty()
+            && self.small.unused.is_empty()
+            && self.tiny.unused.is_empty())
+    }
+
+    /// Lets go of chunks that were not needed since this was called before.
+    pub fn trim(&mut self) {
+        for chunks in [&mut self.large, &mut self.small, &mut self.tiny] {
+            let left = chunks.unused.len() - chunks.idle;
+            chunks.unused.truncate(left);
+            chunks.idle = left;
+        }
+        if self.shared.is_empty() {
+            self.shared = HashMap::new();
+        }
     }
 
     /// Something that was lent and is no longer needed, to be given back to its owner.
@@ -539,18 +662,25 @@ impl SendArena {
         match piece {
             Piece::Chunk { bytes, .. } => self.keep(bytes),
             Piece::Lent(lent) => self.returned.push(lent),
-            Piece::Promised { .. } | Piece::Shared(_) => {}
+            Piece::Shared(bytes) => self.unshare(&bytes),
+            Piece::Header { .. } | Piece::Promised { .. } => {}
         }
     }
 
     #[inline]
     fn keep(&mut self, chunk: Vec<u8>) {
         self.chunks_out -= 1;
+        self.chunk_bytes_out -= chunk.capacity();
         let chunks = self.class(chunk.capacity());
         if chunks.unused.len() < chunks.kept_max {
             chunks.unused.push(chunk);
         }
     }
+}
+
+/// Which shared bytes these are: nothing else lies there while a queue holds them.
+fn identity(bytes: &Bytes) -> (usize, usize) {
+    (bytes.as_ptr().addr(), bytes.len())
 }
 
 #[cfg(test)]
@@ -568,8 +698,8 @@ mod tests {
             let mut queue = arena.queue();
             let text: Vec<u8> = (0..4000u32).map(|i| (i % 251) as u8).collect();
             queue.write(&mut arena, &text[..700]);
-            queue.adopt(Bytes::copy_from_slice(&text[700..2000]));
-            queue.adopt(Bytes::new());
+            queue.adopt(&mut arena, Bytes::copy_from_slice(&text[700..2000]));
+            queue.adopt(&mut arena, Bytes::new());
             queue.write(&mut arena, &text[2000..2001]);
             let mut later = arena.queue();
             later.write(&mut arena, &text[2001..]);
@@ -628,6 +758,39 @@ mod tests {
         queue.write(&mut arena, &[1; 100_000]);
         arena.retire(queue);
         assert_eq!((arena.large.unused.len(), arena.chunks_out()), (4, 0));
+    }
+
+    #[test]
+    fn many_references_to_shared_bytes_hold_them_once_and_no_chunks() {
+        let mut arena = SendArena::new(32 << 10, 0);
+        let mut queue = arena.queue();
+        let payload = Bytes::from(vec![7; 4096]);
+        for _ in 0..20_000 {
+            queue.adopt_framed(&mut arena, &[0x82, 126, 0x10, 0], payload.clone());
+        }
+        assert_eq!(queue.len(), 20_000 * 4100);
+        assert_eq!((arena.chunks_out(), arena.out_bytes()), (0, 4096));
+        queue.write(&mut arena, b"open");
+        queue.adopt_framed(&mut arena, &[0x82, 0], Bytes::new());
+        assert_eq!(arena.chunks_out(), 1);
+        queue.advance(&mut arena, 10_001 * 4100 + 2);
+        assert!(contents(&queue).starts_with(&[0x10, 0, 7, 7]));
+        assert_eq!(arena.out_bytes() - TINY_CHUNK_BYTES, 4096);
+        arena.retire(queue);
+        assert_eq!((arena.chunks_out(), arena.out_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn chunks_that_are_not_needed_are_let_go() {
+        let mut arena = SendArena::new(10_000, 1 << 20);
+        let mut queue = arena.queue();
+        queue.write(&mut arena, &[1; 100_000]);
+        arena.retire(queue);
+        let most = arena.held_bytes();
+        arena.trim();
+        assert_eq!(arena.held_bytes(), most, "all of them were in use");
+        arena.trim();
+        assert_eq!(arena.held_bytes(), 0);
     }
 
     #[test]

@@ -613,8 +613,10 @@ impl Ring for Uring {
         self.push(poll.build().user_data(token.bits()));
     }
 
-    fn recv_now(&mut self, socket: &OwnedFd) -> Outcome<OwnedFd> {
+    fn recv_now(&mut self, socket: &OwnedFd, bytes_max: usize) -> Outcome<OwnedFd> {
         let received = self.large_buffers.receive(|buffer| {
+            let most = bytes_max.min(buffer.len());
+            let buffer = &mut buffer[..most];
             let (_, bytes) = rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?;
             Ok(bytes)
         });
@@ -757,6 +759,10 @@ impl Ring for Uring {
                 return Some(completion);
             }
         }
+    }
+
+    fn completions_left(&self) -> usize {
+        self.reaped.len() + self.reaped_sends.len()
     }
 
     fn split(&mut self, lease: RecvLease, at: usize) -> (RecvLease, RecvLease) {

@@ -6,16 +6,24 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
-    LARGE_FOR, MESSAGE_TURN_BYTES_MAX, Shard, TICK, acceptor_index, return_lent, service::Service,
+    LONG_FOR, Shard, TICK, acceptor_index,
+    budget::{Pace, cost},
+    service::Service,
 };
 use crate::{
-    conn::{CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, token::SLOTS_MAX},
+    conn::{
+        CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, token::SLOTS_MAX, unread::End,
+    },
     proto::{CloseCode, Event, Message, Payload, endpoint::Batch},
     ring::{
         Completion, Errno, Operation, Outcome, RecvLease, Ring, SendQueue, errno::TransferError,
         process::message_announced,
     },
 };
+
+/// Frames that bring no event are looked at in portions of so many, to see whether the share is
+/// over.
+const FRAMES_AT_ONCE: u32 = 256;
 
 impl<R: Ring, S: Service> Shard<R, S> {
     pub(super) fn dispatch(&mut self, completion: Completion<R::Socket>) {
@@ -49,7 +57,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             Operation::Tick => self.tick_at = None,
             Operation::Wake => {
                 self.ring.submit_wake(token);
-                self.read_mailbox();
+                self.has_mail = true;
             }
         }
     }
@@ -70,13 +78,17 @@ impl<R: Ring, S: Service> Shard<R, S> {
             link.in_flight -= 1;
         }
         match completion.outcome {
-            Outcome::Received(lease) => self.bytes_received(key, lease, false),
-            outcome => self.recv_ended(key, &outcome),
+            Outcome::Received(lease) if self.is_put_off(key) => self.put_lease_off(key, lease),
+            Outcome::Received(lease) => {
+                self.budget.begin_share();
+                self.bytes_received(key, lease, false);
+            }
+            outcome => self.recv_ended(key, outcome),
         }
         self.touch(key);
     }
 
-    /// There is something to receive from a connection on which long messages come.
+    /// There is something to receive from a connection that waits for its turn.
     fn poll_completed(&mut self, key: Key, outcome: Outcome<R::Socket>) {
         let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
             debug_assert!(false, "a poll completed on a connection that is gone");
@@ -85,48 +97,25 @@ impl<R: Ring, S: Service> Shard<R, S> {
         link.receiving = false;
         link.in_flight -= 1;
         match outcome {
-            Outcome::Readable => self.receive_now(key),
-            outcome => self.recv_ended(key, &outcome),
+            Outcome::Readable => {
+                link.readable = true;
+                self.queue_up(key);
+            }
+            outcome => self.recv_ended(key, outcome),
         }
         self.touch(key);
     }
 
-    /// Receives until a long message is whole, within limits: as long as the same memory is used,
-    /// it is in the cache.
-    fn receive_now(&mut self, key: Key) {
-        let until = self.turn_bytes + MESSAGE_TURN_BYTES_MAX;
-        let mut goes_on = true;
-        while goes_on && self.turn_bytes < until {
-            let Some(Connection { link, socket, .. }) = self.slab.get_mut(key) else {
-                return;
-            };
-            let queue_high_bytes = self.shared.config.queue_high_bytes;
-            let (Some(socket), false) = (socket, link.paused) else {
-                return;
-            };
-            if !link.wants_receive() || link.queued_bytes() > queue_high_bytes {
-                return;
-            }
-            // What was sent is free again.
-            return_lent(&mut self.ring, &mut self.shared);
-            match self.ring.recv_now(socket) {
-                Outcome::Received(lease) => {
-                    self.shared.counts.recv_large += 1;
-                    self.bytes_received(key, lease, true);
-                }
-                outcome => return self.recv_ended(key, &outcome),
-            }
-            goes_on = self.slab.get_mut(key).is_some_and(|connection| {
-                connection.link.endpoint.announced_bytes() >= self.long_bytes_min
-            });
-        }
-    }
-
+    /// Looks at received bytes within the share that has begun, and puts off what is left of them.
     #[inline]
-    fn bytes_received(&mut self, key: Key, mut lease: RecvLease, is_large: bool) {
+    pub(super) fn bytes_received(&mut self, key: Key, mut lease: RecvLease, is_large: bool) {
         let len = lease.len();
         self.turn_bytes += len;
-        self.received(key, &mut lease, is_large);
+        self.budget.charge(cost::bytes_ns(len));
+        let left = self.received(key, &mut lease, is_large);
+        if left > 0 {
+            self.put_off(key, &lease[len - left..]);
+        }
         let connection = self.slab.get_mut(key);
         let queue = connection.and_then(|connection| connection.link.outgoing.as_deref_mut());
         self.shared.lending.settle(&mut self.ring, lease, queue);
@@ -134,26 +123,38 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     /// A receive has brought no bytes.
-    fn recv_ended(&mut self, key: Key, outcome: &Outcome<R::Socket>) {
+    pub(super) fn recv_ended(&mut self, key: Key, outcome: Outcome<R::Socket>) {
         match outcome {
-            Outcome::EndOfStream => self.stream_ended(key),
+            Outcome::EndOfStream => self.end_behind_unread(key, End::Stream),
             Outcome::Failed(errno) => match errno.of_transfer() {
                 TransferError::NoBuffers => {
-                    if let Some(connection) = self.slab.get_mut(key) {
-                        connection.link.starved = true;
-                        self.shared.counts.recv_starved += 1;
-                        self.starved.push(key);
+                    self.shared.counts.recv_starved += 1;
+                    // It is served in turn, without the memory that others have drained.
+                    if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
+                        link.readable = true;
+                        self.queue_up(key);
                     }
                 }
                 // Settling submits it again, if it is still wanted.
                 TransferError::Cancelled | TransferError::Retry => {}
-                TransferError::PeerGone => self.transport_failed(key, *errno),
+                TransferError::PeerGone => self.end_behind_unread(key, End::Failed(errno)),
                 TransferError::Unexpected => {
                     tracing::error!(shard = self.id, %errno, "a receive failed in a new way");
-                    self.transport_failed(key, *errno);
+                    self.end_behind_unread(key, End::Failed(errno));
                 }
             },
             _ => {}
+        }
+    }
+
+    /// There will be no more from this peer than what was put off.
+    fn end_behind_unread(&mut self, key: Key, end: End) {
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return;
+        };
+        match link.rare.unread() {
+            Some(unread) => unread.end(end),
+            None => self.input_ended(key, end),
         }
     }
 
@@ -165,67 +166,75 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         let announced = link.endpoint.announced_bytes();
-        if announced >= long_bytes_min || link.large_for > 0 && len as u64 >= long_bytes_min {
-            link.large_for = LARGE_FOR;
+        let is_much = len as u64 >= long_bytes_min;
+        if announced >= long_bytes_min || link.long_for > 0 && is_much {
+            link.long_for = LONG_FOR;
             message_announced(announced);
             if link.receiving && !link.polling {
                 self.cancel_receive(key);
             }
-        } else if link.large_for > 0 {
-            link.large_for -= 1;
+        } else if is_much {
+            // Many short messages: so much of the receive memory is not for one.
+            self.grow_greedy(key);
+        } else {
+            link.long_for = link.long_for.saturating_sub(1);
+            link.greedy_for = link.greedy_for.saturating_sub(1);
         }
     }
 
+    /// Returns how many bytes at the end of the lease were not looked at, for want of time.
     #[inline]
-    fn received(&mut self, key: Key, lease: &mut RecvLease, is_large: bool) {
+    fn received(&mut self, key: Key, lease: &mut RecvLease, is_large: bool) -> usize {
         let Some(connection) = self.slab.get_mut(key) else {
-            return;
+            return 0;
         };
         connection.link.heard_ms = self.now.as_ms() as u32;
         connection.link.pinged = false;
         if connection.link.rare.tls().is_some() {
             // Plaintext is not lent: it goes out encrypted, from a chunk.
-            self.received_records(key, lease);
+            self.received_records(key, lease)
         } else {
             self.shared.lending.lend(lease, is_large);
-            self.received_plain(key, lease);
+            self.received_plain(key, lease)
         }
     }
 
-    /// Bytes of a head, and of frames.
+    /// Bytes of a head, and of frames. Returns how many of the last ones were not looked at.
     #[inline]
-    pub(super) fn received_plain(&mut self, key: Key, mut input: &mut [u8]) {
+    pub(super) fn received_plain(&mut self, key: Key, mut input: &mut [u8]) -> usize {
         let Some(connection) = self.slab.get_mut(key) else {
-            return;
+            return 0;
         };
         match connection.link.stage {
             Stage::Open | Stage::Closing => {}
             Stage::Opening(_) => match self.receive_head(key, input) {
                 Some(head) => input = &mut input[head..],
-                None => return,
+                None => return 0,
             },
             Stage::Challenged(_) => match self.receive_challenge(key, input) {
                 Some(proof) => input = &mut input[proof..],
-                None => return,
+                None => return 0,
             },
             // It is over for the peer: only the end of the stream is waited for.
-            _ => return,
+            _ => return 0,
         }
         // A panic in `on_open`, or a service that closed there, has ended it already.
         let open = |connection: &mut Connection<_, _>| {
             matches!(connection.link.stage, Stage::Open | Stage::Closing)
         };
         if self.slab.get_mut(key).is_some_and(open) {
-            self.receive_frames(key, input);
+            return self.receive_frames(key, input);
         }
+        0
     }
 
-    /// Hands a service everything that happens in these bytes.
+    /// Hands a service everything that happens in these bytes, or as much as fits into the share.
+    /// Returns how many bytes at the end were not looked at.
     ///
     /// One `catch_unwind` for all of them: a panic costs the rest of the bytes, but then it costs
     /// the connection.
     #[inline]
-    fn receive_frames(&mut self, key: Key, mut input: &mut [u8]) {
+    fn receive_frames(&mut self, key: Key, mut input: &mut [u8]) -> usize {
         let id = self.id_of(key);
         let Some(Connection {
             link,
@@ -233,18 +242,29 @@ impl<R: Ring, S: Service> Shard<R, S> {
             ..
         }) = self.slab.get_mut(key)
         else {
-            return;
+            return 0;
         };
         let Self {
-            service, shared, ..
+            ring,
+            service,
+            shared,
+            budget,
+            ..
         } = self;
         let mut ended = None;
         let mut failed = None;
-        let mut batch = Batch::new();
+        let mut pace = Pace::Usual;
         let (mut messages, mut payload_bytes) = (0, 0);
         let mut held = None;
         let called = catch_unwind(AssertUnwindSafe(|| {
             loop {
+                if budget.wants_look() {
+                    pace = budget.look(ring.now()).max(pace);
+                }
+                if budget.is_share_over() {
+                    break;
+                }
+                let mut batch = Batch::of_at_most(budget.messages_left());
                 let (endpoint, mut context) = link.split(shared);
                 let full = endpoint.receive_batch(&mut input, &mut batch, &mut context);
                 let mut conn = Conn::with_batch(id, link, state, shared, &batch);
@@ -258,16 +278,25 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     service.on_message(&mut conn, message);
                 }
                 drop(conn);
+                budget.charge_calls(batch.count() as u32);
                 if full {
                     continue;
                 }
                 let (endpoint, mut context) = link.split(shared);
                 if batch.is_failed() {
                     failed = Some(endpoint.fail_text(&mut context));
+                    input = &mut [];
                     break;
                 }
-                match endpoint.receive(&mut input, &mut context) {
-                    None => break,
+                let mut frames = FRAMES_AT_ONCE;
+                let event = endpoint.receive_some(&mut input, &mut frames, &mut context);
+                budget.charge(u64::from(FRAMES_AT_ONCE - frames) * cost::FRAME_NS);
+                if event.is_some() {
+                    budget.charge_calls(1);
+                }
+                match event {
+                    None if input.is_empty() => break,
+                    None => {}
                     Some(Event::Message { kind, payload }) => {
                         let payload = &*held.insert(payload);
                         let message = payload.message(kind);
@@ -292,8 +321,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 if let Some(payload) = held.take() {
                     link.give_back(payload, shared);
                 }
+                if shared.codec.is_used() {
+                    budget.charge(shared.codec.take_cost_ns());
+                }
             }
         }));
+        let mut left = input.len();
         shared.counts.messages_received += messages;
         shared.counts.payload_bytes_received += payload_bytes;
         if let Some(payload) = held {
@@ -305,11 +338,35 @@ impl<R: Ring, S: Service> Shard<R, S> {
             link.ends(CloseCause::Protocol(error));
             ended = Some(Ending::Linger);
         }
+        self.keep_pace(pace);
         if called.is_err() {
             self.service_panicked(key);
+            left = 0;
         } else if let Some(ending) = ended {
             self.finish(key, ending);
         }
+        left
+    }
+
+    /// Counts a call of the service that held up everybody else, and says so once.
+    #[inline]
+    pub(super) fn keep_pace(&mut self, pace: Pace) {
+        if let Pace::Slow(ns) = pace {
+            self.was_slow(ns);
+        }
+    }
+
+    #[cold]
+    fn was_slow(&mut self, ns: u64) {
+        if self.shared.counts.slow_calls == 0 {
+            tracing::warn!(
+                shard = self.id,
+                took_ms = ns / 1_000_000,
+                "a call of the service took long, and every connection of the shard waited; hand \
+                 what takes time to another thread (said once; slow_calls counts them)"
+            );
+        }
+        self.shared.counts.slow_calls += 1;
     }
 
     fn send_completed(
@@ -361,7 +418,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.touch(key);
     }
 
-    fn stream_ended(&mut self, key: Key) {
+    pub(super) fn stream_ended(&mut self, key: Key) {
         if let Some(connection) = self.slab.get_mut(key) {
             connection.link.stream_ended = true;
         }
@@ -437,6 +494,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Self {
             service, shared, ..
         } = self;
+        self.budget.charge_calls(1);
         let called = catch_unwind(AssertUnwindSafe(|| {
             call(service, &mut Conn::new(id, link, state, shared));
         }));

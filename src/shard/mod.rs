@@ -7,21 +7,28 @@
 //!
 //! ```text
 //!   1  submit what is queued, wait         one io_uring_enter(2)
-//!   2  dispatch every completion           services are called; they write into queues
-//!   3  read the mailbox, if it rang
-//!   4  deadlines that are due
-//!   5  settle every connection touched     one send each; backpressure; the next stage
+//!   2  dispatch completions                services are called; they write into queues
+//!   3  serve the rota                      those who had more than their share to be looked at
+//!   4  read the mailbox, if it rang
+//!   5  deadlines that are due
+//!   6  settle every connection touched     one send each; backpressure; the next stage
 //! ```
+//!
+//! Each of these is bounded, in number and in cost ([`budget`]), and what is left is gone on with in
+//! the next turn, which does not wait then. So nobody with something to say waits for more turns
+//! than there are others who were there before.
 //!
 //! A connection is touched by whatever happens to it and settled once, at the end of the turn:
 //! that is where all its replies become one send, and where its stage moves on. Nothing is looked
 //! at that was not touched.
 
 mod accept;
+pub mod budget;
 mod dial;
 mod dispatch;
 pub mod mailbox;
 mod opening;
+mod rota;
 pub mod service;
 mod settle;
 pub mod stats;
@@ -30,6 +37,7 @@ mod tls;
 use std::{collections::VecDeque, sync::Arc};
 
 use accept::Acceptor;
+use budget::{Budget, cost};
 use mailbox::{Command, Mailbox, Postbox, mailbox};
 use service::Service;
 use stats::Stats;
@@ -65,9 +73,21 @@ const TURN_BYTES_MAX: usize = 128 * 1024;
 /// a third of a millisecond.
 const MESSAGE_TURN_BYTES_MAX: usize = 1024 * 1024;
 
+/// Commands of the mailbox that one turn carries out.
+const TURN_COMMANDS_MAX: usize = 256;
+
+/// Deadlines that one turn looks at.
+const TURN_DEADLINES_MAX: usize = 128;
+
 /// Receives for which a connection has them large after a long message: as many as a few short
 /// messages between long ones.
-const LARGE_FOR: u8 = 16;
+const LONG_FOR: u8 = 16;
+
+/// Receives for which a connection is served by the rota after it has used up its share.
+const GREEDY_FOR: u8 = 16;
+
+/// Idle memory is given back this often.
+const TRIM_AFTER_MS: u64 = 1000;
 
 /// One core's loop: a ring, a service, and the connections between them.
 pub struct Shard<R: Ring, S: Service> {
@@ -84,8 +104,22 @@ pub struct Shard<R: Ring, S: Service> {
     /// Accepted beyond `shard_connections_max`, and not looked at yet; with the listener's number.
     waiting: VecDeque<(usize, R::Socket)>,
     touched: Vec<Key>,
-    starved: Vec<Key>,
+    /// Those with something left to be looked at, in the order in which they are.
+    rota: VecDeque<Key>,
+    /// Nobody in the rota could be served, for want of receive memory.
+    rota_blocked: bool,
+    budget: Budget,
     mailbox: Mailbox,
+    /// What was taken out of the mailbox and not carried out yet.
+    commands: VecDeque<Command>,
+    /// There may be something in the mailbox, or in `commands`.
+    has_mail: bool,
+    /// Deadlines are due that no turn had time for.
+    deadlines_left: bool,
+    /// Completions handed out so far.
+    completions: u64,
+    /// With so many of them, deadlines that are due may be judged.
+    judge_after: Option<u64>,
     postbox: Postbox,
     stats: Arc<Stats>,
     /// Plaintext of the records that are being looked at, for all TLS connections.
@@ -101,8 +135,14 @@ pub struct Shard<R: Ring, S: Service> {
     turn_bytes: usize,
     /// A message of more bytes is a long one: it would lie in several receive buffers.
     long_bytes_min: u64,
-    /// The end of a quiet send is waited for.
+    /// A message of more bytes than this came at once, or as many short ones: so much at once is
+    /// received for those who had their share.
+    greedy_recv_bytes: usize,
+    /// The next turn waits for nothing: there is something left to do, or the end of a quiet send is
+    /// waited for.
     hurries: bool,
+    /// When idle memory is given back.
+    trim_at: Time,
     /// When a stopping shard drops what is left.
     drain_until: Option<Time>,
     id: u16,
@@ -139,7 +179,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
             accept_exhausted: false,
             waiting: VecDeque::new(),
             touched: Vec::new(),
-            starved: Vec::new(),
+            rota: VecDeque::new(),
+            rota_blocked: false,
+            budget: Budget::default(),
+            commands: VecDeque::new(),
+            has_mail: false,
+            deadlines_left: false,
+            completions: 0,
+            judge_after: None,
+            trim_at: now.plus_ms(TRIM_AFTER_MS),
             mailbox,
             postbox,
             stats: Arc::new(Stats::default()),
@@ -151,6 +199,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             lent_bytes_max,
             turn_bytes: 0,
             long_bytes_min,
+            greedy_recv_bytes: long_bytes_min as usize,
             hurries: false,
             drain_until: None,
             id,
@@ -220,20 +269,23 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.shared.counts.turns += 1;
         self.shared.lending.begin_turn(self.lent_bytes_max);
         self.turn_bytes = 0;
-        for _ in 0..TURN_COMPLETIONS_MAX {
-            if self.turn_bytes >= TURN_BYTES_MAX {
-                break;
-            }
-            let Some(completion) = self.ring.next_completion() else {
-                break;
-            };
-            self.dispatch(completion);
+        self.budget.begin_turn(self.now);
+        self.dispatch_completions();
+        if !self.rota.is_empty() {
+            self.serve_rota();
+        }
+        if self.has_mail {
+            self.read_mailbox();
         }
         self.handle_deadlines();
         self.settle_touched();
         return_lent(&mut self.ring, &mut self.shared);
-        self.feed_starved();
         self.shared.settle_codec();
+        let is_rota_left = !self.rota.is_empty() && !self.rota_blocked;
+        self.hurries |= is_rota_left || self.has_mail || self.deadlines_left;
+        if self.now >= self.trim_at {
+            self.trim();
+        }
         self.stats.publish(
             &self.shared.counts,
             self.slab.len(),
@@ -242,9 +294,40 @@ impl<R: Ring, S: Service> Shard<R, S> {
         Ok(())
     }
 
+    /// Serves those who need little in passing, in the order in which they came.
+    #[inline]
+    fn dispatch_completions(&mut self) {
+        for _ in 0..TURN_COMPLETIONS_MAX {
+            if self.turn_bytes >= TURN_BYTES_MAX || self.budget.is_turn_over() {
+                break;
+            }
+            let Some(completion) = self.ring.next_completion() else {
+                break;
+            };
+            self.completions += 1;
+            self.budget.charge(cost::COMPLETION_NS);
+            self.dispatch(completion);
+            self.look_at_budget();
+        }
+    }
+
+    /// Gives memory back that was not needed for a while.
+    fn trim(&mut self) {
+        self.trim_at = self.now.plus_ms(TRIM_AFTER_MS);
+        self.shared.arena.trim();
+        self.shared.pool.trim();
+        self.plain = Vec::new();
+    }
+
     /// Sees to it that the ring wakes up for the first deadline.
     fn arm_tick(&mut self) {
-        let first = [self.wheel.first(), self.accept_retry_at, self.drain_until];
+        let keeps_memory = self.shared.arena.keeps_chunks() || self.shared.pool.keeps_memory();
+        let first = [
+            self.wheel.first(),
+            self.accept_retry_at,
+            self.drain_until,
+            keeps_memory.then_some(self.trim_at),
+        ];
         let Some(first) = first.into_iter().flatten().min() else {
             return;
         };
@@ -297,22 +380,43 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
+    /// Carries out what other threads have asked for, as much as a turn has time for.
     fn read_mailbox(&mut self) {
-        for command in self.mailbox.take() {
-            match command {
-                Command::Send(key, message) => {
-                    self.with_conn(key, |_, conn| {
-                        // Nobody is there to be told: the sender learnt that the mailbox took it.
-                        let _ = conn.send(message);
-                    });
-                }
-                Command::Close(key, code, reason) => {
-                    self.with_conn(key, |_, conn| {
-                        let _ = conn.close(code, &reason);
-                    });
-                }
-                Command::Stop { drain_timeout_ms } => self.stop(drain_timeout_ms),
+        for _ in 0..TURN_COMMANDS_MAX {
+            if self.commands.is_empty() {
+                self.commands = self.mailbox.take();
             }
+            let Some(command) = self.commands.pop_front() else {
+                self.has_mail = false;
+                return;
+            };
+            self.budget.charge(cost::COMMAND_NS);
+            self.carry_out(command);
+            self.look_at_budget();
+            if self.budget.is_turn_over() {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Send(key, message) => {
+                self.budget.charge(cost::bytes_ns(message.payload_len()));
+                self.with_conn(key, |_, conn| {
+                    // Nobody is there to be told: the sender learnt that the mailbox took it.
+                    let _ = conn.send(message);
+                });
+                if self.shared.codec.is_used() {
+                    self.budget.charge(self.shared.codec.take_cost_ns());
+                }
+            }
+            Command::Close(key, code, reason) => {
+                self.with_conn(key, |_, conn| {
+                    let _ = conn.close(code, &reason);
+                });
+            }
+            Command::Stop { drain_timeout_ms } => self.stop(drain_timeout_ms),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Shard, service::Service};
+use super::{Shard, TURN_DEADLINES_MAX, budget::cost, service::Service};
 use crate::{
     conn::{CloseCause, Connection, Ending, Key, Stage, Timeout},
     proto::handshake::{Content, HandshakeError},
@@ -77,6 +77,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let shared = &mut self.shared;
         shared.queued_bytes = shared.queued_bytes - link.counted_bytes + queued;
         link.counted_bytes = queued;
+        link.charge(shared);
         let config = &shared.config;
         let shard_full = shared.queued_bytes > config.shard_queue_high_bytes;
         if !link.paused {
@@ -117,14 +118,17 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         let link = &mut connection.link;
-        if link.receiving || link.paused || link.starved || !link.wants_receive() {
+        if link.receiving && !link.rare.has_unread() || link.paused || !link.wants_receive() {
             return;
+        }
+        if link.readable || link.rare.has_unread() {
+            return self.queue_up(key);
         }
         let Some(socket) = &connection.socket else {
             return;
         };
         link.receiving = true;
-        link.polling = link.large_for > 0;
+        link.polling = link.long_for > 0 || link.greedy_for > 0;
         link.in_flight += 1;
         let token = key.token(recv_operation(link.polling));
         if link.polling {
@@ -208,6 +212,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let cause = link.rare.take_cause();
         let shared = &mut self.shared;
         shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
+        shared.charged_bytes -= std::mem::take(&mut link.charged_bytes) as usize;
+        link.rare.drop_unread();
         link.endpoint.release(&mut shared.pool);
         link.endpoint.leave(&mut shared.codec);
         link.release_queues(&mut shared.arena);
@@ -272,40 +278,22 @@ impl<R: Ring, S: Service> Shard<R, S> {
             .set(key.slot, self.now.plus_ms(idle_timeout_ms.div_ceil(2)));
     }
 
-    /// Connections that ran out of receive buffers start again once enough are back.
-    #[inline]
-    pub(super) fn feed_starved(&mut self) {
-        if !self.starved.is_empty() {
-            self.feed();
-        }
-    }
-
-    fn feed(&mut self) {
-        let (is_ready, is_large_ready) = (self.ring.recv_ready(), self.ring.recv_now_ready());
-        // Nobody starves while it is fed, so that the list can be put back.
-        let mut starved = std::mem::take(&mut self.starved);
-        starved.retain(|&key| {
-            let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
-                return false;
-            };
-            let is_fed = match link.large_for {
-                0 => is_ready,
-                _ => is_large_ready,
-            };
-            if is_fed {
-                link.starved = false;
-                self.receive(key);
-            }
-            !is_fed
-        });
-        self.starved = starved;
-    }
-
+    /// Deadlines that are due, as many as a turn has time for. None is judged before everything
+    /// that had arrived by then was looked at: after a pause of the whole process, deadlines are due
+    /// that nobody has missed.
     pub(super) fn handle_deadlines(&mut self) {
-        while let Some(slot) = self.wheel.next_due(self.now) {
-            if let Some(key) = self.slab.key_at(slot) {
-                self.handle_deadline(key);
+        self.deadlines_left = false;
+        if self.wheel.is_due(self.now) && self.is_all_looked_at() {
+            for _ in 0..TURN_DEADLINES_MAX {
+                let Some(slot) = self.wheel.next_due(self.now) else {
+                    break;
+                };
+                self.budget.charge(cost::DEADLINE_NS);
+                if let Some(key) = self.slab.key_at(slot) {
+                    self.handle_deadline(key);
+                }
             }
+            self.deadlines_left = self.wheel.is_due(self.now);
         }
         if self.accept_retry_at.is_some_and(|at| at <= self.now) {
             self.accept_retry_at = None;
@@ -316,6 +304,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.drain_until = Some(Time::from_ns(u64::MAX));
             self.stop_every_connection();
         }
+    }
+
+    /// Whether all completions were handed out that were there when the first deadline that is
+    /// due was noticed.
+    fn is_all_looked_at(&mut self) -> bool {
+        let left = self.ring.completions_left() as u64;
+        let until = *self.judge_after.get_or_insert(self.completions + left);
+        let is_all = self.completions >= until;
+        if is_all {
+            self.judge_after = None;
+        }
+        is_all
     }
 
     fn handle_deadline(&mut self, key: Key) {

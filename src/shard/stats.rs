@@ -73,6 +73,7 @@ stats! {
     recv_starved
     reads_paused
     service_panics
+    slow_calls
     timeouts
     tls_failures
     tls_handshakes

@@ -11,9 +11,9 @@
 
 use std::fmt;
 
-use super::{Shard, service::Service};
+use super::{Shard, budget::cost, service::Service};
 use crate::{
-    conn::{CloseCause, Ending, Key, Stage},
+    conn::{CloseCause, Ending, Key, Stage, unread::End},
     proto::{
         Role,
         handshake::{Content, HandshakeError},
@@ -26,35 +26,93 @@ use crate::{
 /// counts have them all.
 const SILENCE_MS: u64 = 1000;
 
+/// Records are decrypted in portions of so many bytes, to see whether the share is over.
+const RECORDS_AT_ONCE_BYTES: usize = 64 << 10;
+
 impl<R: Ring, S: Service> Shard<R, S> {
-    /// Takes records, and hands on what was in them.
-    pub(super) fn received_records(&mut self, key: Key, records: &mut [u8]) {
+    /// Takes records, and hands on what was in them. Returns how many bytes at the end were not
+    /// looked at, for want of time.
+    pub(super) fn received_records(&mut self, key: Key, mut records: &mut [u8]) -> usize {
+        while !records.is_empty() {
+            let len = records.len().min(RECORDS_AT_ONCE_BYTES);
+            let (now, later) = std::mem::take(&mut records).split_at_mut(len);
+            records = later;
+            if !self.received_some_records(key, now) {
+                return 0;
+            }
+            self.look_at_budget();
+            let is_put_off = self
+                .slab
+                .get_mut(key)
+                .is_some_and(|it| it.link.rare.has_plain());
+            if is_put_off || self.budget.is_share_over() {
+                return records.len();
+            }
+        }
+        0
+    }
+
+    /// Returns whether there may be more.
+    fn received_some_records(&mut self, key: Key, records: &mut [u8]) -> bool {
         let Some(connection) = self.slab.get_mut(key) else {
-            return;
+            return false;
         };
         let link = &mut connection.link;
         let (Some(tls), Stage::Opening(_) | Stage::Challenged(_) | Stage::Open | Stage::Closing) =
             (link.rare.tls_mut(), &link.stage)
         else {
-            return;
+            return false;
         };
         let mut plain = std::mem::take(&mut self.plain);
         plain.clear();
         let was_open = tls.session().is_open();
         let received = tls.receive(records, &mut plain, &mut self.shared.arena);
-        if !was_open && tls.session().is_open() {
-            self.shared.counts.tls_handshakes += 1;
-            self.shared.counts.tls_resumptions += u64::from(tls.session().is_resumed());
+        if !was_open {
+            self.budget.charge(cost::TLS_HANDSHAKE_NS);
+            if tls.session().is_open() {
+                self.shared.counts.tls_handshakes += 1;
+                self.shared.counts.tls_resumptions += u64::from(tls.session().is_resumed());
+            }
         }
         let is_peer_closed = tls.session().is_peer_closed();
-        if !plain.is_empty() {
-            self.received_plain(key, &mut plain);
+        let left = match plain.len() {
+            0 => 0,
+            _ => self.received_plain(key, &mut plain),
+        };
+        let end = match received {
+            Ok(()) if is_peer_closed => Some(End::TlsClosed),
+            Ok(()) => None,
+            Err(error) => Some(End::Tls(error)),
+        };
+        if left > 0 {
+            self.put_plain_off(key, &plain[plain.len() - left..]);
         }
         self.plain = plain;
-        match received {
-            Ok(()) if is_peer_closed => self.peer_ended(key),
-            Ok(()) => {}
-            Err(error) => self.tls_failed(key, error),
+        match end {
+            None => true,
+            Some(end) => {
+                self.end_behind_unread_plain(key, end, left);
+                false
+            }
+        }
+    }
+
+    /// Keeps plaintext for the connection's next share.
+    fn put_plain_off(&mut self, key: Key, plain: &[u8]) {
+        if let Some(connection) = self.slab.get_mut(key) {
+            connection.link.rare.unread_mut().push_plain(plain);
+            self.grow_greedy(key);
+            self.queue_up(key);
+        }
+    }
+
+    /// TLS has ended, behind the plaintext that was put off, if some was.
+    fn end_behind_unread_plain(&mut self, key: Key, end: End, left: usize) {
+        if left == 0 {
+            return self.input_ended(key, end);
+        }
+        if let Some(connection) = self.slab.get_mut(key) {
+            connection.link.rare.unread_mut().end(end);
         }
     }
 

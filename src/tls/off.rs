@@ -50,6 +50,10 @@ impl Session {
         match *self {}
     }
 
+    pub fn held_bytes(&self) -> usize {
+        match *self {}
+    }
+
     pub fn is_open(&self) -> bool {
         match *self {}
     }

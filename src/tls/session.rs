@@ -42,6 +42,9 @@ const HANDSHAKE_BYTES_MAX: usize = 0xffff;
 /// ticket, a key update) that began in the record before it.
 const PARTIAL_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
 
+/// What an idle session takes of rustls's.
+const SESSION_BYTES: usize = 4400;
+
 /// The TLS of one connection, either role.
 pub struct Session {
     side: Side,
@@ -264,6 +267,12 @@ impl Session {
             is_closed: false,
             is_fresh: true,
         }
+    }
+
+    /// Bytes of memory that it takes: of rustls's own about as many as it was measured with
+    /// (`scripts/idle-memory.sh --tls`), and what was received of records that are not whole.
+    pub fn held_bytes(&self) -> usize {
+        SESSION_BYTES + self.partial.capacity()
     }
 
     /// Writes what a client says first.

@@ -264,7 +264,7 @@ pub fn dropping_a_ring_leaves_nothing_behind<E: Env>(env: E) {
         .ring
         .submit_recv(&receiving, token(Operation::Recv, 0));
     let mut queue = driver.arena.queue();
-    queue.adopt(Bytes::from(vec![1; 8 * KIB * KIB]));
+    queue.adopt(&mut driver.arena, Bytes::from(vec![1; 8 * KIB * KIB]));
     driver
         .ring
         .submit_send(&stuck, token(Operation::Send, 1), queue);
@@ -461,7 +461,7 @@ pub fn polls_tell_of_bytes_that_are_received_at_once<E: Env>(env: E) {
         let readable = driver.outcome(poll);
         assert!(matches!(readable, Outcome::Readable), "{readable:?}");
         loop {
-            match driver.ring.recv_now(&socket) {
+            match driver.ring.recv_now(&socket, usize::MAX) {
                 Outcome::Received(lease) => {
                     longest = longest.max(lease.len());
                     // Of the buffers that are free, the one that was in use last.
@@ -523,7 +523,7 @@ pub fn polls_tell_of_the_end_and_can_be_cancelled<E: Env>(env: E) {
         let readable = driver.outcome(poll);
         assert!(matches!(readable, Outcome::Readable), "{readable:?}");
         loop {
-            match driver.ring.recv_now(&socket) {
+            match driver.ring.recv_now(&socket, usize::MAX) {
                 Outcome::EndOfStream => break assert!(!resets),
                 Outcome::Failed(errno) => match errno.of_transfer() {
                     TransferError::Retry => {}
@@ -596,7 +596,7 @@ pub fn sends_many_pieces_in_order<E: Env>(env: E) {
         if index % 3 == 0 {
             queue.write(&mut driver.arena, part);
         } else {
-            queue.adopt(Bytes::copy_from_slice(part));
+            queue.adopt(&mut driver.arena, Bytes::copy_from_slice(part));
         }
     }
     let (bytes, sends) = driver.send_to_reader(&socket, queue, &mut peer, KIB);
@@ -730,7 +730,7 @@ pub fn receive_memory_waits_for_no_reader<E: Env>(env: E) {
         queue.fulfil(place, Lent::Lease(lease));
     }
     // More than any socket has room for, and nobody reads.
-    queue.adopt(Bytes::from(vec![1; 32 * KIB * KIB]));
+    queue.adopt(&mut driver.arena, Bytes::from(vec![1; 32 * KIB * KIB]));
     let send = token(Operation::Send, 0);
     let len = queue.len();
     driver.ring.submit_send(&socket, send, queue);
@@ -756,7 +756,7 @@ pub fn sends_much_to_a_slow_reader<E: Env>(env: E) {
     let (socket, mut peer) = driver.connection();
     let text = pattern(8 * KIB * KIB);
     let mut queue = driver.queue(b"head");
-    queue.adopt(Bytes::from(text.clone()));
+    queue.adopt(&mut driver.arena, Bytes::from(text.clone()));
     let (bytes, _) = driver.send_to_reader(&socket, queue, &mut peer, 64 * KIB);
     assert!(
         bytes.starts_with(b"head") && bytes[4..] == text,
@@ -772,7 +772,7 @@ pub fn shutting_down_ends_what_is_in_flight<E: Env>(env: E) {
     let recv = token(Operation::Recv, 0);
     let send = token(Operation::Send, 0);
     let mut queue = driver.arena.queue();
-    queue.adopt(Bytes::from(vec![1; 32 * KIB * KIB]));
+    queue.adopt(&mut driver.arena, Bytes::from(vec![1; 32 * KIB * KIB]));
     driver.ring.submit_recv(&socket, recv);
     driver.ring.submit_send(&socket, send, queue);
     // The peer reads nothing: sooner or later the send waits, or was a short one.

@@ -165,7 +165,8 @@ impl Side {
             if self.prng.coin() {
                 connection.outbox.write(&mut self.arena, part);
             } else {
-                connection.outbox.adopt(Bytes::copy_from_slice(part));
+                let part = Bytes::copy_from_slice(part);
+                connection.outbox.adopt(&mut self.arena, part);
             }
         }
         connection.connecting = true;
@@ -369,7 +370,7 @@ impl Side {
         }
         let (operation, outcome) = match (operation, outcome, &connection.socket) {
             (Operation::Poll, Outcome::Readable, Some(socket)) => {
-                (Operation::Recv, self.ring.recv_now(socket))
+                (Operation::Recv, self.ring.recv_now(socket, usize::MAX))
             }
             (Operation::Poll, outcome, _) => (Operation::Recv, outcome),
             (operation, outcome, _) => (operation, outcome),

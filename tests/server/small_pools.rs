@@ -2,6 +2,7 @@
 
 use std::{
     io::{ErrorKind, Write},
+    sync::{Arc, Barrier},
     thread,
     time::Instant,
 };
@@ -15,6 +16,7 @@ use crate::{
 };
 
 const CONNECTIONS: u64 = 50;
+const ROUNDS: usize = 20;
 const MESSAGES: usize = 8;
 const MESSAGE_BYTES_MAX: usize = 200_000;
 
@@ -31,6 +33,16 @@ fn pool(buffers: u16, incremental: bool) -> Config {
 fn length(prng: &mut Prng) -> usize {
     let scale = [10, 300, 3_000, 20_000, MESSAGE_BYTES_MAX][prng.below(5).min(prng.below(6))];
     1 + prng.below(scale)
+}
+
+/// Short messages, which all connections send in the same instant: more than the pool has room for.
+fn converse_together(peer: &mut Peer, together: &Barrier) {
+    for round in 0..ROUNDS {
+        let text = [b'a' + round as u8; 100];
+        together.wait();
+        peer.send(TEXT, &text);
+        peer.expect_text(str::from_utf8(&text).unwrap());
+    }
 }
 
 /// Sends messages, cut into frames and segments as the seed says, and reads them back.
@@ -76,10 +88,15 @@ fn everything_comes_back(engine: Engine, buffers: u16, incremental: bool) {
         pool(buffers, incremental),
         Obedient::default,
         |host| {
+            let together = Arc::new(Barrier::new(CONNECTIONS as usize));
             let threads: Vec<_> = (0..CONNECTIONS)
                 .map(|seed| {
-                    let peer = host.open();
-                    thread::spawn(move || converse(peer, seed + 100 * u64::from(buffers)))
+                    let mut peer = host.open();
+                    let together = Arc::clone(&together);
+                    thread::spawn(move || {
+                        converse_together(&mut peer, &together);
+                        converse(peer, seed + 100 * u64::from(buffers));
+                    })
                 })
                 .collect();
             for thread in threads {

@@ -117,12 +117,7 @@ impl Deflater {
     /// connections as well: it is compressed once for each size of window, until
     /// [`forget_shared`](Self::forget_shared).
     pub fn deflate_shared(&mut self, payload: &Bytes, bits: u8) -> Option<Bytes> {
-        let found = self.shared.iter().find(|frame| {
-            frame.bits == bits
-                && frame.payload.as_ptr() == payload.as_ptr()
-                && frame.payload.len() == payload.len()
-        });
-        if let Some(frame) = found {
+        if let Some(frame) = self.shared_frame(payload, bits) {
             return frame.compressed.clone();
         }
         // Another payload: those who get it follow one another.
@@ -139,6 +134,19 @@ impl Deflater {
         compressed
     }
 
+    fn shared_frame(&self, payload: &Bytes, bits: u8) -> Option<&SharedFrame> {
+        self.shared.iter().find(|frame| {
+            frame.bits == bits
+                && frame.payload.as_ptr() == payload.as_ptr()
+                && frame.payload.len() == payload.len()
+        })
+    }
+
+    /// Whether this payload was compressed for this window already.
+    pub fn knows(&self, payload: &Bytes, bits: u8) -> bool {
+        self.shared_frame(payload, bits).is_some()
+    }
+
     /// Lets go of payloads that went to several connections, and of what one long message needed.
     pub fn forget_shared(&mut self) {
         self.shared.clear();
@@ -146,6 +154,12 @@ impl Deflater {
             self.output = Vec::new();
         }
     }
+}
+
+/// What it costs about to compress so many bytes, in nanoseconds, by the table on the page of
+/// [`deflate`](super).
+pub(super) const fn cost_ns(payload_len: usize) -> u64 {
+    2_000 + 12 * payload_len as u64
 }
 
 /// How much is buffered of a block (`deflateInit2`): enough for a message that is as long as the

@@ -13,7 +13,10 @@ use zlib_rs::{Inflate, InflateFlush, Status};
 use super::{TAIL, Window, held};
 use crate::{
     kernels::utf8::Validator,
-    proto::{MessageKind, MessagePool, ProtocolError, message::MessageBuffer},
+    proto::{
+        MessageKind, MessagePool, ProtocolError,
+        message::{MessageBuffer, NoRoom},
+    },
 };
 
 /// An empty final block of our own behind the [`TAIL`]: the stream ends with it, and with nothing
@@ -34,9 +37,27 @@ const USUAL_RATIO: usize = 4;
 pub const RATIO_FREE_BYTES: u64 = 64 << 10;
 
 /// The most final blocks inside of one message (section 7.2.3.5). Each ends a stream, and the next
-/// one begins with a copy of the window. A sender that flushes that way needs one for each
-/// fragment.
+/// one begins with a copy of the window, which takes 2 us. A sender that flushes that way needs one
+/// for each fragment.
 const FINAL_BLOCKS_MAX: u32 = 4096;
+
+/// So many final blocks a message may have whatever its length.
+const FINAL_BLOCKS_FREE: u32 = 1024;
+
+/// Beyond those, one for so many compressed bytes: two of them cost nothing to send.
+const FINAL_BLOCK_BYTES: usize = 32;
+
+/// The most final blocks inside of a message of so many compressed bytes.
+fn final_blocks_max(compressed_bytes: usize) -> u32 {
+    let earned = u32::try_from(compressed_bytes / FINAL_BLOCK_BYTES).unwrap_or(u32::MAX);
+    earned
+        .saturating_add(FINAL_BLOCKS_FREE)
+        .min(FINAL_BLOCKS_MAX)
+}
+
+/// What a message and a final block cost about, beside the bytes.
+const MESSAGE_NS: u64 = 2_000;
+const FINAL_BLOCK_NS: u64 = 2_000;
 
 /// What an inflated message may be.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +67,8 @@ pub struct InflateLimits {
     /// The most bytes that a compressed byte may become, on the average of a message that is longer
     /// than [`RATIO_FREE_BYTES`]. 0: any number.
     pub ratio_max: u32,
+    /// As for [`MessagePool::extend`].
+    pub trusted: usize,
 }
 
 impl InflateLimits {
@@ -63,12 +86,20 @@ impl InflateLimits {
 
 /// Inflates messages of any number of connections, one after the other.
 #[derive(Default)]
-pub struct Inflater(Option<Box<Inflate>>);
+pub struct Inflater {
+    inflate: Option<Box<Inflate>>,
+    cost_ns: u64,
+}
 
 impl Inflater {
     /// Bytes that it holds.
     pub fn held_bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, |_| held::INFLATE_BYTES)
+        self.inflate.as_ref().map_or(0, |_| held::INFLATE_BYTES)
+    }
+
+    /// What it has cost since this was asked before, in nanoseconds: an estimate.
+    pub fn take_cost_ns(&mut self) -> u64 {
+        std::mem::take(&mut self.cost_ns)
     }
 
     /// Inflates a message into a buffer of the pool. It may refer to what is in `window`, which is
@@ -77,7 +108,8 @@ impl Inflater {
     /// # Errors
     ///
     /// [`ProtocolError::DeflateInvalid`], [`ProtocolError::InflateRatio`],
-    /// [`ProtocolError::MessageTooBig`], [`ProtocolError::TextNotUtf8`].
+    /// [`ProtocolError::MessageTooBig`], [`ProtocolError::NoMemory`],
+    /// [`ProtocolError::TextNotUtf8`].
     pub fn inflate(
         &mut self,
         compressed: &[u8],
@@ -88,7 +120,9 @@ impl Inflater {
     ) -> Result<Box<MessageBuffer>, ProtocolError> {
         let mut message = pool.take();
         let before = window.as_deref().map_or(&[][..], Window::bytes);
-        match self.inflate_into(&mut message, compressed, kind, limits, before) {
+        let inflated = self.inflate_into(&mut message, compressed, kind, limits, before, pool);
+        self.cost_ns += MESSAGE_NS + message.written().len() as u64 / 2;
+        match inflated {
             Ok(()) => {
                 if let Some(window) = window {
                     window.push(message.written());
@@ -97,8 +131,7 @@ impl Inflater {
             }
             Err(error) => {
                 // What a message that failed has grown to is not worth keeping.
-                *message = MessageBuffer::default();
-                pool.give_back(message);
+                pool.give_up(message);
                 Err(error)
             }
         }
@@ -111,6 +144,7 @@ impl Inflater {
         kind: MessageKind,
         limits: &InflateLimits,
         before: &[u8],
+        pool: &mut MessagePool,
     ) -> Result<(), ProtocolError> {
         // Some senders leave out the one byte that an empty message has (section 7.2.3.6).
         if compressed.is_empty() {
@@ -119,23 +153,23 @@ impl Inflater {
         let (longest, too_long) = limits.longest(compressed.len());
         // A window that is smaller than agreed costs nothing to allow for, and this one inflates
         // everything. Some compressors use 9 bits where they agreed to 8.
-        let inflate = self
-            .0
-            .get_or_insert_with(|| Box::new(Inflate::new(false, 15)));
+        let Self { inflate, cost_ns } = self;
+        let inflate = inflate.get_or_insert_with(|| Box::new(Inflate::new(false, 15)));
         begin(inflate, before, &[])?;
         let mut validator = Validator::new();
         let mut room = (compressed.len() * USUAL_RATIO).clamp(FIRST_BYTES, PIECE_BYTES);
         let mut input = compressed;
         // What follows the payload: the tail, then the end.
         let mut behind = [&TAIL[..], &END[..]].into_iter();
-        let mut final_blocks = 0;
+        let (mut final_blocks, blocks_max) = (0, final_blocks_max(compressed.len()));
         loop {
             let start = message.written().len();
             let left = usize::try_from(longest).unwrap_or(usize::MAX) - start;
             // One byte more than is allowed, to see whether there is one.
             let piece = room.min(left.saturating_add(1));
-            // Twice as much each time: memory follows what is really there.
-            let place = message.extend(piece, piece.max(start.min(left)));
+            // How long it gets is not known: memory follows what is really there.
+            let place = pool.extend(message, piece, left.max(piece), limits.trusted);
+            let place = place.map_err(|NoRoom| ProtocolError::NoMemory)?;
             let (read, written) = (inflate.total_in(), inflate.total_out());
             let status = inflate.decompress(input, place, InflateFlush::NoFlush);
             let read = (inflate.total_in() - read) as usize;
@@ -161,9 +195,10 @@ impl Inflater {
                 Ok(Status::StreamEnd) if input.is_empty() && (in_payload || in_end) => break,
                 Ok(Status::StreamEnd) => {
                     final_blocks += 1;
-                    if !in_payload || final_blocks > FINAL_BLOCKS_MAX {
+                    if !in_payload || final_blocks > blocks_max {
                         return Err(ProtocolError::DeflateInvalid);
                     }
+                    *cost_ns += FINAL_BLOCK_NS;
                     begin(inflate, before, message.written())?;
                 }
                 Ok(Status::Ok | Status::BufError) if is_full => room = PIECE_BYTES,

@@ -131,6 +131,7 @@ pub struct Codec {
     inflater: Inflater,
     deflater: Deflater,
     tally: Tally,
+    cost_ns: u64,
 }
 
 impl fmt::Debug for Codec {
@@ -179,6 +180,7 @@ impl Codec {
             inflater: Inflater::default(),
             deflater: Deflater::new(terms.level),
             tally: Tally::default(),
+            cost_ns: 0,
             terms,
         }
     }
@@ -227,6 +229,7 @@ impl Codec {
     /// as it is then, and no context remembers it.
     pub(super) fn deflate(&mut self, session: &mut Session, payload: &[u8]) -> Option<&[u8]> {
         let window = session.sent.as_deref_mut();
+        self.cost_ns += deflater::cost_ns(payload.len());
         let compressed = self.deflater.deflate(payload, session.bits, window)?;
         self.tally.add_deflated(payload, compressed);
         Some(compressed)
@@ -235,6 +238,9 @@ impl Codec {
     /// The same for a payload that may go to several connections: those with the same window and
     /// without context get the same compressed bytes.
     pub(super) fn deflate_shared(&mut self, session: &Session, payload: &Bytes) -> Option<Bytes> {
+        if !self.deflater.knows(payload, session.bits) {
+            self.cost_ns += deflater::cost_ns(payload.len());
+        }
         let compressed = self.deflater.deflate_shared(payload, session.bits)?;
         self.tally.add_deflated(payload, &compressed);
         Some(compressed)
@@ -251,23 +257,40 @@ impl Codec {
         self.deflater.forget_shared();
     }
 
-    /// Inflates a whole message of a connection.
+    /// What it has cost since this was asked before, in nanoseconds: an estimate that depends on
+    /// what was done and not on the machine.
+    #[inline]
+    pub const fn take_cost_ns(&mut self) -> u64 {
+        std::mem::replace(&mut self.cost_ns, 0)
+    }
+
+    /// Bytes that the shared compressors and the inflater take, and those that windows may take.
+    pub fn held_bytes(&self) -> usize {
+        let held = self.inflater.held_bytes() + self.deflater.held_bytes();
+        held + self.tally.windows_bytes as usize
+    }
+
+    /// Inflates a whole message of a connection. `trusted`: as for [`MessagePool::extend`].
     pub(super) fn inflate(
         &mut self,
         session: &mut Session,
         compressed: &[u8],
         kind: MessageKind,
+        trusted: usize,
         limits: &Limits,
         pool: &mut MessagePool,
     ) -> Result<Box<MessageBuffer>, ProtocolError> {
         let limits = InflateLimits {
             message_bytes_max: limits.message_bytes_max,
             ratio_max: self.terms.inflate_ratio_max,
+            trusted,
         };
         let window = session.received.as_deref_mut();
-        let message = self
+        let inflated = self
             .inflater
-            .inflate(compressed, kind, &limits, window, pool)?;
+            .inflate(compressed, kind, &limits, window, pool);
+        self.cost_ns += self.inflater.take_cost_ns();
+        let message = inflated?;
         self.tally.inflated_messages += 1;
         self.tally.inflated_bytes += compressed.len() as u64;
         self.tally.inflated_payload_bytes += message.written().len() as u64;

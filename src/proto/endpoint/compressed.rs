@@ -87,7 +87,9 @@ impl Endpoint {
             return self.compressed_complete(bytes, context);
         }
         if !bytes.is_empty() {
-            let room = room_for(&mut self.message, bytes.len(), remaining, context.pool);
+            let trusted = self.trusted_bytes();
+            let len = bytes.len();
+            let room = room_for(&mut self.message, len, remaining, trusted, context.pool)?;
             mask::copy(room, bytes, key);
         }
         if !is_last {
@@ -96,6 +98,7 @@ impl Endpoint {
         let Some(compressed) = self.message.take() else {
             return self.compressed_complete(&[], context);
         };
+        self.trust(compressed.written().len());
         let event = self.compressed_complete(compressed.written(), context);
         context.pool.give_back(compressed);
         event
@@ -107,6 +110,7 @@ impl Endpoint {
         context: &mut Context<'_, S>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
         let kind = self.kind.take();
+        let trusted = self.trusted_bytes();
         let (Some(kind), Some(session), false) =
             (kind, deflate_of(&mut self.rare), self.close_sent)
         else {
@@ -116,7 +120,8 @@ impl Endpoint {
         let (limits, pool) = (context.limits, &mut *context.pool);
         let message = context
             .codec
-            .inflate(session, compressed, kind, limits, pool)?;
+            .inflate(session, compressed, kind, trusted, limits, pool)?;
+        self.trust(message.written().len());
         let payload = Payload::Owned(message);
         Ok(Some(Event::Message { kind, payload }))
     }
@@ -188,8 +193,11 @@ fn write_frames<S: Sink>(
 }
 
 fn adopt_frame<S: Sink>(sink: &mut S, opcode: Opcode, compressed: Bytes) {
-    write_header(sink, opcode, true, compressed.len(), None);
-    sink.adopt(compressed);
+    let header = FrameHeader::of_server(opcode, compressed.len() as u64);
+    let mut bytes = [0; HEADER_BYTES_MAX];
+    let len = header.encode(&mut bytes);
+    bytes[0] |= RSV1;
+    sink.adopt_framed(&bytes[..len], compressed);
 }
 
 fn write_header<S: Sink>(

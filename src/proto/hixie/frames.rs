@@ -9,7 +9,7 @@ use std::mem;
 use super::super::{
     MessageKind, MessagePool, Payload, ProtocolError, SendError, Sink,
     endpoint::{ADOPT_BYTES_MIN, CloseFrame, Context, Event},
-    message::{Framed, MessageBuffer, Outgoing, OutgoingPayload},
+    message::{Framed, MessageBuffer, NoRoom, Outgoing, OutgoingPayload},
 };
 use crate::kernels::utf8::Validator;
 
@@ -58,6 +58,13 @@ impl Hixie {
         }
     }
 
+    /// Bytes of memory that a message in progress takes.
+    pub(in crate::proto) fn held_bytes(&self) -> usize {
+        self.message
+            .as_ref()
+            .map_or(0, |message| message.held_bytes())
+    }
+
     /// Whether our close frame was written: nothing can be sent any more.
     pub(in crate::proto) const fn is_close_sent(&self) -> bool {
         self.close_sent
@@ -90,7 +97,7 @@ impl Hixie {
                     let byte = take_byte(input);
                     self.length_byte(byte, bytes_max, context.pool)?
                 }
-                State::Binary => self.binary_piece(input, context.pool),
+                State::Binary => self.binary_piece(input, context.pool)?,
             };
             if event.is_some() {
                 return Ok(event);
@@ -138,7 +145,7 @@ impl Hixie {
             }
             let written = before.saturating_add(piece.len() as u64);
             // How long it will be is not known: room for as much again keeps copies few.
-            self.keep(piece, written.saturating_mul(2).min(bytes_max), pool);
+            self.keep(piece, written.saturating_mul(2).min(bytes_max), pool)?;
             return Ok(None);
         }
         *input = &mut rest[1..];
@@ -146,7 +153,7 @@ impl Hixie {
             .finish()
             .map_err(|_| ProtocolError::TextNotUtf8)?;
         let written = before.saturating_add(piece.len() as u64);
-        Ok(self.last_piece(MessageKind::Text, piece, written, pool))
+        self.last_piece(MessageKind::Text, piece, written, pool)
     }
 
     /// A byte of a binary frame's length. It is judged at once, so that none is too long to read.
@@ -173,22 +180,22 @@ impl Hixie {
         if self.remaining > 0 {
             return Ok(None);
         }
-        Ok(self.last_piece(MessageKind::Binary, &mut [], 0, pool))
+        self.last_piece(MessageKind::Binary, &mut [], 0, pool)
     }
 
     fn binary_piece<'a>(
         &mut self,
         input: &mut &'a mut [u8],
         pool: &mut MessagePool,
-    ) -> Option<Event<'a>> {
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
         let len = usize::try_from(self.remaining).map_or(input.len(), |len| len.min(input.len()));
         let (piece, rest) = mem::take(input).split_at_mut(len);
         *input = rest;
         let whole = self.written_bytes().saturating_add(self.remaining);
         self.remaining -= len as u64;
         if self.remaining > 0 {
-            self.keep(piece, whole, pool);
-            return None;
+            self.keep(piece, whole, pool)?;
+            return Ok(None);
         }
         self.last_piece(MessageKind::Binary, piece, whole, pool)
     }
@@ -199,16 +206,22 @@ impl Hixie {
     }
 
     /// Keeps a piece of a message that will have `whole` bytes.
-    fn keep(&mut self, piece: &[u8], whole: u64, pool: &mut MessagePool) {
+    fn keep(
+        &mut self,
+        piece: &[u8],
+        whole: u64,
+        pool: &mut MessagePool,
+    ) -> Result<(), ProtocolError> {
         if piece.is_empty() {
-            return;
+            return Ok(());
         }
         let to_come = whole.saturating_sub(self.written_bytes());
         let message = self.message.get_or_insert_with(|| pool.take());
         let announced = usize::try_from(to_come).unwrap_or(usize::MAX);
-        message
-            .extend(piece.len(), announced)
+        let room = pool.extend(message, piece.len(), announced, 0);
+        room.map_err(|NoRoom| ProtocolError::NoMemory)?
             .copy_from_slice(piece);
+        Ok(())
     }
 
     /// The message is complete with this piece and has `whole` bytes.
@@ -218,19 +231,20 @@ impl Hixie {
         piece: &'a mut [u8],
         whole: u64,
         pool: &mut MessagePool,
-    ) -> Option<Event<'a>> {
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
         self.state = State::FrameType;
-        let payload = if self.message.is_some() {
-            self.keep(piece, whole, pool);
-            self.message.take().map(Payload::Owned)?
-        } else {
-            Payload::Borrowed(Framed::without_header(piece))
+        if self.message.is_some() {
+            self.keep(piece, whole, pool)?;
+        }
+        let payload = match self.message.take() {
+            Some(message) => Payload::Owned(message),
+            None => Payload::Borrowed(Framed::without_header(piece)),
         };
         if self.close_sent {
             pool.reclaim(payload);
-            return None;
+            return Ok(None);
         }
-        Some(Event::Message { kind, payload })
+        Ok(Some(Event::Message { kind, payload }))
     }
 
     /// The peer's close frame: an answer is owed, unless ours was first (section 1.4).

@@ -218,6 +218,10 @@ impl Kernel {
         state.pool.free() >= usize::from(state.pool.buffers()).div_ceil(2)
     }
 
+    pub(super) fn completions_left(&self, ring: usize) -> usize {
+        self.rings[ring].ready.len()
+    }
+
     pub(super) fn recv_now_ready(&self, ring: usize) -> bool {
         self.rings[ring].large_buffers.is_ready()
     }

@@ -335,8 +335,10 @@ impl Ring for SimRing {
         self.submit(token, Some(socket), Work::Poll);
     }
 
-    fn recv_now(&mut self, socket: &SimSocket) -> Outcome<SimSocket> {
-        let outcome = self.shared.borrow_mut().recv_now(self.id, socket.id);
+    fn recv_now(&mut self, socket: &SimSocket, bytes_max: usize) -> Outcome<SimSocket> {
+        let mut kernel = self.shared.borrow_mut();
+        let outcome = kernel.recv_now(self.id, socket.id, bytes_max);
+        drop(kernel);
         self.named(outcome)
     }
 
@@ -397,6 +399,10 @@ impl Ring for SimRing {
             outcome: self.named(outcome),
             more,
         })
+    }
+
+    fn completions_left(&self) -> usize {
+        self.shared.borrow().completions_left(self.id)
     }
 
     fn split(&mut self, lease: RecvLease, at: usize) -> (RecvLease, RecvLease) {

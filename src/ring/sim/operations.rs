@@ -180,7 +180,12 @@ impl Kernel {
     }
 
     /// Receives at once, into a large buffer.
-    pub(super) fn recv_now(&mut self, ring: usize, id: SocketId) -> Outcome<SocketId> {
+    pub(super) fn recv_now(
+        &mut self,
+        ring: usize,
+        id: SocketId,
+        bytes_max: usize,
+    ) -> Outcome<SocketId> {
         let in_flight = &self.network.socket(id).in_flight;
         let first = in_flight
             .iter()
@@ -202,7 +207,7 @@ impl Kernel {
             return Outcome::Failed(Errno::NO_BUFFERS);
         }
         let incoming = self.network.socket(id).incoming.len();
-        let most = self.split_at_random(incoming);
+        let most = self.split_at_random(incoming).min(bytes_max);
         let incoming = &mut self.network.socket_mut(id).incoming;
         let received = self.rings[ring].large_buffers.receive(|buffer| {
             let count = most.min(buffer.len());

@@ -1,0 +1,253 @@
+//! Those who have something left to be looked at, one after the other.
+//!
+//! Knows: who is in the rota, and that each of them gets one share of a turn before it is put behind
+//! all others. Refuses to know: what the bytes are.
+//!
+//! ```text
+//!   completion --> looked at at once, within a share --> done
+//!                        | share over, or not admitted to TLS yet      ^
+//!                        v                                             |
+//!                  Unread, or left in the socket --> rota --> a share -+
+//!                                                     ^                | not done
+//!                                                     +----------------+
+//! ```
+//!
+//! Whoever needs little is served in passing, when its completion comes. Whoever needs more waits
+//! here, and is received for with `recv(2)` when its turn has come, so that it takes none of the
+//! receive memory that others are received into. In every turn at least one of the rota is served:
+//! with N in it, nobody in it waits for more than N turns.
+
+use super::{GREEDY_FOR, MESSAGE_TURN_BYTES_MAX, Shard, return_lent, service::Service};
+use crate::{
+    conn::{Connection, Key, Stage, unread::End},
+    ring::{Errno, Outcome, RecvLease, Ring},
+};
+
+impl<R: Ring, S: Service> Shard<R, S> {
+    /// Puts a connection at the end of the rota, unless it is there already.
+    #[inline]
+    pub(super) fn queue_up(&mut self, key: Key) {
+        if let Some(Connection { link, .. }) = self.slab.get_mut(key)
+            && !link.queued
+        {
+            link.queued = true;
+            self.rota.push_back(key);
+        }
+    }
+
+    /// Keeps received bytes for the connection's next share.
+    pub(super) fn put_off(&mut self, key: Key, bytes: &[u8]) {
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return;
+        };
+        link.rare.unread_mut().push(bytes);
+        self.grow_greedy(key);
+        self.queue_up(key);
+    }
+
+    /// The connection has used up its share, or more memory than others are left: from now on, and
+    /// for a while, it is received for when its turn has come.
+    pub(super) fn grow_greedy(&mut self, key: Key) {
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return;
+        };
+        link.greedy_for = GREEDY_FOR;
+        if link.receiving && !link.polling {
+            self.cancel_receive(key);
+        }
+    }
+
+    /// Serves the rota until the turn has cost what it may, and one at least.
+    pub(super) fn serve_rota(&mut self) {
+        self.rota_blocked = true;
+        // Whoever is put back is looked at again in the next turn.
+        for _ in 0..self.rota.len() {
+            let Some(key) = self.rota.pop_front() else {
+                break;
+            };
+            self.serve(key);
+            self.look_at_budget();
+            if self.budget.is_turn_over() {
+                break;
+            }
+        }
+        self.rota_blocked &= !self.rota.is_empty();
+    }
+
+    /// One share of a connection.
+    fn serve(&mut self, key: Key) {
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return;
+        };
+        link.queued = false;
+        if link.paused {
+            // It is put here again when its peer has read.
+            return;
+        }
+        self.touch(key);
+        self.budget.begin_share();
+        if self.is_unread_looked_at(key) {
+            self.receive_now(key);
+        }
+    }
+
+    /// Looks at what was put off. Returns whether nothing of it is left.
+    fn is_unread_looked_at(&mut self, key: Key) -> bool {
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return true;
+        };
+        let Some(unread) = link.rare.unread() else {
+            return true;
+        };
+        self.rota_blocked = false;
+        if let Some(mut plain) = unread.take_plain() {
+            let left = self.received_plain(key, plain.bytes());
+            if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
+                link.rare.unread_mut().put_back_plain(plain, left);
+            }
+        }
+        let is_share_over = self.budget.is_share_over();
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return true;
+        };
+        if !is_share_over && let Some(mut bytes) = link.rare.unread_mut().take_bytes() {
+            let is_secure = link.rare.tls().is_some();
+            let left = if is_secure {
+                self.received_records(key, bytes.bytes())
+            } else {
+                self.received_plain(key, bytes.bytes())
+            };
+            if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
+                link.rare.unread_mut().put_back_bytes(bytes, left);
+            }
+        }
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return true;
+        };
+        if !link.wants_receive() {
+            link.rare.drop_unread();
+            return true;
+        }
+        let unread = link.rare.unread_mut();
+        let end = unread.take_end();
+        let is_empty = unread.is_empty();
+        if is_empty {
+            link.rare.drop_unread();
+        } else {
+            self.queue_up(key);
+        }
+        if let Some(end) = end {
+            self.input_ended(key, end);
+            return false;
+        }
+        is_empty
+    }
+
+    /// There will be no more from this peer.
+    pub(super) fn input_ended(&mut self, key: Key, end: End) {
+        match end {
+            End::Stream => self.stream_ended(key),
+            End::Failed(errno) => self.transport_failed(key, errno),
+            End::TlsClosed => self.peer_ended(key),
+            End::Tls(error) => self.tls_failed(key, error),
+        }
+    }
+
+    /// Receives until the share is over, what a long message may take at once has come, or nothing
+    /// is left in the socket. As long as the same memory is used, it is in the cache.
+    fn receive_now(&mut self, key: Key) {
+        let until = self.turn_bytes + MESSAGE_TURN_BYTES_MAX;
+        loop {
+            let Some(Connection { link, socket, .. }) = self.slab.get_mut(key) else {
+                return;
+            };
+            let queue_high_bytes = self.shared.config.queue_high_bytes;
+            let (Some(socket), true, false) = (socket, link.readable, link.paused) else {
+                return;
+            };
+            if !link.wants_receive() || link.queued_bytes() > queue_high_bytes {
+                return;
+            }
+            let is_long = link.long_for > 0;
+            let most = if is_long {
+                usize::MAX
+            } else {
+                self.greedy_recv_bytes
+            };
+            // What was sent is free again.
+            return_lent(&mut self.ring, &mut self.shared);
+            match self.ring.recv_now(socket, most) {
+                Outcome::Received(lease) => {
+                    self.rota_blocked = false;
+                    self.shared.counts.recv_large += 1;
+                    let is_drained = !is_long && lease.len() < most;
+                    self.bytes_received(key, lease, true);
+                    if is_drained {
+                        self.nothing_to_receive(key);
+                        return;
+                    }
+                }
+                Outcome::Failed(Errno::NO_BUFFERS) => return self.queue_up(key),
+                outcome => {
+                    self.rota_blocked = false;
+                    self.nothing_to_receive(key);
+                    return self.recv_ended(key, outcome);
+                }
+            }
+            let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+                return;
+            };
+            if link.queued {
+                // Its share is over, with bytes left to look at.
+                return;
+            }
+            let in_long_message = link.endpoint.announced_bytes() >= self.long_bytes_min;
+            if is_long && !in_long_message {
+                // What comes next is most often the next message, which the peer sends when it has
+                // our answer.
+                self.nothing_to_receive(key);
+                return;
+            }
+            self.look_at_budget();
+            if self.turn_bytes >= until || self.budget.is_share_over() {
+                return self.queue_up(key);
+            }
+        }
+    }
+
+    fn nothing_to_receive(&mut self, key: Key) {
+        if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
+            link.readable = false;
+        }
+    }
+
+    /// Looks at the clock, if it is time to, and says once that the service holds everybody up.
+    #[inline]
+    pub(super) fn look_at_budget(&mut self) {
+        if self.budget.wants_look() {
+            let pace = self.budget.look(self.ring.now());
+            self.keep_pace(pace);
+        }
+    }
+
+    /// Whether bytes of this connection are kept for its turn at once: others are before it, or it
+    /// has not been admitted to TLS yet, which costs more than most turns.
+    #[inline]
+    pub(super) fn is_put_off(&mut self, key: Key) -> bool {
+        self.slab
+            .get_mut(key)
+            .is_some_and(|Connection { link, .. }| {
+                link.rare.has_unread()
+                    || matches!(link.stage, Stage::Opening(_)) && link.is_securing()
+            })
+    }
+
+    /// As [`put_off`](Self::put_off), of a whole lease.
+    pub(super) fn put_lease_off(&mut self, key: Key, lease: RecvLease) {
+        if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
+            link.rare.unread_mut().push(&lease);
+        }
+        self.ring.recycle(lease);
+        self.queue_up(key);
+    }
+}
