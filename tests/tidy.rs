@@ -35,9 +35,10 @@ const LAYERS: &[Layer] = &[
         may_use: &["kernels"],
         except: &[],
     },
+    // What is sent may lie in memory of a message's.
     Layer {
         name: "ring",
-        may_use: &[],
+        may_use: &["kernels"],
         except: &[],
     },
     // Records go where frames go: into a sink.

@@ -31,7 +31,7 @@ use crate::{
         endpoint::Batch,
         message::{Framed, MessageBuffer},
     },
-    ring::{Time, process::message_announced},
+    ring::{Time, process::message_grew},
     tls::TlsError,
 };
 
@@ -329,7 +329,7 @@ impl Input {
             };
             self.rest = 0..count;
             if large {
-                message_announced(link.endpoint.announced_bytes());
+                message_grew(link.endpoint.gathered_bytes());
             }
         }
         if !is_secure {

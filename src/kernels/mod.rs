@@ -1,7 +1,8 @@
-//! The loops over payload bytes: masking, and proving that text is UTF-8.
+//! The loops over payload bytes: masking, and proving that text is UTF-8; and the memory that long
+//! ones lie in.
 //!
 //! Bytes go in and bytes come out. Nothing here knows a frame, a connection, a socket or a clock,
-//! and nothing here allocates.
+//! and nothing here allocates but [`memory`].
 //!
 //! Every loop exists several times, once for each instruction set worth having. The versions are
 //! rows of a table, best first and scalar last, and the first row that the processor can run is
@@ -30,6 +31,7 @@ use mask::MaskingKey;
 use mask::scalar::{HalfWord, Word};
 
 pub mod mask;
+pub mod memory;
 pub mod utf8;
 
 /// The row of one table that this processor runs, decided on the first call.

@@ -560,6 +560,14 @@ impl Endpoint {
         }
     }
 
+    /// Bytes of payload of the message in progress that have come and are put together.
+    #[inline]
+    pub fn gathered_bytes(&self) -> usize {
+        self.message
+            .as_ref()
+            .map_or(0, |message| message.written().len())
+    }
+
     /// A server's endpoint right after the opening handshake of [hixie-76](super::hixie). It gives
     /// the same events, except that there are no pings and pongs, and that close frames carry
     /// nothing.

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{Opcode, SendError, frame::FrameHeader};
-use crate::kernels::utf8;
+use crate::kernels::{memory::Memory, utf8};
 
 /// Text or binary (RFC 6455 section 5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -317,7 +317,7 @@ const FIRST_BYTES: usize = 1024 - HEADROOM_BYTES;
 pub struct MessageBuffer {
     /// Initialised throughout, so that bytes can be unmasked straight into it. The payload follows
     /// [`HEADROOM_BYTES`] of room.
-    bytes: Vec<u8>,
+    bytes: Memory,
     /// Bytes of payload.
     len: usize,
     /// Bytes of header right in front of the payload, once it is known.
@@ -394,8 +394,8 @@ pub struct MessagePool {
         reason = "buffers move between connections and events as boxes"
     )]
     boxes: Vec<Box<MessageBuffer>>,
-    /// Memory not in use, each initialised throughout. What came back last is at the end.
-    kept: Vec<Vec<u8>>,
+    /// Memory not in use. What came back last is at the end.
+    kept: Vec<Memory>,
     kept_bytes: usize,
     kept_bytes_max: usize,
     /// The least that was kept since [`trim`](Self::trim): so much was not needed meanwhile.
@@ -474,13 +474,17 @@ impl MessagePool {
         let whole = buffer.len.saturating_add(announced);
         let most = FIRST_BYTES.max(come.saturating_mul(2)).max(trusted);
         let wanted = HEADROOM_BYTES + come.max(whole.min(most));
-        let grown_bytes = wanted - buffer.bytes.len();
-        let mut bytes = match self.take_kept(wanted, HEADROOM_BYTES + most) {
-            Some(bytes) => bytes,
-            None if grown_bytes > self.room => return Err(NoRoom),
-            // Zeroed by the kernel where it is large: it takes memory as it is written to.
-            None => vec![0; wanted],
-        };
+        let before = buffer.bytes.len();
+        let kept = self.take_kept(wanted, Memory::rounded(HEADROOM_BYTES + most));
+        if kept.is_none() && Memory::rounded(wanted) - before > self.room {
+            return Err(NoRoom);
+        }
+        if kept.is_none() && buffer.bytes.grow(wanted) {
+            self.gives_back(before);
+            self.takes(buffer.bytes.len());
+            return Ok(());
+        }
+        let mut bytes = kept.unwrap_or_else(|| Memory::new(wanted));
         let written = HEADROOM_BYTES + buffer.len;
         if let (Some(room), Some(written)) = (bytes.get_mut(..written), buffer.bytes.get(..written))
         {
@@ -494,8 +498,8 @@ impl MessagePool {
     }
 
     /// Memory of so many bytes, and not much more, that is not in use.
-    fn take_kept(&mut self, least: usize, most: usize) -> Option<Vec<u8>> {
-        let fits = |bytes: &Vec<u8>| (least..=most).contains(&bytes.len());
+    fn take_kept(&mut self, least: usize, most: usize) -> Option<Memory> {
+        let fits = |bytes: &Memory| (least..=most).contains(&bytes.len());
         let found = self.kept.iter().rposition(fits)?;
         let bytes = self.kept.remove(found);
         self.kept_bytes -= bytes.len();
@@ -514,7 +518,7 @@ impl MessagePool {
     }
 
     /// Keeps memory for the next message, as far as it may.
-    fn keep(&mut self, bytes: Vec<u8>) {
+    fn keep(&mut self, bytes: Memory) {
         let fits = self.kept_bytes + bytes.len() <= self.kept_bytes_max;
         if !bytes.is_empty() && fits && self.kept.len() < KEPT_MAX {
             self.kept_bytes += bytes.len();
@@ -554,7 +558,7 @@ impl MessagePool {
     /// Ends the use of a buffer whose memory is not worth keeping.
     pub fn give_up(&mut self, mut buffer: Box<MessageBuffer>) {
         self.gives_back(buffer.bytes.len());
-        buffer.bytes = Vec::new();
+        buffer.bytes = Memory::default();
         self.give_back_empty(buffer);
     }
 
@@ -570,22 +574,20 @@ impl MessagePool {
     /// Ends the use of a buffer whose memory is the caller's from here on: the payload, without a
     /// copy.
     pub fn give_away(&mut self, mut buffer: Box<MessageBuffer>) -> Bytes {
-        let end = HEADROOM_BYTES + buffer.len;
-        let mut bytes = mem::take(&mut buffer.bytes);
+        let payload = HEADROOM_BYTES..HEADROOM_BYTES + buffer.len;
+        let bytes = mem::take(&mut buffer.bytes);
         self.gives_back(bytes.len());
         self.give_back_empty(buffer);
-        bytes.truncate(end);
-        let mut bytes = Bytes::from(bytes);
-        match bytes.len() {
-            len if len < HEADROOM_BYTES => Bytes::new(),
-            _ => bytes.split_off(HEADROOM_BYTES),
+        match payload.is_empty() {
+            true => Bytes::new(),
+            false => Bytes::from_owner(bytes).slice(payload),
         }
     }
 
     /// Takes a buffer whose memory goes its own way: returns that, and where in it the frame lies
     /// that [`Payload::message`] lends out. It counts as in use until [`take_back`](Self::take_back)
     /// ends its use.
-    pub fn detach(&mut self, mut buffer: Box<MessageBuffer>) -> (Vec<u8>, Range<usize>) {
+    pub fn detach(&mut self, mut buffer: Box<MessageBuffer>) -> (Memory, Range<usize>) {
         let frame = buffer.frame_range();
         let bytes = mem::take(&mut buffer.bytes);
         self.give_back_empty(buffer);
@@ -594,7 +596,7 @@ impl MessagePool {
     }
 
     /// Ends the use of a buffer that was detached.
-    pub fn take_back(&mut self, bytes: Vec<u8>) {
+    pub fn take_back(&mut self, bytes: Memory) {
         self.out -= 1;
         self.gives_back(bytes.len());
         self.keep(bytes);
@@ -641,7 +643,7 @@ mod tests {
             pool.extend(&mut buffer, 10_000, announced, 0)
                 .unwrap()
                 .fill(1);
-            assert!(pool.held_bytes() <= 2 * buffer.len + HEADROOM_BYTES);
+            assert!(pool.held_bytes() <= Memory::rounded(2 * buffer.len + HEADROOM_BYTES));
         }
         assert_eq!(buffer.written(), vec![1; 1_000_001]);
         pool.give_back(buffer);
@@ -655,7 +657,7 @@ mod tests {
             let mut buffer = pool.take();
             pool.extend(&mut buffer, 10, 100_000, trusted).unwrap();
             let expected = if trusted > 0 {
-                HEADROOM_BYTES + 100_000
+                Memory::rounded(HEADROOM_BYTES + 100_000)
             } else {
                 1024
             };
@@ -691,8 +693,8 @@ mod tests {
             .unwrap()
             .fill(1);
         assert_eq!(
-            (buffer.bytes.len(), buffer.bytes.capacity()),
-            (HEADROOM_BYTES + 100_000, HEADROOM_BYTES + 100_000)
+            buffer.bytes.len(),
+            Memory::rounded(HEADROOM_BYTES + 100_000)
         );
     }
 

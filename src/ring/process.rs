@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Errno;
 
 /// From this length on, messages gain by huge pages: one of 4 MiB takes 13 % less time.
-const HUGE_MESSAGE_BYTES_MIN: u64 = 2 << 20;
+const HUGE_MESSAGE_BYTES_MIN: usize = 2 << 20;
 
 /// Huge pages were turned off until somebody needs them.
 static DEFERRED: AtomicBool = AtomicBool::new(false);
 
 /// Turns transparent huge pages off for this process (`PR_SET_THP_DISABLE`, `prctl(2)`) until the
-/// first message of 2 MiB or more comes.
+/// first 2 MiB of a message have come.
 ///
 /// An allocator that asks for them makes resident memory grow in steps of 2 MiB, whatever a
 /// connection needs; copying long messages is faster with them. To be called before much memory is
@@ -28,10 +28,10 @@ pub fn defer_huge_pages() -> Result<(), Errno> {
     Ok(())
 }
 
-/// A message of so many bytes is coming: turns huge pages on again, if they were deferred and it
-/// gains by them.
+/// So many bytes of one message have come: turns huge pages on again, if they were deferred and it
+/// gains by them. What a message is only announced with costs nobody anything.
 #[inline]
-pub fn message_announced(bytes: u64) {
+pub fn message_grew(bytes: usize) {
     if bytes >= HUGE_MESSAGE_BYTES_MIN {
         need_huge_pages();
     }
@@ -66,12 +66,12 @@ mod tests {
 
     #[test]
     fn huge_pages_wait_for_who_needs_them() {
-        message_announced(HUGE_MESSAGE_BYTES_MIN);
+        message_grew(HUGE_MESSAGE_BYTES_MIN);
         assert!(!are_disabled(), "what was not deferred is not touched");
         defer_huge_pages().unwrap();
-        message_announced(HUGE_MESSAGE_BYTES_MIN - 1);
+        message_grew(HUGE_MESSAGE_BYTES_MIN - 1);
         assert!(are_disabled());
-        message_announced(HUGE_MESSAGE_BYTES_MIN);
+        message_grew(HUGE_MESSAGE_BYTES_MIN);
         assert!(!are_disabled());
     }
 }

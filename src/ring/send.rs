@@ -25,6 +25,7 @@ use std::{
 use bytes::Bytes;
 
 use super::RecvLease;
+use crate::kernels::memory::Memory;
 
 /// At least this many bytes of [`SendQueue::space`] lie together, so that a frame header and a
 /// small payload can be written without looking for a seam.
@@ -103,7 +104,7 @@ pub enum Lent {
     /// Part of a buffer of the caller's.
     Memory {
         /// The buffer.
-        bytes: Vec<u8>,
+        bytes: Memory,
         /// What of it is to be sent.
         part: Range<usize>,
     },

@@ -17,7 +17,7 @@ use crate::{
     proto::{CloseCode, Event, Message, Payload, endpoint::Batch},
     ring::{
         Completion, Errno, Operation, Outcome, RecvLease, Ring, SendQueue, errno::TransferError,
-        process::message_announced,
+        process::message_grew,
     },
 };
 
@@ -80,6 +80,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         match completion.outcome {
             Outcome::Received(lease) if self.is_put_off(key) => self.put_lease_off(key, lease),
             Outcome::Received(lease) => {
+                self.answered_some = true;
                 self.budget.begin_share();
                 self.bytes_received(key, lease, false);
             }
@@ -169,7 +170,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let is_much = len as u64 >= long_bytes_min;
         if announced >= long_bytes_min || link.long_for > 0 && is_much {
             link.long_for = LONG_FOR;
-            message_announced(announced);
+            message_grew(link.endpoint.gathered_bytes());
             if link.receiving && !link.polling {
                 self.cancel_receive(key);
             }

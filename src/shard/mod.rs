@@ -108,6 +108,10 @@ pub struct Shard<R: Ring, S: Service> {
     rota: VecDeque<Key>,
     /// Nobody in the rota could be served, for want of receive memory.
     rota_blocked: bool,
+    /// It was not served in the last turn, so that others were answered sooner.
+    rota_waits: bool,
+    /// In this turn, bytes were looked at in passing.
+    answered_some: bool,
     budget: Budget,
     mailbox: Mailbox,
     /// What was taken out of the mailbox and not carried out yet.
@@ -181,6 +185,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
             touched: Vec::new(),
             rota: VecDeque::new(),
             rota_blocked: false,
+            rota_waits: false,
+            answered_some: false,
             budget: Budget::default(),
             commands: VecDeque::new(),
             has_mail: false,
@@ -270,9 +276,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.shared.lending.begin_turn(self.lent_bytes_max);
         self.turn_bytes = 0;
         self.budget.begin_turn(self.now);
+        self.answered_some = false;
         self.dispatch_completions();
         if !self.rota.is_empty() {
-            self.serve_rota();
+            // What was just answered goes out first: in every other turn at least, a share is
+            // served.
+            self.rota_waits = self.answered_some && !self.rota_waits;
+            if !self.rota_waits {
+                self.serve_rota();
+            }
         }
         if self.has_mail {
             self.read_mailbox();
@@ -281,7 +293,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.settle_touched();
         return_lent(&mut self.ring, &mut self.shared);
         self.shared.settle_codec();
-        let is_rota_left = !self.rota.is_empty() && !self.rota_blocked;
+        let is_rota_left = !self.rota.is_empty() && (self.rota_waits || !self.rota_blocked);
         self.hurries |= is_rota_left || self.has_mail || self.deadlines_left;
         if self.now >= self.trim_at {
             self.trim();
