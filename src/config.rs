@@ -15,6 +15,9 @@ use crate::{
     ring::UringOptions,
 };
 
+/// A limit on memory that follows from the machine is at least this much.
+const MEMORY_BYTES_LEAST: usize = 16 << 20;
+
 /// Messages that fit into the shortest frame are never compressed.
 const DEFLATE_BYTES_MIN: usize = 126;
 
@@ -51,6 +54,14 @@ pub struct Config {
     /// Bytes queued on one shard from which on nothing is received from peers that have some of
     /// them. 512 MiB.
     pub shard_queue_high_bytes: usize,
+    /// Bytes of memory that the connections of one shard may hold: messages that have not come
+    /// whole, queues, what was received and not looked at, TLS, compression. What happens on the
+    /// way to the limit stands on the page of the binary's README, "When memory runs short". 0:
+    /// half of what the process may have, the machine's or its control group's memory or its
+    /// address space, in equal parts for each shard. 0.
+    pub memory_bytes_max: usize,
+    /// Bytes of messages from other threads that may wait for one shard. 64 MiB.
+    pub mailbox_bytes_max: usize,
     /// The most connections of one shard; more wait in the listener's backlog. 16,777,216, which is
     /// also the most it can be.
     pub shard_connections_max: u32,
@@ -138,6 +149,8 @@ impl Default for Config {
             queue_low_bytes: 256 << 10,
             queue_bytes_max: 64 << 20,
             shard_queue_high_bytes: 512 << 20,
+            memory_bytes_max: 0,
+            mailbox_bytes_max: 64 << 20,
             shard_connections_max: crate::conn::token::SLOTS_MAX,
             backlog: 4096,
             mailbox_messages_max: 65_536,
@@ -256,6 +269,20 @@ impl Config {
             1,
             1 << 50,
         )?;
+        if self.memory_bytes_max > 0 {
+            within(
+                "memory_bytes_max",
+                self.memory_bytes_max as u64,
+                1 << 20,
+                1 << 50,
+            )?;
+        }
+        within(
+            "mailbox_bytes_max",
+            self.mailbox_bytes_max as u64,
+            1,
+            1 << 50,
+        )?;
         let slots = crate::conn::token::SLOTS_MAX;
         within(
             "shard_connections_max",
@@ -322,6 +349,17 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// The same with a limit on memory for each of so many shards, where none was set.
+    pub(crate) fn with_memory_for(&self, shards: usize) -> Self {
+        let mut config = self.clone();
+        if config.memory_bytes_max == 0 {
+            let bytes = crate::ring::process::memory_bytes().unwrap_or(0) / 2;
+            let share = usize::try_from(bytes / shards.max(1) as u64).unwrap_or(usize::MAX);
+            config.memory_bytes_max = share.max(MEMORY_BYTES_LEAST);
+        }
+        config
     }
 
     /// The part that the protocol core judges, for whoever drives an

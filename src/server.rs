@@ -162,6 +162,7 @@ impl Builder {
     {
         let mut ground = Ground::new(&self.listen, self.shards, "shards", &self.config)?;
         let shards = ground.threads;
+        let shard_config = self.config.with_memory_for(shards);
         let service = Arc::new(service);
         let (reports, reported) = mpsc::channel();
         let mut threads = Vec::new();
@@ -169,7 +170,7 @@ impl Builder {
             let sockets = ground.sockets();
             let cpu = ground.processor(id, self.pinned);
             let (config, service, reports) =
-                (self.config.clone(), service.clone(), reports.clone());
+                (shard_config.clone(), service.clone(), reports.clone());
             let body = move || {
                 pin(cpu);
                 let started = Uring::new(&config.ring()).and_then(|ring| Ok((ring, seed()?)));

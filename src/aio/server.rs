@@ -194,6 +194,7 @@ impl Builder {
     {
         let mut ground = Ground::new(&self.listen, self.threads, "threads", &self.config)?;
         let count = ground.threads;
+        let thread_config = self.config.with_memory_for(count);
         let stats: Vec<Arc<Stats>> = (0..count).map(|_| Arc::default()).collect();
         let (stop, stopped) = watch::channel(None);
         let (reports, reported) = mpsc::channel();
@@ -203,7 +204,7 @@ impl Builder {
             let sockets = ground.sockets();
             let cpu = ground.processor(id, self.pinned);
             let (config, handler, stats, stopped, reports) = (
-                self.config.clone(),
+                thread_config.clone(),
                 handler.clone(),
                 stats[id].clone(),
                 stopped.clone(),

@@ -238,7 +238,8 @@ impl<'a, T> Conn<'a, T> {
     fn begin_send(&mut self, payload_len: usize) -> Result<usize, SendError> {
         self.end_run();
         let queued = self.link.queued_bytes();
-        if queued.saturating_add(payload_len) > self.shared.config.queue_bytes_max {
+        let is_full = queued.saturating_add(payload_len) > self.shared.config.queue_bytes_max;
+        if is_full || payload_len > self.shared.send_room {
             return Err(SendError::QueueFull);
         }
         Ok(queued)

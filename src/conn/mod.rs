@@ -28,6 +28,7 @@
 pub mod date;
 pub mod deadline;
 pub mod handle;
+pub mod ledger;
 pub mod lending;
 pub mod opening;
 pub mod remote;
@@ -42,6 +43,7 @@ use bytes::Bytes;
 
 use date::DateText;
 pub use handle::Conn;
+use ledger::{Ledger, Pressure};
 use lending::Lending;
 pub use opening::{ClientOpening, Opening};
 pub use remote::Remote;
@@ -82,6 +84,8 @@ pub enum CloseCause {
     },
     /// The peer broke the protocol or a limit.
     Protocol(ProtocolError),
+    /// Memory ran short, and the connection held more of it than others.
+    Overloaded,
     /// The server is stopping.
     Stopping,
     /// The service panicked on it.
@@ -132,6 +136,9 @@ impl fmt::Display for CloseCause {
             Self::Protocol(error) => {
                 write!(f, "failed with {}: {error}", error.close_code().number())
             }
+            Self::Overloaded => f.write_str(
+                "ended because memory ran short (memory_bytes_max) and it held most of it",
+            ),
             Self::Stopping => f.write_str("closed because the server is stopping"),
             Self::ServicePanicked => f.write_str("closed because the service panicked on it"),
             Self::Timeout(Timeout::Close) => {
@@ -165,14 +172,18 @@ pub struct Shared {
     pub keys: MaskingKeys,
     /// What compresses and inflates, for connections that agreed on it.
     pub codec: Codec,
+    /// What of the machine's memory they may hold.
+    pub ledger: Ledger,
+    /// Bytes that one message to a peer may have, so that all of them stay within that.
+    pub send_room: usize,
     /// Counts.
     pub counts: Counts,
     /// The time of this turn.
     pub now: Time,
     /// Bytes queued for all peers of the shard.
     pub queued_bytes: usize,
-    /// Bytes of memory that connections hold and no pool counts: heads, TLS, what was not looked at,
-    /// and what the kernel holds for peers that are behind.
+    /// Bytes of memory that connections hold and no pool counts: heads, TLS, what was not looked
+    /// at, and what the kernel holds for peers that are behind.
     pub charged_bytes: usize,
     /// Where replies to opening handshakes are put together.
     pub scratch: Vec<u8>,
@@ -207,6 +218,15 @@ pub struct Counts {
     pub messages_sent_in_place: u64,
     /// Short messages sent as they were received, several of them in one piece.
     pub messages_sent_in_runs: u64,
+    /// Bytes of memory that connections hold now, and that is kept for them: messages, queues, what
+    /// was received and not looked at, TLS, windows and compressors.
+    pub memory_held_bytes: u64,
+    /// Opening handshakes that were answered 503 because memory ran short.
+    pub memory_refusals: u64,
+    /// Times that receiving from a peer was paused because memory ran short.
+    pub memory_pauses: u64,
+    /// Connections that were ended because memory ran short and they held most of it.
+    pub memory_shed: u64,
     /// Connections that failed for a violation.
     pub protocol_errors: u64,
     /// Connections that agreed on compression (permessage-deflate).
@@ -260,6 +280,8 @@ impl Shared {
             pool: MessagePool::new(config.message_kept_bytes_max),
             keys: MaskingKeys::new(seed),
             codec: Codec::new(config.deflate_terms()),
+            ledger: Ledger::new(config.memory_bytes_max),
+            send_room: usize::MAX,
             counts: Counts::default(),
             now: Time::default(),
             queued_bytes: 0,
@@ -269,6 +291,25 @@ impl Shared {
             lending: Lending::default(),
             config,
         }
+    }
+
+    /// Bytes of memory that the connections hold, and what is kept for them.
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        let pools = self.arena.held_bytes() + self.pool.held_bytes();
+        pools + self.codec.held_bytes() + self.charged_bytes
+    }
+
+    /// Until this is said again, connections may hold so many bytes more.
+    #[inline]
+    pub const fn set_room(&mut self, bytes: usize) {
+        self.pool.set_room(bytes);
+        self.send_room = bytes;
+    }
+
+    /// Whether there is no memory for another connection.
+    pub fn refuses_connections(&self) -> bool {
+        self.ledger.pressure() >= Pressure::Refuse
     }
 
     /// The end of a turn, for what compresses: its counts, and what it need not keep.
@@ -347,8 +388,6 @@ pub struct Link {
     pub counted_bytes: usize,
     /// What it adds to the shard's count of bytes that no pool counts.
     pub charged_bytes: u32,
-    /// Bytes that the kernel held for a peer that is behind, when it was asked last.
-    pub kernel_bytes: u32,
     /// When something last came from the peer or was taken by it, in milliseconds of the ring's
     /// clock, wrapping after 49 days.
     pub heard_ms: u32,
@@ -372,6 +411,8 @@ pub struct Link {
     pub readable: bool,
     /// The peer reads too slowly: nothing is received from it.
     pub paused: bool,
+    /// Memory runs short and it holds much: nothing is received from it.
+    pub choked: bool,
     /// The cancellation of a receive is in flight.
     pub cancelling: bool,
     /// The peer will send no more, or the transport is broken.
@@ -399,6 +440,8 @@ struct RareParts {
     tls: Option<Secure>,
     cause: Option<CloseCause>,
     unread: Option<Box<Unread>>,
+    /// What the kernel held for the peer when it was last found to be behind.
+    kernel_bytes: usize,
 }
 
 impl Rare {
@@ -453,10 +496,25 @@ impl Rare {
     pub fn drop_unread(&mut self) {
         if let Some(parts) = &mut self.0 {
             parts.unread = None;
-            if parts.tls.is_none() && parts.cause.is_none() {
-                self.0 = None;
-            }
         }
+        self.forget_if_empty();
+    }
+
+    /// Remembers what the kernel holds for a peer that is behind; 0 for one that is not.
+    pub fn set_kernel_bytes(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.0.get_or_insert_default().kernel_bytes = bytes;
+        } else if let Some(parts) = &mut self.0 {
+            parts.kernel_bytes = 0;
+            self.forget_if_empty();
+        }
+    }
+
+    fn forget_if_empty(&mut self) {
+        self.0.take_if(|parts| {
+            let has_words = parts.tls.is_some() || parts.cause.is_some();
+            !has_words && parts.unread.is_none() && parts.kernel_bytes == 0
+        });
     }
 
     /// Bytes of memory that is not counted elsewhere: what was not looked at, and TLS.
@@ -466,7 +524,8 @@ impl Rare {
                 .unread
                 .as_ref()
                 .map_or(0, |unread| unread.held_bytes());
-            unread + parts.tls.as_ref().map_or(0, Secure::held_bytes)
+            let tls = parts.tls.as_ref().map_or(0, Secure::held_bytes);
+            unread + tls + parts.kernel_bytes
         })
     }
 
@@ -502,7 +561,6 @@ impl Link {
             sending_bytes: 0,
             counted_bytes: 0,
             charged_bytes: 0,
-            kernel_bytes: 0,
             heard_ms: 0,
             sent_ms: 0,
             in_flight: 0,
@@ -513,6 +571,7 @@ impl Link {
             queued: false,
             readable: false,
             paused: false,
+            choked: false,
             cancelling: false,
             stream_ended: false,
             sending: false,
@@ -532,6 +591,19 @@ impl Link {
         self.sending_bytes + outgoing + records
     }
 
+    /// Whether messages go both ways.
+    pub const fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open)
+    }
+
+    /// Bytes of memory that this connection holds, as far as they are its own: what it has in
+    /// common with others is counted with each.
+    pub fn held_bytes(&self) -> usize {
+        let outgoing = self.outgoing.as_ref().map_or(0, |queue| queue.held_bytes());
+        let charged = self.charged_bytes as usize;
+        self.endpoint.held_bytes() + outgoing + self.sending_bytes + charged
+    }
+
     /// Brings the shard's count of bytes that no pool counts up to date.
     #[inline]
     pub fn charge(&mut self, shared: &mut Shared) {
@@ -539,7 +611,7 @@ impl Link {
             Stage::Opening(opening) => opening.held_bytes(),
             _ => 0,
         };
-        let bytes = opening + self.rare.held_bytes() + self.kernel_bytes as usize;
+        let bytes = opening + self.rare.held_bytes();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         shared.charged_bytes = shared.charged_bytes - self.charged_bytes as usize + bytes as usize;
         self.charged_bytes = bytes;

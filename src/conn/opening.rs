@@ -188,6 +188,10 @@ impl Shared {
             Ok(upgrade) => upgrade,
             Err(error) => return Reply::Refused(error.into()),
         };
+        if self.refuses_connections() {
+            self.counts.memory_refusals += 1;
+            return Reply::Refused(HandshakeError::Overloaded.into());
+        }
         let mut answer = Answer::new();
         match judge.on_handshake(&upgrade, peer, &mut answer) {
             Ok(state) => {

@@ -1122,6 +1122,11 @@ impl Endpoint {
         Event::Failed(error)
     }
 
+    /// From here on, input is thrown away, as after a violation.
+    pub const fn end_input(&mut self) {
+        self.input_ended = true;
+    }
+
     /// Gives pooled buffers back. Called when the connection is over, however it ended.
     pub fn release(&mut self, pool: &mut MessagePool) {
         self.forget_message(pool);

@@ -372,8 +372,8 @@ pub struct NoRoom;
 /// The memory of messages that span receives: what they take, and what is kept for the next ones,
 /// so that these do not go to the allocator.
 ///
-/// What a frame header announces costs its sender nothing, so that memory follows what has come:
-/// a buffer is at most twice as long as what is in it, or as the longest message that its sender has
+/// What a frame header announces costs its sender nothing, so that memory follows what has come: a
+/// buffer is at most twice as long as what is in it, or as the longest message that its sender has
 /// paid for before.
 ///
 /// ```
@@ -532,6 +532,13 @@ impl MessagePool {
         self.kept_bytes > 0
     }
 
+    /// Lets go of all memory that is not in use.
+    pub fn forget_kept(&mut self) {
+        self.kept.clear();
+        self.kept_bytes = 0;
+        self.idle_bytes = 0;
+    }
+
     /// Lets go of memory that was not needed since this was called before.
     pub fn trim(&mut self) {
         let mut idle_bytes = mem::replace(&mut self.idle_bytes, usize::MAX);
@@ -585,8 +592,8 @@ impl MessagePool {
     }
 
     /// Takes a buffer whose memory goes its own way: returns that, and where in it the frame lies
-    /// that [`Payload::message`] lends out. It counts as in use until [`take_back`](Self::take_back)
-    /// ends its use.
+    /// that [`Payload::message`] lends out. It counts as in use until
+    /// [`take_back`](Self::take_back) ends its use.
     pub fn detach(&mut self, mut buffer: Box<MessageBuffer>) -> (Memory, Range<usize>) {
         let frame = buffer.frame_range();
         let bytes = mem::take(&mut buffer.bytes);

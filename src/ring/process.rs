@@ -45,6 +45,47 @@ fn need_huge_pages() {
     }
 }
 
+/// Bytes of memory that this process may have: the least of the machine's, its control group's and
+/// the groups' above it (`memory.max`, or `memory.limit_in_bytes` where groups are of the first
+/// version), and its address space (`RLIMIT_AS`, `getrlimit(2)`). `None` where the kernel tells
+/// nothing of them.
+pub fn memory_bytes() -> Option<u64> {
+    let machine = rustix::system::sysinfo();
+    let machine = machine.totalram.checked_mul(machine.mem_unit.into());
+    let space = rustix::process::getrlimit(rustix::process::Resource::As).current;
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = least_of_groups(&groups, |path| std::fs::read_to_string(path).ok());
+    [machine, space, group].into_iter().flatten().min()
+}
+
+/// The least limit of the control groups in the text of `/proc/self/cgroup` (`cgroups(7)`), of
+/// whose files `read` gives what is in them.
+fn least_of_groups(groups: &str, read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    let limits = groups.lines().flat_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (fields.next().unwrap_or(""), fields.next().unwrap_or("/"));
+        let (root, file) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", "memory.max")
+        } else if controllers.split(',').any(|name| name == "memory") {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        } else {
+            ("", "")
+        };
+        // In a container, the group's name may be one of the host, of which only the root is seen.
+        let above = std::path::Path::new(group).ancestors();
+        let above = above
+            .filter_map(|path| path.to_str())
+            .map(|path| path.trim_matches('/'));
+        above
+            .filter(move |_| !file.is_empty())
+            .map(move |path| format!("{root}/{path}/{file}"))
+            .collect::<Vec<_>>()
+    });
+    limits
+        .filter_map(|path| read(&path)?.trim().parse().ok())
+        .min()
+}
+
 fn disable_huge_pages(disable: bool) -> Result<(), Errno> {
     // SAFETY: this option takes four integers and touches no memory of ours.
     let result = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, i32::from(disable), 0, 0, 0) };
@@ -62,6 +103,28 @@ mod tests {
     fn are_disabled() -> bool {
         // SAFETY: this option takes four zeros and touches no memory of ours.
         unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1 }
+    }
+
+    #[test]
+    fn the_least_limit_of_all_groups_counts() {
+        let files = |path: &str| match path {
+            "/sys/fs/cgroup/a/b/memory.max" => Some("max\n".to_owned()),
+            "/sys/fs/cgroup/a/memory.max" => Some("3000000\n".to_owned()),
+            "/sys/fs/cgroup/memory/c/memory.limit_in_bytes" => Some("2000000\n".to_owned()),
+            "/sys/fs/cgroup/memory//memory.limit_in_bytes" => Some("9000000\n".to_owned()),
+            _ => None,
+        };
+        assert_eq!(least_of_groups("0::/a/b\n", files), Some(3_000_000));
+        let both = "5:cpu,memory:/c\n4:pids:/a\n0::/a/b\n";
+        assert_eq!(least_of_groups(both, files), Some(2_000_000));
+        assert_eq!(least_of_groups("0::/elsewhere\n", files), None);
+        assert_eq!(least_of_groups("", files), None);
+    }
+
+    #[test]
+    fn the_machine_has_memory() {
+        let bytes = memory_bytes().unwrap();
+        assert!((64 << 20..1 << 60).contains(&bytes), "{bytes}");
     }
 
     #[test]

@@ -640,6 +640,14 @@ impl SendArena {
             && self.tiny.unused.is_empty())
     }
 
+    /// Lets go of all chunks that are not in use.
+    pub fn forget_kept(&mut self) {
+        for chunks in [&mut self.large, &mut self.small, &mut self.tiny] {
+            chunks.unused = Vec::new();
+            chunks.idle = 0;
+        }
+    }
+
     /// Lets go of chunks that were not needed since this was called before.
     pub fn trim(&mut self) {
         for chunks in [&mut self.large, &mut self.small, &mut self.tiny] {

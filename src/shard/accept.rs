@@ -7,7 +7,7 @@ use super::{Shard, acceptor_index, acceptor_key, service::Service};
 use crate::{
     conn::{Connection, Link, Opening, Rare, Secure, Stage},
     proto::Role,
-    ring::{Completion, Errno, Operation, Outcome, Ring, errno::AcceptError},
+    ring::{Completion, Errno, Operation, Outcome, Ring, Time, errno::AcceptError},
     tls::ServerTls,
 };
 
@@ -78,8 +78,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         if self.is_full() {
             // The kernel goes on until it hears of our pause. These wait as they would have in the
-            // backlog: nothing is received from them.
-            self.waiting.push_back((index, socket));
+            // backlog: nothing is received from them. But they have descriptors.
+            let timeout_ms = self.shared.config.handshake_timeout_ms;
+            let until = self.now.plus_ms(timeout_ms);
+            self.waiting.push_back((index, socket, until));
             self.pause_accepting();
             return;
         }
@@ -160,7 +162,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// Called when a connection has closed, and when it is time to try again.
     pub(super) fn resume_accepting(&mut self) {
         while !self.is_full() {
-            let Some((index, socket)) = self.waiting.pop_front() else {
+            let Some((index, socket, _)) = self.waiting.pop_front() else {
                 break;
             };
             self.admit(index, socket);
@@ -172,6 +174,20 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.accept_retry_at = None;
         for index in 0..self.acceptors.len() {
             self.settle_acceptor(index);
+        }
+    }
+
+    /// Until when the one may wait that was accepted first and has no place yet.
+    pub(super) fn accepted_until(&self) -> Option<Time> {
+        self.waiting.front().map(|&(.., until)| until)
+    }
+
+    /// Lets go of those that have waited for a place for as long as they may.
+    pub(super) fn drop_late_accepted(&mut self) {
+        while self.accepted_until().is_some_and(|until| until <= self.now) {
+            // Dropping it tells the peer.
+            self.waiting.pop_front();
+            self.shared.counts.timeouts += 1;
         }
     }
 

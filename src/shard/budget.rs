@@ -1,7 +1,7 @@
 //! What a turn may cost, and a connection in it.
 //!
-//! Knows: costs in nanoseconds, estimated from what was done and measured by the clock, of which the
-//! larger counts. Refuses to know: who is next when a share is over.
+//! Knows: costs in nanoseconds, estimated from what was done and measured by the clock, of which
+//! the larger counts. Refuses to know: who is next when a share is over.
 //!
 //! An estimate depends on the input alone, so that a simulation, whose clock stands still within a
 //! turn, has the same limits in every run. The clock sees what nobody can estimate: a service that

@@ -5,7 +5,10 @@
 use std::{
     collections::VecDeque,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{self, Poll},
 };
 
@@ -30,6 +33,21 @@ pub enum Command {
     },
 }
 
+/// What a command takes beside its payload, about.
+const COMMAND_BYTES: usize = size_of::<Command>();
+
+impl Command {
+    /// Bytes of memory that it holds.
+    pub fn held_bytes(&self) -> usize {
+        COMMAND_BYTES
+            + match self {
+                Self::Send(_, message) => message.payload_len(),
+                Self::Close(_, _, reason) => reason.len(),
+                Self::Stop { .. } => 0,
+            }
+    }
+}
+
 /// The shard's end. Dropping it refuses what is posted later.
 #[derive(Debug)]
 pub struct Mailbox(Arc<Post>);
@@ -47,7 +65,10 @@ pub struct Postbox {
 #[derive(Debug)]
 struct Post {
     waiting: Mutex<Waiting>,
+    /// What the commands hold, for whoever looks without the lock.
+    bytes: AtomicUsize,
     messages_max: usize,
+    bytes_max: usize,
 }
 
 #[derive(Debug)]
@@ -64,11 +85,17 @@ impl Post {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether no more may wait. One message of any length may, so that each has its time.
+    const fn is_full(&self, messages: usize, bytes: usize) -> bool {
+        messages >= self.messages_max || messages > 0 && bytes >= self.bytes_max
+    }
+
     /// Puts other commands in the place of those that wait, which are returned, and tells those who
     /// wait for room.
     fn exchange(&self, commands: Option<VecDeque<Command>>) -> Option<VecDeque<Command>> {
         let mut waiting = self.waiting();
         let taken = mem::replace(&mut waiting.commands, commands);
+        self.bytes.store(0, Ordering::Relaxed);
         let for_room = mem::take(&mut waiting.for_room);
         // Waking runs code that is not ours, and a full queue is long.
         drop(waiting);
@@ -88,15 +115,17 @@ pub enum PostError {
     Stopped,
 }
 
-/// A mailbox for at most `messages_max` messages, and the way into it.
-pub fn mailbox(messages_max: usize, waker: Waker) -> (Postbox, Mailbox) {
+/// A mailbox for at most `messages_max` messages of `bytes_max` bytes in all, and the way into it.
+pub fn mailbox(messages_max: usize, bytes_max: usize, waker: Waker) -> (Postbox, Mailbox) {
     let waiting = Waiting {
         commands: Some(VecDeque::new()),
         for_room: Vec::new(),
     };
     let post = Arc::new(Post {
         waiting: Mutex::new(waiting),
+        bytes: AtomicUsize::new(0),
         messages_max,
+        bytes_max,
     });
     (
         Postbox {
@@ -111,6 +140,14 @@ impl Mailbox {
     /// Everything that waits, in the order in which it was posted.
     pub fn take(&self) -> VecDeque<Command> {
         self.0.exchange(Some(VecDeque::new())).unwrap_or_default()
+    }
+}
+
+impl Mailbox {
+    /// Bytes that wait in it.
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        self.0.bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -131,10 +168,15 @@ impl Postbox {
         {
             let mut waiting = self.post.waiting();
             let commands = waiting.commands.as_mut().ok_or(PostError::Stopped)?;
-            let full = commands.len() >= self.post.messages_max;
+            let bytes = self.post.bytes.load(Ordering::Relaxed);
+            let full = self.post.is_full(commands.len(), bytes);
             if full && !matches!(command, Command::Stop { .. }) {
                 return Err(PostError::Full);
             }
+            // Only under the lock is it changed.
+            self.post
+                .bytes
+                .store(bytes + command.held_bytes(), Ordering::Relaxed);
             commands.push_back(command);
         }
         self.waker.wake();
@@ -145,8 +187,9 @@ impl Postbox {
     /// stopped. Else the task is woken when that may have changed.
     pub fn poll_room(&self, context: &task::Context<'_>) -> Poll<()> {
         let mut waiting = self.post.waiting();
-        let full = waiting.commands.as_ref();
-        if full.is_none_or(|commands| commands.len() < self.post.messages_max) {
+        let bytes = self.post.bytes.load(Ordering::Relaxed);
+        let commands = waiting.commands.as_ref();
+        if commands.is_none_or(|commands| !self.post.is_full(commands.len(), bytes)) {
             return Poll::Ready(());
         }
         let waker = context.waker();
@@ -159,10 +202,7 @@ impl Postbox {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        task::Wake,
-    };
+    use std::task::Wake;
 
     use super::*;
 
@@ -174,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_full_mailbox_refuses_messages_but_not_the_end() {
-        let (postbox, mailbox) = mailbox(2, Waker::new(None));
+        let (postbox, mailbox) = mailbox(2, 1 << 20, Waker::new(None));
         let key = Key {
             slot: 0,
             generation: 0,
@@ -190,6 +230,26 @@ mod tests {
         assert_eq!(postbox.post(message()), Err(PostError::Stopped));
     }
 
+    #[test]
+    fn a_mailbox_is_full_of_bytes_as_well() {
+        let (postbox, mailbox) = mailbox(100, 10_000, Waker::new(None));
+        let key = Key {
+            slot: 0,
+            generation: 0,
+        };
+        let message = |bytes: usize| Command::Send(key, vec![0; bytes].into());
+        assert_eq!(postbox.post(message(20_000)), Ok(()), "one of any length");
+        assert!(mailbox.held_bytes() >= 20_000);
+        assert_eq!(postbox.post(message(1)), Err(PostError::Full));
+        assert_eq!(mailbox.take().len(), 1);
+        assert_eq!(mailbox.held_bytes(), 0);
+        let mut count = 0;
+        while postbox.post(message(1000)) == Ok(()) {
+            count += 1;
+        }
+        assert!((9..=10).contains(&count), "{count} messages of 1000 bytes");
+    }
+
     #[derive(Default)]
     struct Woken(AtomicUsize);
 
@@ -201,7 +261,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_room_is_woken_once_when_there_is_some_or_will_never_be() {
-        let (postbox, mailbox) = mailbox(1, Waker::new(None));
+        let (postbox, mailbox) = mailbox(1, 1 << 20, Waker::new(None));
         let woken = Arc::new(Woken::default());
         let waker = woken.clone().into();
         let context = task::Context::from_waker(&waker);

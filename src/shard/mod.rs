@@ -14,8 +14,8 @@
 //!   6  settle every connection touched     one send each; backpressure; the next stage
 //! ```
 //!
-//! Each of these is bounded, in number and in cost ([`budget`]), and what is left is gone on with in
-//! the next turn, which does not wait then. So nobody with something to say waits for more turns
+//! Each of these is bounded, in number and in cost ([`budget`]), and what is left is gone on with
+//! in the next turn, which does not wait then. So nobody with something to say waits for more turns
 //! than there are others who were there before.
 //!
 //! A connection is touched by whatever happens to it and settled once, at the end of the turn:
@@ -28,6 +28,7 @@ mod dial;
 mod dispatch;
 pub mod mailbox;
 mod opening;
+mod relief;
 mod rota;
 pub mod service;
 mod settle;
@@ -101,8 +102,9 @@ pub struct Shard<R: Ring, S: Service> {
     accept_paused: bool,
     /// Descriptors ran out, and none was accepted since.
     accept_exhausted: bool,
-    /// Accepted beyond `shard_connections_max`, and not looked at yet; with the listener's number.
-    waiting: VecDeque<(usize, R::Socket)>,
+    /// Accepted beyond `shard_connections_max`, and not looked at yet, with the listener's number
+    /// and the time until which they may wait for a place.
+    waiting: VecDeque<(usize, R::Socket, Time)>,
     touched: Vec<Key>,
     /// Those with something left to be looked at, in the order in which they are.
     rota: VecDeque<Key>,
@@ -116,6 +118,8 @@ pub struct Shard<R: Ring, S: Service> {
     mailbox: Mailbox,
     /// What was taken out of the mailbox and not carried out yet.
     commands: VecDeque<Command>,
+    /// Bytes that they hold.
+    commands_bytes: usize,
     /// There may be something in the mailbox, or in `commands`.
     has_mail: bool,
     /// Deadlines are due that no turn had time for.
@@ -142,11 +146,17 @@ pub struct Shard<R: Ring, S: Service> {
     /// A message of more bytes than this came at once, or as many short ones: so much at once is
     /// received for those who had their share.
     greedy_recv_bytes: usize,
-    /// The next turn waits for nothing: there is something left to do, or the end of a quiet send is
-    /// waited for.
+    /// The next turn waits for nothing: there is something left to do, or the end of a quiet send
+    /// is waited for.
     hurries: bool,
     /// When idle memory is given back.
     trim_at: Time,
+    /// Those who hold so much memory that nothing is received from them now.
+    choked: Vec<Key>,
+    /// Since when memory has been so short.
+    pressed_since: Option<Time>,
+    /// When those who hold much are looked for again.
+    relieve_at: Time,
     /// When a stopping shard drops what is left.
     drain_until: Option<Time>,
     id: u16,
@@ -166,7 +176,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// not use any.
     pub fn new(id: u16, mut ring: R, service: S, config: Config, seed: [u8; 32]) -> Self {
         let now = ring.now();
-        let (postbox, mailbox) = mailbox(config.mailbox_messages_max, ring.waker());
+        let (postbox, mailbox) = mailbox(
+            config.mailbox_messages_max,
+            config.mailbox_bytes_max,
+            ring.waker(),
+        );
         ring.submit_wake(WAKE.token(Operation::Wake));
         let lent_bytes_max =
             usize::from(config.recv_buffers) * config.recv_buffer_bytes as usize / 2;
@@ -189,11 +203,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
             answered_some: false,
             budget: Budget::default(),
             commands: VecDeque::new(),
+            commands_bytes: 0,
             has_mail: false,
             deadlines_left: false,
             completions: 0,
             judge_after: None,
             trim_at: now.plus_ms(TRIM_AFTER_MS),
+            choked: Vec::new(),
+            pressed_since: None,
+            relieve_at: now,
             mailbox,
             postbox,
             stats: Arc::new(Stats::default()),
@@ -240,6 +258,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// Connections there are.
     pub fn connections(&self) -> usize {
         self.slab.len()
+    }
+
+    /// Whether its next turn will wait for nothing, whatever it is told: it has something left to
+    /// do.
+    pub const fn hurries(&self) -> bool {
+        self.hurries
     }
 
     /// Whether it was stopped and nothing is left of it.
@@ -298,6 +322,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if self.now >= self.trim_at {
             self.trim();
         }
+        self.settle_ledger();
         self.stats.publish(
             &self.shared.counts,
             self.slab.len(),
@@ -339,6 +364,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.accept_retry_at,
             self.drain_until,
             keeps_memory.then_some(self.trim_at),
+            (!self.choked.is_empty()).then_some(self.relieve_at),
+            self.accepted_until(),
         ];
         let Some(first) = first.into_iter().flatten().min() else {
             return;
@@ -397,11 +424,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
         for _ in 0..TURN_COMMANDS_MAX {
             if self.commands.is_empty() {
                 self.commands = self.mailbox.take();
+                self.commands_bytes = self.commands.iter().map(Command::held_bytes).sum();
             }
             let Some(command) = self.commands.pop_front() else {
                 self.has_mail = false;
                 return;
             };
+            self.commands_bytes -= command.held_bytes();
             self.budget.charge(cost::COMMAND_NS);
             self.carry_out(command);
             self.look_at_budget();
@@ -409,6 +438,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 return;
             }
         }
+    }
+
+    /// Bytes that wait in the mailbox or were taken out of it.
+    fn mail_bytes(&self) -> usize {
+        self.commands_bytes + self.mailbox.held_bytes()
     }
 
     fn carry_out(&mut self, command: Command) {

@@ -1,7 +1,7 @@
 //! Those who have something left to be looked at, one after the other.
 //!
-//! Knows: who is in the rota, and that each of them gets one share of a turn before it is put behind
-//! all others. Refuses to know: what the bytes are.
+//! Knows: who is in the rota, and that each of them gets one share of a turn before it is put
+//! behind all others. Refuses to know: what the bytes are.
 //!
 //! ```text
 //!   completion --> looked at at once, within a share --> done
@@ -80,8 +80,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         link.queued = false;
-        if link.paused {
-            // It is put here again when its peer has read.
+        if link.paused || link.choked {
+            // It is put here again when its peer has read, or when there is memory.
             return;
         }
         self.touch(key);
@@ -162,7 +162,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 return;
             };
             let queue_high_bytes = self.shared.config.queue_high_bytes;
-            let (Some(socket), true, false) = (socket, link.readable, link.paused) else {
+            let is_held_up = link.paused || link.choked;
+            let (Some(socket), true, false) = (socket, link.readable, is_held_up) else {
                 return;
             };
             if !link.wants_receive() || link.queued_bytes() > queue_high_bytes {

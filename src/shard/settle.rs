@@ -118,7 +118,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         let link = &mut connection.link;
-        if link.receiving && !link.rare.has_unread() || link.paused || !link.wants_receive() {
+        if link.receiving && !link.rare.has_unread()
+            || link.paused
+            || link.choked
+            || !link.wants_receive()
+        {
             return;
         }
         if link.readable || link.rare.has_unread() {
@@ -279,8 +283,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     /// Deadlines that are due, as many as a turn has time for. None is judged before everything
-    /// that had arrived by then was looked at: after a pause of the whole process, deadlines are due
-    /// that nobody has missed.
+    /// that had arrived by then was looked at: after a pause of the whole process, deadlines are
+    /// due that nobody has missed.
     pub(super) fn handle_deadlines(&mut self) {
         self.deadlines_left = false;
         if self.wheel.is_due(self.now) && self.is_all_looked_at() {
@@ -295,6 +299,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             }
             self.deadlines_left = self.wheel.is_due(self.now);
         }
+        self.drop_late_accepted();
         if self.accept_retry_at.is_some_and(|at| at <= self.now) {
             self.accept_retry_at = None;
             self.resume_accepting();

@@ -58,6 +58,10 @@ stats! {
     messages_sent_in_place
     messages_sent_in_runs
     payload_bytes_sent
+    memory_held_bytes
+    memory_refusals
+    memory_pauses
+    memory_shed
     protocol_errors
     compress_connections
     compress_windows_refused

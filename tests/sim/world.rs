@@ -195,7 +195,13 @@ impl World {
             // A ring that waits twice in a row, or before both have seen what the raw peers did
             // last, would let time pass over what others have to do now.
             let again = std::mem::replace(&mut self.server_was_last, server_next) == server_next;
-            let wait = if again || !may_wait { Wait::Poll } else { wait };
+            // Nor does the kernel know of what a shard has put off to its next turn.
+            let busy = self.server.hurries() || self.client.hurries();
+            let wait = if again || busy || !may_wait {
+                Wait::Poll
+            } else {
+                wait
+            };
             let turned = if server_next {
                 self.server.turn(wait)
             } else {
