@@ -20,6 +20,9 @@ const _: () = assert!(SLOT_BITS + GENERATION_BITS == Token::TAG_BITS);
 /// The most connections of one shard.
 pub const SLOTS_MAX: u32 = 1 << ID_SLOT_BITS;
 
+/// The last user of a place has this one.
+pub const GENERATION_MAX: u32 = (1 << GENERATION_BITS) - 1;
+
 /// A place in a shard's slab, and which of its users in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -49,14 +52,21 @@ impl Key {
         }
     }
 
-    /// The generation after this one.
-    pub const fn next_generation(self) -> u32 {
-        (self.generation + 1) & ((1 << GENERATION_BITS) - 1)
+    /// The generation after this one, unless it is the last: a generation never comes again.
+    pub const fn next_generation(self) -> Option<u32> {
+        if self.generation < GENERATION_MAX {
+            Some(self.generation + 1)
+        } else {
+            None
+        }
     }
 }
 
-/// Names a connection for as long as the server runs, from any thread. After the connection is
-/// gone, its place is used 16 million times before the same id comes up again.
+/// Names one connection of a server, from any thread. After the connection is gone its id names
+/// nobody: no later connection of that server gets it again.
+///
+/// A shard has ids for 2^48 connections, which is 446 years of 20,000 a second; it accepts no more
+/// after those.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(u64);
 
@@ -77,7 +87,7 @@ impl ConnId {
     pub(crate) const fn key(self) -> Key {
         Key {
             slot: self.0 as u32 & (SLOTS_MAX - 1),
-            generation: (self.0 >> ID_SLOT_BITS) as u32 & ((1 << GENERATION_BITS) - 1),
+            generation: (self.0 >> ID_SLOT_BITS) as u32 & GENERATION_MAX,
         }
     }
 
@@ -122,13 +132,14 @@ mod tests {
                 }
             }
         }
-        assert_eq!(
-            Key {
+        let next = |generation| {
+            let key = Key {
                 slot: 0,
-                generation: 0xff_ffff
-            }
-            .next_generation(),
-            0
-        );
+                generation,
+            };
+            key.next_generation()
+        };
+        assert_eq!(next(0xff_fffe), Some(0xff_ffff));
+        assert_eq!(next(0xff_ffff), None);
     }
 }
