@@ -37,6 +37,7 @@ pub mod send;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod socket;
+mod unix_path;
 pub mod uring;
 pub mod waker;
 

@@ -6,23 +6,17 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::FileTypeExt,
-    },
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use rustix::{
-    io::Errno as Sys,
-    net::{
-        AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname,
-        listen, socket_with, sockopt,
-    },
+use rustix::net::{
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname,
+    listen, socket_with, sockopt,
 };
 
-use super::Errno;
+use super::{Errno, unix_path::BoundPath};
 
 /// Where to listen or connect: `127.0.0.1:9001`, `[::1]:9001` or `unix:/run/ringwire.sock`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -179,22 +173,13 @@ fn choose_port_late(socket: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// A listener, and where it listens after the kernel's choice of port.
+/// A listener, and where it listens after the kernel's choice of port. A Unix path is removed with
+/// it, unless another socket is there by then.
 #[derive(Debug)]
 pub struct Listener {
     sockets: Vec<OwnedFd>,
     address: Address,
     _path: Option<BoundPath>,
-}
-
-/// A Unix socket's path, removed when its listener is gone.
-#[derive(Debug)]
-struct BoundPath(PathBuf);
-
-impl Drop for BoundPath {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 impl Listener {
@@ -217,19 +202,15 @@ impl Listener {
     fn bind_inet(inet: SocketAddr, shards: usize, backlog: i32) -> Result<Self, Errno> {
         // Without SO_REUSEPORT this fails while anybody listens there.
         let probe = stream(&Address::Inet(inet))?;
-        sockopt::set_socket_reuseaddr(&probe, true)?;
+        prepare(&probe, inet)?;
         bind(&probe, &inet)?;
         drop(probe);
         let mut chosen = inet;
         let mut sockets = Vec::with_capacity(shards);
         for _ in 0..shards {
             let socket = stream(&Address::Inet(inet))?;
-            sockopt::set_socket_reuseaddr(&socket, true)?;
+            prepare(&socket, inet)?;
             sockopt::set_socket_reuseport(&socket, true)?;
-            if inet.is_ipv6() {
-                // [::] and 0.0.0.0 are two addresses: each is served when it is asked for.
-                sockopt::set_ipv6_v6only(&socket, true)?;
-            }
             bind(&socket, &chosen)?;
             chosen = SocketAddr::try_from(getsockname(&socket)?)?;
             sockets.push(socket);
@@ -245,18 +226,7 @@ impl Listener {
     }
 
     fn bind_unix(path: &Path, shards: usize, backlog: i32) -> Result<Self, Errno> {
-        let name = SocketAddrUnix::new(path)?;
-        let address = Address::Unix(path.to_owned());
-        let socket = stream(&address)?;
-        match bind(&socket, &name) {
-            Err(Sys::ADDRINUSE) if is_abandoned(path) => {
-                std::fs::remove_file(path)?;
-                bind(&socket, &name)?;
-            }
-            other => other?,
-        }
-        let bound = BoundPath(path.to_owned());
-        listen(&socket, backlog)?;
+        let (socket, bound) = BoundPath::listen(path, backlog)?;
         let mut sockets = Vec::with_capacity(shards);
         for _ in 1..shards {
             sockets.push(rustix::io::fcntl_dupfd_cloexec(&socket, 0)?);
@@ -264,7 +234,7 @@ impl Listener {
         sockets.push(socket);
         Ok(Self {
             sockets,
-            address,
+            address: Address::Unix(path.to_owned()),
             _path: Some(bound),
         })
     }
@@ -280,13 +250,14 @@ impl Listener {
     }
 }
 
-/// Whether `path` is a socket on which nobody listens.
-fn is_abandoned(path: &Path) -> bool {
-    let is_socket =
-        std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    is_socket
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+/// What every socket that is to be bound to `inet` has set, whether it will listen or not.
+fn prepare(socket: &OwnedFd, inet: SocketAddr) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(socket, true)?;
+    if inet.is_ipv6() {
+        // [::] and 0.0.0.0 are two addresses: each is served when it is asked for.
+        sockopt::set_ipv6_v6only(socket, true)?;
+    }
+    Ok(())
 }
 
 /// Who is at the other end of `socket`.
