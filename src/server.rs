@@ -2,14 +2,17 @@
 //!
 //! Knows: threads, processors, addresses. Refuses to know: frames, buffers, what a service does.
 
+mod crew;
+
 use std::{
-    fmt, future, io,
+    fmt, future, io, mem,
     os::fd::OwnedFd,
-    sync::{Arc, mpsc},
-    thread::{self, JoinHandle},
+    sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+pub(crate) use crew::{Crew, message_of};
 
 use crate::{
     config::{Config, ConfigError},
@@ -32,7 +35,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// As [`Builder::start`], and when a shard stops because the kernel refuses its ring.
+/// As [`Builder::start`] and [`Server::join`].
 pub fn serve<S, F>(address: &str, service: F) -> Result<(), StartError>
 where
     S: Service,
@@ -47,9 +50,7 @@ pub struct Server {
     handle: Handle,
     addresses: Vec<Address>,
     tls_addresses: Vec<Address>,
-    threads: Vec<JoinHandle<Result<(), Errno>>>,
-    // Unix paths are removed with them.
-    _listeners: Vec<Listener>,
+    crew: Crew,
 }
 
 /// How a server is to be.
@@ -91,20 +92,10 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When the kernel refused a shard's ring, or a shard's thread panicked.
+    /// As soon as a shard's thread has panicked, or the kernel has refused its ring: the others are
+    /// stopped then, and have `drain_timeout_ms` and a second to end.
     pub fn join(self) -> Result<(), StartError> {
-        let mut result = Ok(());
-        for thread in self.threads {
-            let ended = match thread.join() {
-                Ok(Ok(())) => continue,
-                Ok(Err(errno)) => StartError::Ring(errno),
-                Err(_) => StartError::ShardPanicked,
-            };
-            // The others would wait for ever.
-            self.handle.stop();
-            result = Err(ended);
-        }
-        result
+        self.crew.join()
     }
 }
 
@@ -153,8 +144,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// When a setting is out of bounds, an address cannot be bound, or the kernel gives no ring;
-    /// nothing is left running then.
+    /// When a setting is out of bounds, an address cannot be bound, the host gives no thread or the
+    /// kernel no ring, or `service` panics; nothing is left running then.
     pub fn start<S, F>(self, service: F) -> Result<Server, StartError>
     where
         S: Service,
@@ -165,77 +156,75 @@ impl Builder {
         let shard_config = self.config.with_memory_for(shards);
         let service = Arc::new(service);
         let (reports, reported) = mpsc::channel();
-        let mut threads = Vec::new();
+        let mut crew = Crew::new(self.config.drain_timeout_ms);
+        let mut started = Ok(());
         for id in 0..shards {
             let sockets = ground.sockets();
             let cpu = ground.processor(id, self.pinned);
             let (config, service, reports) =
                 (shard_config.clone(), service.clone(), reports.clone());
-            let body = move || {
+            started = crew.spawn(move || {
                 pin(cpu);
-                let started = Uring::new(&config.ring()).and_then(|ring| Ok((ring, seed()?)));
-                let (ring, seed) = match started {
-                    Ok(started) => started,
-                    Err(errno) => {
-                        let _ = reports.send((id, Err(errno)));
-                        return Ok(());
-                    }
-                };
-                let mut shard = Shard::new(id as u16, ring, service(id as u16), config, seed);
+                let shard = id as u16;
+                let unavailable =
+                    |errno| StartError::Unavailable(Box::new(Unavailable::from_setup_errno(errno)));
+                let ring = Uring::new(&config.ring()).map_err(unavailable)?;
+                let seed = seed().map_err(unavailable)?;
+                let mut running = Shard::new(shard, ring, service(shard), config, seed);
                 for (socket, tls) in sockets {
                     match tls {
-                        None => shard.listen(socket),
-                        Some(tls) => shard.listen_tls(socket, tls),
+                        None => running.listen(socket),
+                        Some(tls) => running.listen_tls(socket, tls),
                     }
                 }
-                let _ = reports.send((id, Ok((shard.postbox(), shard.stats()))));
+                let _ = reports.send((id, running.postbox(), running.stats()));
                 drop(reports);
-                shard.run()
-            };
-            let thread = thread::Builder::new()
-                .name(format!("ringwire-{id}"))
-                .spawn(body);
-            threads.push(thread.map_err(StartError::Thread)?);
-        }
-        drop(reports);
-        let mut postboxes: Vec<Option<(Postbox, Arc<Stats>)>> = vec![None; shards];
-        let mut failed = None;
-        for (id, report) in reported {
-            match report {
-                Ok(found) => postboxes[id] = Some(found),
-                Err(errno) => failed = Some(errno),
+                let ended = running.run();
+                ended.map_err(|errno| StartError::Ring { shard, errno })
+            });
+            if started.is_err() {
+                break;
             }
         }
-        let (postboxes, stats) = postboxes.into_iter().flatten().unzip();
+        drop(reports);
+        // Until each of them has reported or ended.
+        let mut reports: Vec<_> = reported.into_iter().collect();
+        reports.sort_by_key(|&(id, ..)| id);
+        let are_all_there = reports.len() == shards;
+        let [addresses, tls_addresses] = [false, true].map(|with_tls| ground.addresses(with_tls));
+        let (postboxes, stats) = reports
+            .into_iter()
+            .map(|(_, it, stats)| (it, stats))
+            .unzip();
         let inner = Inner {
             postboxes,
             stats,
             drain_timeout_ms: self.config.drain_timeout_ms,
+            listeners: ground.into_listeners(),
         };
         let handle = Handle {
             inner: Arc::new(inner),
         };
-        if failed.is_some() || handle.inner.postboxes.len() < shards {
+        if !are_all_there {
             handle.stop_within(0);
-            for thread in threads {
-                // Why it ended is in its report, or in the message of its panic.
-                let _ = thread.join();
-            }
-            return Err(match failed {
-                Some(errno) => {
-                    StartError::Unavailable(Box::new(Unavailable::from_setup_errno(errno)))
-                }
-                None => StartError::ShardPanicked,
-            });
+            return Err(not_started(started, crew));
         }
+        let stopping = handle.clone();
+        crew.stop_by(move || stopping.stop());
         Ok(Server {
             handle,
-            addresses: ground.addresses(false),
-            tls_addresses: ground.addresses(true),
-            threads,
-            _listeners: ground.into_listeners(),
+            addresses,
+            tls_addresses,
+            crew,
         })
     }
+}
+
+/// Why a server did not start, once those of its threads that did are at their end.
+pub(crate) fn not_started(started: Result<(), StartError>, crew: Crew) -> StartError {
+    let ended = crew.join();
+    let why = started.and(ended).err();
+    why.unwrap_or_else(|| StartError::Thread(io::Error::other("it ended before it had started")))
 }
 
 /// Addresses to listen on, with the TLS of those that have some.
@@ -306,9 +295,24 @@ impl Ground {
     }
 
     /// What has to be kept for as long as it listens.
-    pub fn into_listeners(self) -> Vec<Listener> {
+    pub fn into_listeners(self) -> Listeners {
         let listeners = self.listeners.into_iter();
-        listeners.map(|(listener, _)| listener).collect()
+        Listeners(Mutex::new(
+            listeners.map(|(listener, _)| listener).collect(),
+        ))
+    }
+}
+
+/// Where a server listens, until it is told to stop. Unix paths are removed with it.
+#[derive(Debug)]
+pub(crate) struct Listeners(Mutex<Vec<Listener>>);
+
+impl Listeners {
+    /// Nobody is to find the server any more.
+    pub fn remove(&self) {
+        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so that it is done when this returns to whoever asked second.
+        drop(mem::take(&mut *listeners));
     }
 }
 
@@ -349,6 +353,7 @@ struct Inner {
     postboxes: Vec<Postbox>,
     stats: Vec<Arc<Stats>>,
     drain_timeout_ms: u64,
+    listeners: Listeners,
 }
 
 impl Handle {
@@ -415,14 +420,17 @@ impl Handle {
             })
     }
 
-    /// Stops the server: it accepts no more, closes every connection with 1001, and ends when all
-    /// are gone or `drain_timeout_ms` is over. Returns at once; [`Server::join`] waits.
+    /// Stops the server: it accepts no more, removes its Unix paths, closes every connection with
+    /// 1001, and ends when all are gone or `drain_timeout_ms` is over. Does not wait for that, as
+    /// [`Server::join`] does.
     pub fn stop(&self) {
         self.stop_within(self.inner.drain_timeout_ms);
     }
 
     /// As [`stop`](Self::stop), with another time for the connections to close.
     pub fn stop_within(&self, drain_timeout_ms: u64) {
+        // Before anyone is told: when the server has ended they are gone.
+        self.inner.listeners.remove();
         for postbox in &self.inner.postboxes {
             // A shard that has stopped already is what was wanted.
             let _ = postbox.post(Command::Stop { drain_timeout_ms });
@@ -495,9 +503,21 @@ pub enum StartError {
     /// No address to listen on.
     NoAddress,
     /// The kernel refused a shard's ring while it ran.
-    Ring(Errno),
-    /// A shard's thread panicked: a mistake in ringwire, or in the closure that makes services.
-    ShardPanicked,
+    Ring {
+        /// The shard's number.
+        shard: u16,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The thread of a shard, or one of an async server, panicked outside of what a connection is
+    /// the reason for: in ringwire, in the closure that makes services, or in what an application
+    /// has dropped or woken there.
+    ShardPanicked {
+        /// The number of the shard or thread.
+        shard: u16,
+        /// What the panic said.
+        message: String,
+    },
     /// No thread could be started.
     Thread(io::Error),
     /// The kernel gives no ring; the text says why and what to do.
@@ -527,15 +547,15 @@ impl fmt::Display for StartError {
             }
             Self::Config(error) => error.fmt(f),
             Self::NoAddress => f.write_str("there is no address to listen on; name at least one"),
-            Self::Ring(errno) => {
+            Self::Ring { shard, errno } => {
                 write!(
                     f,
-                    "the kernel refused a shard's io_uring while it ran: {errno}"
+                    "the kernel refused the io_uring of shard {shard} while it ran: {errno}"
                 )
             }
-            Self::ShardPanicked => f.write_str(
-                "a shard's thread panicked; the message above says where. If it is not in the \
-                 closure that makes services, please report it",
+            Self::ShardPanicked { shard, message } => write!(
+                f,
+                "shard {shard} panicked: {message}; if that is not the service's, please report it"
             ),
             Self::Thread(error) => write!(
                 f,

@@ -29,7 +29,9 @@ use tokio::{
 };
 
 use super::OwnedMessage;
-use crate::{CloseCode, ConfigError, ConnId, Handle, HandleError, Outgoing, StartError};
+use crate::{
+    CloseCode, ConfigError, ConnId, Handle, HandleError, Outgoing, StartError, server::message_of,
+};
 
 /// How long [`Bridge::stop`] waits beyond its deadline for a handler that blocks the thread.
 const GRACE: Duration = Duration::from_secs(1);
@@ -377,8 +379,7 @@ impl<T> Running<T> {
         let (counts, ended) = (books.counts, books.ended);
         drop(books);
         if ended {
-            // A panic outside of the handlers would be a mistake here, and has been shown.
-            let _ = self.thread.join();
+            see_off(self.thread);
         } else {
             let pending = counts.pending;
             tracing::error!(
@@ -392,8 +393,16 @@ impl<T> Running<T> {
     /// Waits until every [`Sender`] is gone, as they are when the server has ended, and all that
     /// they have handed over is finished.
     pub fn join(self) -> Counts {
-        let _ = self.thread.join();
+        see_off(self.thread);
         self.desk.books().counts
+    }
+}
+
+/// Waits for the thread's end. Panics of handlers are not its own.
+fn see_off(thread: JoinHandle<()>) {
+    if let Err(panic) = thread.join() {
+        let message = message_of(panic);
+        tracing::error!("the bridge's thread panicked: {message}; please report it");
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
     task::{Context as TaskContext, Poll, Waker},
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{buffers::Buffers, connection::Connection, opening::OpenError, timer::Timer};
 use crate::{
@@ -129,6 +129,8 @@ pub struct Local {
     pub left: Notify,
     /// The runtime ends: no more tasks.
     over: Cell<bool>,
+    /// The keeper, until a server watches over it.
+    keeping: RefCell<Option<JoinHandle<()>>>,
 }
 
 /// What is borrowed for each of a connection's steps.
@@ -164,9 +166,16 @@ impl Local {
             publish_at: Cell::new(None),
             left: Notify::new(),
             over: Cell::new(false),
+            keeping: RefCell::default(),
         });
-        tokio_uring::spawn(keep(Rc::downgrade(&local), timer));
+        let keeping = tokio_uring::spawn(keep(Rc::downgrade(&local), timer));
+        local.keeping.replace(Some(keeping));
         Ok(local)
+    }
+
+    /// The keeper, for whoever is to notice when it ends: without it no deadline is kept.
+    pub fn take_keeper(&self) -> Option<JoinHandle<()>> {
+        self.keeping.take()
     }
 
     /// The runtime is about to end: no task is spawned any more.

@@ -6,7 +6,6 @@ use std::{
     io,
     rc::Rc,
     sync::{Arc, mpsc},
-    thread::{self, JoinHandle},
 };
 
 use tokio::sync::watch;
@@ -18,8 +17,8 @@ use super::{
 };
 use crate::{
     Address, Config, Snapshot, StartError,
-    ring::{Errno, probe::Unavailable, socket::Listener},
-    server::{Ground, Listen, pin, seed},
+    ring::{Errno, probe::Unavailable},
+    server::{Crew, Ground, Listen, Listeners, not_started, pin, seed},
     shard::stats::Stats,
     tls::ServerTls,
 };
@@ -30,9 +29,7 @@ pub struct Server {
     handle: Handle,
     addresses: Vec<Address>,
     tls_addresses: Vec<Address>,
-    threads: Vec<JoinHandle<()>>,
-    // Unix paths are removed with them.
-    _listeners: Vec<Listener>,
+    crew: Crew,
 }
 
 /// How a server is to be.
@@ -56,6 +53,7 @@ struct Inner {
     stop: watch::Sender<Option<u64>>,
     stats: Vec<Arc<Stats>>,
     drain_timeout_ms: u64,
+    listeners: Listeners,
 }
 
 /// A handler that every thread has.
@@ -116,17 +114,10 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When a thread panicked.
+    /// As soon as a thread has panicked: the others are stopped then, and have `drain_timeout_ms`
+    /// and a second to end.
     pub fn join(self) -> Result<(), StartError> {
-        let mut result = Ok(());
-        for thread in self.threads {
-            if thread.join().is_err() {
-                // The others would wait for ever.
-                self.handle.stop();
-                result = Err(StartError::ShardPanicked);
-            }
-        }
-        result
+        self.crew.join()
     }
 }
 
@@ -174,8 +165,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// When a setting is out of bounds, an address cannot be bound, or the kernel gives no ring;
-    /// nothing is left running then.
+    /// When a setting is out of bounds, an address cannot be bound, the host gives no thread or the
+    /// kernel no ring, or a handler cannot be made; nothing is left running then.
     pub fn start<H: Handler + Send + Sync>(self, handler: H) -> Result<Server, StartError> {
         let handler = Arc::new(handler);
         self.start_each(move |_| Everywhere(handler.clone()))
@@ -199,81 +190,66 @@ impl Builder {
         let (stop, stopped) = watch::channel(None);
         let (reports, reported) = mpsc::channel();
         let handler = Arc::new(handler);
-        let mut threads = Vec::new();
-        for id in 0..count {
+        let mut crew = Crew::new(self.config.drain_timeout_ms);
+        let mut started = Ok(());
+        for (id, stats) in stats.iter().enumerate() {
             let sockets = ground.sockets();
             let cpu = ground.processor(id, self.pinned);
             let (config, handler, stats, stopped, reports) = (
                 thread_config.clone(),
                 handler.clone(),
-                stats[id].clone(),
+                stats.clone(),
                 stopped.clone(),
                 reports.clone(),
             );
-            let body = move || {
+            started = crew.spawn(move || {
                 pin(cpu);
-                let started = runtime().and_then(|runtime| Ok((runtime, seed()?)));
-                let (runtime, seed) = match started {
-                    Ok(started) => started,
-                    Err(errno) => {
-                        let _ = reports.send(Err(errno));
-                        return;
-                    }
+                let unavailable = |errno| {
+                    StartError::Unavailable(Box::new(Unavailable::from_runtime_errno(errno)))
                 };
+                let runtime = runtime().map_err(unavailable)?;
+                let seed = seed().map_err(unavailable)?;
                 runtime.block_on(async move {
-                    let begun = Local::new(config, seed, stats)
-                        .and_then(|local| Ok((local, threads::listen(sockets)?)));
-                    let (local, listening) = match begun {
-                        Ok(begun) => begun,
-                        Err(errno) => {
-                            let _ = reports.send(Err(errno));
-                            return;
-                        }
-                    };
+                    let local = Local::new(config, seed, stats).map_err(unavailable)?;
+                    let listening = threads::listen(sockets).map_err(unavailable)?;
                     Context {
                         local: local.clone(),
                     }
                     .make_current();
                     let handler = Rc::new(handler(id as u16));
-                    let _ = reports.send(Ok(()));
+                    let _ = reports.send(());
                     drop(reports);
                     threads::serve(local, listening, handler, stopped).await;
-                });
-            };
-            let thread = thread::Builder::new()
-                .name(format!("ringwire-{id}"))
-                .spawn(body);
-            threads.push(thread.map_err(StartError::Thread)?);
+                    Ok(())
+                })
+            });
+            if started.is_err() {
+                break;
+            }
         }
         drop(reports);
+        // Until each of them has reported or ended.
+        let are_all_there = reported.into_iter().count() == count;
+        let [addresses, tls_addresses] = [false, true].map(|with_tls| ground.addresses(with_tls));
         let handle = Handle {
             inner: Arc::new(Inner {
                 stop,
                 stats,
                 drain_timeout_ms: self.config.drain_timeout_ms,
+                listeners: ground.into_listeners(),
             }),
         };
-        let reports: Vec<_> = reported.into_iter().collect();
-        let failed = reports.iter().find_map(|report| report.err());
-        if failed.is_some() || reports.len() < count {
+        if !are_all_there {
             handle.stop_within(0);
-            for thread in threads {
-                // Why it ended is in its report, or in the message of its panic.
-                let _ = thread.join();
-            }
-            return Err(match failed {
-                Some(errno) => {
-                    StartError::Unavailable(Box::new(Unavailable::from_runtime_errno(errno)))
-                }
-                None => StartError::ShardPanicked,
-            });
+            return Err(not_started(started, crew));
         }
+        let stopping = handle.clone();
+        crew.stop_by(move || stopping.stop());
         Ok(Server {
             handle,
-            addresses: ground.addresses(false),
-            tls_addresses: ground.addresses(true),
-            threads,
-            _listeners: ground.into_listeners(),
+            addresses,
+            tls_addresses,
+            crew,
         })
     }
 }
@@ -285,15 +261,17 @@ fn runtime() -> Result<tokio_uring::Runtime, Errno> {
 }
 
 impl Handle {
-    /// Stops the server: it accepts no more, closes every connection with 1001, and ends when all
-    /// are gone or `drain_timeout_ms` is over; handlers that are left then are dropped. Returns at
-    /// once; [`Server::join`] waits.
+    /// Stops the server: it accepts no more, removes its Unix paths, closes every connection with
+    /// 1001, and ends when all are gone or `drain_timeout_ms` is over; handlers that are left then
+    /// are dropped. Does not wait for that, as [`Server::join`] does.
     pub fn stop(&self) {
         self.stop_within(self.inner.drain_timeout_ms);
     }
 
     /// As [`stop`](Self::stop), with another time for the connections to close.
     pub fn stop_within(&self, drain_timeout_ms: u64) {
+        // Before anyone is told: when the server has ended they are gone.
+        self.inner.listeners.remove();
         self.inner.stop.send_replace(Some(drain_timeout_ms));
     }
 

@@ -5,14 +5,14 @@
 use std::{
     future::poll_fn,
     os::fd::OwnedFd,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context as TaskContext, Poll},
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     connection::Connection,
@@ -55,22 +55,26 @@ pub fn listen(sockets: Vec<(OwnedFd, Option<ServerTls>)>) -> Result<Vec<Listenin
 }
 
 /// Serves until told to stop, and then until every connection is gone or the time is up.
+///
+/// # Panics
+///
+/// When one of the tasks has that all connections need: a thread that accepts no more, or keeps no
+/// deadlines, is to end and not to look as if it served.
 pub async fn serve<H: Handler>(
     local: Rc<Local>,
     listening: Vec<Listening>,
     handler: Rc<H>,
     mut stopped: watch::Receiver<Option<u64>>,
 ) {
+    let accepts = listening.len();
     let accepting: Vec<_> = listening
         .into_iter()
         .map(|listening| tokio_uring::spawn(accept_all(local.clone(), listening, handler.clone())))
         .collect();
-    let drain_timeout_ms = match stopped.wait_for(Option::is_some).await {
-        Ok(told) => told.unwrap_or(0),
-        // Nobody can stop it any more, and nobody joins it: it runs for as long as the process.
-        Err(_) => std::future::pending().await,
-    };
-    for task in accepting {
+    let mut vital: Vec<_> = accepting.into_iter().chain(local.take_keeper()).collect();
+    let drain_timeout_ms = until_told(&mut stopped, &mut vital).await;
+    vital.truncate(accepts);
+    for task in vital {
         task.abort();
         let _ = task.await;
     }
@@ -88,6 +92,26 @@ pub async fn serve<H: Handler>(
     }
     local.end();
     local.publish();
+}
+
+/// Waits until the thread is to stop, and returns how long its connections may take.
+async fn until_told(
+    stopped: &mut watch::Receiver<Option<u64>>,
+    vital: &mut [JoinHandle<()>],
+) -> u64 {
+    let mut told = pin!(stopped.wait_for(Option::is_some));
+    poll_fn(|context| {
+        for task in vital.iter_mut() {
+            if let Poll::Ready(Err(error)) = Pin::new(task).poll(context) {
+                resume_unwind(error.into_panic());
+            }
+        }
+        // Its other end is there for as long as this thread, in the hands of those who watch it.
+        told.as_mut()
+            .poll(context)
+            .map(|told| told.map_or(0, |told| told.unwrap_or(0)))
+    })
+    .await
 }
 
 /// Closes every connection with 1001.
