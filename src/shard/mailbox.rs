@@ -5,6 +5,7 @@
 use std::{
     collections::VecDeque,
     mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -100,7 +101,12 @@ impl Post {
         // Waking runs code that is not ours, and a full queue is long.
         drop(waiting);
         for waker in for_room {
-            waker.wake();
+            // A panic there is not to end the shard, which has nothing to do with it.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+                // What it says may panic again when it is dropped.
+                mem::forget(panic);
+                tracing::error!("a waker panicked that waited for room in a mailbox");
+            }
         }
         taken
     }
@@ -280,5 +286,27 @@ mod tests {
         drop(mailbox);
         assert_eq!(woken.0.load(Ordering::Relaxed), 4);
         assert_eq!(postbox.poll_room(&context), Poll::Ready(()));
+    }
+    struct Panicking;
+
+    impl Wake for Panicking {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker of somebody else's, on purpose");
+        }
+    }
+
+    #[test]
+    fn a_waker_that_panics_hurts_neither_the_shard_nor_the_next_waker() {
+        let (postbox, mailbox) = mailbox(1, Waker::new(None));
+        let woken = Arc::new(Woken::default());
+        for times in 1..=2 {
+            assert_eq!(postbox.post(stop()), Ok(()));
+            for waker in [Arc::new(Panicking).into(), woken.clone().into()] {
+                let context = task::Context::from_waker(&waker);
+                assert_eq!(postbox.poll_room(&context), Poll::Pending);
+            }
+            assert_eq!(mailbox.take().len(), 1);
+            assert_eq!(woken.0.load(Ordering::Relaxed), times);
+        }
     }
 }
