@@ -17,6 +17,14 @@ use crate::{
 
 /// A limit on memory that follows from the machine is at least this much.
 const MEMORY_BYTES_LEAST: usize = 16 << 20;
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+/// The longest timeout. A connection remembers in 32 bits of milliseconds, which come again after
+/// 49.7 days, when its peer was heard last: half of that is for the timeout, and half for a
+/// deadline that is looked at late.
+const TIMEOUT_MS_MAX: u64 = 24 * DAY_MS;
+
+const _: () = assert!(TIMEOUT_MS_MAX < 1 << 31);
 
 /// Messages that fit into the shortest frame are never compressed.
 const DEFLATE_BYTES_MIN: usize = 126;
@@ -38,7 +46,7 @@ pub struct Config {
     /// How long the opening handshake may take; a slower one is answered 408. 10 s.
     pub handshake_timeout_ms: u64,
     /// A connection that has been silent for this long is closed; after half of it a ping asks for
-    /// a sign of life. 0 turns both off. 120 s.
+    /// a sign of life. 0 turns both off. At most 24 days. 120 s.
     pub idle_timeout_ms: u64,
     /// How long the closing handshake may take before the connection is dropped. 5 s.
     pub close_timeout_ms: u64,
@@ -235,7 +243,6 @@ impl Config {
                 format!("from {least} to {most}"),
             ))
         };
-        let day_ms = 24 * 3600 * 1000;
         within("message_bytes_max", self.message_bytes_max, 1, 1 << 40)?;
         within(
             "message_fragments_max",
@@ -244,10 +251,10 @@ impl Config {
             u32::MAX.into(),
         )?;
         within("head_bytes_max", self.head_bytes_max as u64, 256, 1 << 20)?;
-        within("handshake_timeout_ms", self.handshake_timeout_ms, 1, day_ms)?;
-        within("idle_timeout_ms", self.idle_timeout_ms, 0, 365 * day_ms)?;
-        within("close_timeout_ms", self.close_timeout_ms, 1, day_ms)?;
-        within("drain_timeout_ms", self.drain_timeout_ms, 0, day_ms)?;
+        within("handshake_timeout_ms", self.handshake_timeout_ms, 1, DAY_MS)?;
+        within("idle_timeout_ms", self.idle_timeout_ms, 0, TIMEOUT_MS_MAX)?;
+        within("close_timeout_ms", self.close_timeout_ms, 1, DAY_MS)?;
+        within("drain_timeout_ms", self.drain_timeout_ms, 0, DAY_MS)?;
         within("queue_high_bytes", self.queue_high_bytes as u64, 1, 1 << 40)?;
         within(
             "queue_low_bytes",
