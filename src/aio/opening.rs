@@ -21,7 +21,7 @@ use crate::{
     },
     proto::{
         Role,
-        handshake::{Content, HandshakeError, Refusal, Request, Scheme},
+        handshake::{HandshakeError, Refusal, Request, Scheme},
     },
     ring::Errno,
     tls::ServerTls,
@@ -171,7 +171,7 @@ fn answer_head<J: Judge>(
     let Ok(reply) = judged else {
         shared.counts.service_panics += 1;
         let refusal: Refusal = HandshakeError::ServicePanicked.into();
-        link.refuse(&refusal, Content::for_method(request.method()), shared);
+        link.refuse_request(&request, &refusal, shared);
         connection.finish(link, state, Ending::Linger);
         return false;
     };

@@ -202,9 +202,10 @@ pub struct Counts {
     pub connections: u64,
     /// Opening handshakes that succeeded.
     pub handshakes: u64,
-    /// Opening handshakes that were refused or failed.
+    /// Opening handshakes that were refused or failed, and requests that could not be read or did
+    /// not come in time.
     pub handshakes_refused: u64,
-    /// Plain HTTP requests that were answered.
+    /// Plain HTTP requests that were answered, with whatever status: a 404 is one, and a 426.
     pub http_requests: u64,
     /// Messages received.
     pub messages_received: u64,

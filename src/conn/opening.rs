@@ -258,15 +258,36 @@ impl Link {
                 Opened::Ends
             }
             Reply::Refused(refusal) => {
-                self.refuse(&refusal, content, shared);
+                self.refuse_request(request, &refusal, shared);
                 Opened::Ends
             }
         }
     }
 
-    /// Writes why an opening handshake or a request is refused.
+    /// Writes why a request is refused, which is counted as what it is: an opening handshake or
+    /// plain HTTP.
+    pub fn refuse_request(
+        &mut self,
+        request: &Request<'_>,
+        refusal: &Refusal,
+        shared: &mut Shared,
+    ) {
+        let content = Content::for_method(request.method());
+        if request.is_upgrade() {
+            return self.refuse(refusal, content, shared);
+        }
+        shared.counts.http_requests += 1;
+        self.write_refusal(refusal, content, shared);
+    }
+
+    /// Writes why an opening handshake is refused, or a head of which nobody knows what it was to
+    /// be.
     pub fn refuse(&mut self, refusal: &Refusal, content: Content, shared: &mut Shared) {
         shared.counts.handshakes_refused += 1;
+        self.write_refusal(refusal, content, shared);
+    }
+
+    fn write_refusal(&mut self, refusal: &Refusal, content: Content, shared: &mut Shared) {
         self.write_head(shared, |scratch, headers| {
             encode_refusal(scratch, refusal, headers, content);
         });

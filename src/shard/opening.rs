@@ -71,7 +71,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 return false;
             }
         };
-        let content = Content::for_method(request.method());
         let Some(connection) = self.slab.get_mut(key) else {
             return false;
         };
@@ -86,7 +85,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let called = catch_unwind(AssertUnwindSafe(|| shared.judge(&request, peer, service)));
         let Ok(reply) = called else {
             self.shared.counts.service_panics += 1;
-            self.refuse(key, HandshakeError::ServicePanicked.into(), content);
+            let refusal = HandshakeError::ServicePanicked.into();
+            let link = &mut connection.link;
+            link.refuse_request(&request, &refusal, &mut self.shared);
+            self.finish(key, Ending::Linger);
             return false;
         };
         let opened = connection.link.answer(&request, reply, &mut self.shared);
