@@ -5,6 +5,7 @@
 
 pub mod doctor;
 mod engine;
+mod log;
 pub mod serve;
 #[cfg(feature = "tls")]
 mod tls;

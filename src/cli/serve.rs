@@ -1,22 +1,32 @@
 //! `ringwire serve`: arguments into a server, signals into its end.
 
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal, Write},
-    process::ExitCode,
+    process::{self, ExitCode},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
-use super::engine::{Building, Engine, Serving};
 #[cfg(feature = "tls")]
-use super::tls::TlsArgs;
+use super::tls::{Reloader, TlsArgs};
+use super::{
+    engine::{Building, Engine, Serving},
+    log::Log,
+};
 use ringwire::{
     Address, Config,
     service::{Echo, Gate, OriginError, Origins},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
+
+/// How long the end of the process waits until somebody has taken the words at its start.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9001";
 
@@ -52,7 +62,8 @@ pub struct Args {
     /// How long the opening handshake may take; a slower one is answered 408
     #[arg(long, value_name = "MS", default_value_t = Config::default().handshake_timeout_ms)]
     handshake_timeout_ms: u64,
-    /// Drop a connection that is silent for this long, after a ping at half of it; 0: never
+    /// Drop a connection that is silent for this long, at most 24 days, after a ping at half of it;
+    /// 0: never
     #[arg(long, value_name = "MS", default_value_t = Config::default().idle_timeout_ms)]
     idle_timeout_ms: u64,
     /// How long the closing handshake may take
@@ -287,34 +298,55 @@ impl Args {
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub fn run(args: &Args) -> ExitCode {
+    let log = match Log::start(io::stderr()) {
+        Ok(log) => log,
+        Err(error) => {
+            // Nothing runs yet that could be kept waiting.
+            let _ = writeln!(io::stderr(), "ringwire: cannot start a thread: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    log.take_panics();
     tracing_subscriber::fmt()
         .with_max_level(args.log)
-        .with_writer(io::stderr)
+        .with_writer(log.clone())
         .with_ansi(io::stderr().is_terminal())
         .init();
+    let code = match serve(args, &log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            log.put(format!("ringwire: {sentence}\n").as_bytes());
+            ExitCode::FAILURE
+        }
+    };
+    log.flush();
+    code
+}
+
+/// # Errors
+///
+/// A sentence about what went wrong.
+fn serve(args: &Args, log: &Log) -> Result<(), String> {
     keep_memory_small();
     raise_open_file_limit();
-    // Before the first thread, so that every thread leaves them to the one that waits for them.
-    let mut signals = match Signals::new([SIGTERM, SIGINT]) {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot wait for signals: {error}")),
-    };
+    // Before anything listens: whoever can reach the server can also be told goodbye.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|error| format!("cannot wait for signals: {error}"))?;
     if let Some(option) = args.option_without_meaning() {
-        return fail(&format!(
+        return Err(format!(
             "{option} has no meaning with --engine tokio-uring, whose ring receives and sends \
              nothing; leave it out"
         ));
     }
     let mut builder = Building::new(args.engine, args.config(), !args.no_pin);
     #[cfg(feature = "tls")]
-    match args.tls.listeners() {
-        Ok(None) => {}
-        Ok(Some((addresses, tls))) => {
-            for address in addresses {
-                builder = builder.listen_tls(address, &tls);
-            }
+    let mut reloader = None;
+    #[cfg(feature = "tls")]
+    if let Some((addresses, tls)) = args.tls.listeners()? {
+        for address in addresses {
+            builder = builder.listen_tls(address, &tls);
         }
-        Err(sentence) => return fail(&sentence),
+        reloader = Some(Reloader::start(tls).map_err(no_thread)?);
     }
     for address in args.plain_addresses() {
         builder = builder.listen(address);
@@ -322,77 +354,97 @@ pub fn run(args: &Args) -> ExitCode {
     if let Some(shards) = args.shards {
         builder = builder.threads(shards);
     }
-    let service = match args.service() {
-        Ok(service) => service,
-        Err(error) => return fail(&error.to_string()),
+    let service = args.service().map_err(|error| error.to_string())?;
+    let server = builder.start(service).map_err(|error| error.to_string())?;
+    let reload = move || {
+        #[cfg(feature = "tls")]
+        if let Some(reloader) = &reloader {
+            return reloader.reload();
+        }
+        tracing::info!("SIGHUP: there are no certificates to read again");
     };
-    let server = match builder.start(service) {
-        Ok(server) => server,
-        Err(error) => return fail(&error.to_string()),
-    };
-    // Whoever reads this may have gone away; the server has not.
-    let _ = greet(&server);
-    let stop = server.stopper();
-    let waiting = std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            let mut signals = signals.forever();
-            if let Some(signal) = signals.next() {
+    obey(signals, server.stopper(), reload, log.clone()).map_err(no_thread)?;
+    let greeted = greet(&server).map_err(no_thread)?;
+    let ended = server.join().map_err(|error| error.to_string());
+    // Who reads it may be slow, or not there.
+    let _ = greeted.recv_timeout(GREETING_TIMEOUT);
+    ended
+}
+
+fn no_thread(error: io::Error) -> String {
+    format!("cannot start a thread: {error}")
+}
+
+/// Does what signals ask for, on a thread of its own.
+fn obey(
+    mut signals: Signals,
+    stop: Box<dyn FnOnce() + Send>,
+    reload: impl Fn() + Send + 'static,
+    log: Log,
+) -> io::Result<()> {
+    let body = move || {
+        let mut stop = Some(stop);
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                reload();
+            } else if let Some(stop) = stop.take() {
                 tracing::info!(signal, "stopping: closing connections with 1001");
                 stop();
-            }
-            // Whoever asks again does not want to wait.
-            if signals.next().is_some() {
+            } else {
+                // Whoever asks again does not want to wait.
                 tracing::warn!("asked again: dropping what is left");
-                std::process::exit(130);
+                log.flush();
+                process::exit(130);
             }
-        });
-    if let Err(error) = waiting {
-        return fail(&format!("cannot start a thread: {error}"));
-    }
-    match server.join() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error.to_string()),
-    }
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(body)?;
+    Ok(())
 }
 
-fn fail(sentence: &str) -> ExitCode {
-    eprintln!("ringwire: {sentence}");
-    ExitCode::FAILURE
+/// Says where the server is and what to try next, on a thread of its own: whoever is to read it may
+/// not do so, and the server goes on. The thread drops its end of the channel when it is done.
+fn greet(server: &Serving) -> io::Result<mpsc::Receiver<()>> {
+    let words = greeting(server);
+    let (done, greeted) = mpsc::channel();
+    let body = move || {
+        let mut out = io::stdout().lock();
+        // Whoever reads this may have gone away; the server has not.
+        let _ = out.write_all(words.as_bytes()).and_then(|()| out.flush());
+        drop(done);
+    };
+    thread::Builder::new()
+        .name("greeting".to_owned())
+        .spawn(body)?;
+    Ok(greeted)
 }
 
-/// Says where the server is and what to try next.
-fn greet(server: &Serving) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+fn greeting(server: &Serving) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let threads = server.threads();
-    writeln!(out, "ringwire {version} echoes at, on {threads}:")?;
+    let mut words = format!("ringwire {version} echoes at, on {threads}:\n");
     let mut page = None;
     let plain = server.addresses().iter().map(|address| (address, ""));
     let secure = server.tls_addresses().iter().map(|address| (address, "s"));
     for (address, s) in plain.chain(secure) {
-        match address {
+        // Writing to a text does not fail.
+        let _ = match address {
             Address::Inet(inet) => {
-                writeln!(out, "  ws{s}://{inet}/")?;
                 page.get_or_insert(format!("http{s}://{inet}/"));
+                writeln!(words, "  ws{s}://{inet}/")
             }
             Address::Unix(path) if s.is_empty() => {
-                writeln!(out, "  ws+unix:{}:/", path.display())?;
+                writeln!(words, "  ws+unix:{}:/", path.display())
             }
-            Address::Unix(path) => writeln!(out, "  TLS at unix:{}", path.display())?,
-        }
+            Address::Unix(path) => writeln!(words, "  TLS at unix:{}", path.display()),
+        };
     }
     if let Some(page) = page {
-        writeln!(
-            out,
-            "Open {page} in a browser to talk to it. Ctrl-C stops it."
-        )?;
+        words += &format!("Open {page} in a browser to talk to it. Ctrl-C stops it.\n");
     }
-    writeln!(
-        out,
-        "ringwire doctor looks at this host; ringwire serve --help has the limits."
-    )?;
-    out.flush()
+    words + "ringwire doctor looks at this host; ringwire serve --help has the limits.\n"
 }
 
 /// With huge pages, ten thousand idle connections cost more than twice the memory that they need

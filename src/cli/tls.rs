@@ -1,11 +1,16 @@
-//! The options of `ringwire serve` for TLS, and the signal that reloads its files.
+//! The options of `ringwire serve` for TLS, and the thread that reads its files again.
 //!
 //! Knows: which options belong together. Refuses to know: what is in the files.
 
-use std::{io, path::PathBuf, thread};
+use std::{
+    io, mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::mpsc::{SyncSender, TrySendError, sync_channel},
+    thread,
+};
 
 use ringwire::tls::{ClientAuth, MinVersion, ServerTls};
-use signal_hook::{consts::SIGHUP, iterator::Signals};
 
 /// Where TLS listens, and with what.
 #[derive(Clone, Debug, clap::Args)]
@@ -75,8 +80,7 @@ impl TlsArgs {
         !self.addresses.is_empty()
     }
 
-    /// The addresses that listen with TLS, and with what; its files are read again whenever SIGHUP
-    /// comes.
+    /// The addresses that listen with TLS, and with what.
     ///
     /// # Errors
     ///
@@ -85,10 +89,7 @@ impl TlsArgs {
         if self.addresses.is_empty() {
             return Ok(None);
         }
-        let tls = self.load()?;
-        reload_on_hangup(tls.clone())
-            .map_err(|error| format!("cannot wait for SIGHUP: {error}"))?;
-        Ok(Some((&self.addresses, tls)))
+        Ok(Some((&self.addresses, self.load()?)))
     }
 
     fn load(&self) -> Result<ServerTls, String> {
@@ -119,21 +120,50 @@ impl TlsArgs {
     }
 }
 
-/// On a thread of its own, which reads files while the shards go on.
-fn reload_on_hangup(tls: ServerTls) -> io::Result<()> {
-    let mut signals = Signals::new([SIGHUP])?;
-    let wait = move || {
-        for _ in signals.forever() {
-            match tls.reload() {
-                Ok(()) => tracing::info!("SIGHUP: the certificates were read again"),
-                Err(error) => {
-                    tracing::error!("SIGHUP: the certificates stay as they were: {error}");
+/// Reads the files again when it is asked to, on a thread of its own: a disk may be slow.
+pub struct Reloader {
+    asked: SyncSender<()>,
+}
+
+impl Reloader {
+    /// Waits to be asked.
+    ///
+    /// # Errors
+    ///
+    /// When there is no thread to be had.
+    pub fn start(tls: ServerTls) -> io::Result<Self> {
+        let (asked, asking) = sync_channel(1);
+        let body = move || {
+            for () in asking {
+                // What is in the files is not ours: the worst of it leaves things as they are.
+                match catch_unwind(AssertUnwindSafe(|| tls.reload())) {
+                    Ok(Ok(())) => tracing::info!("SIGHUP: the certificates were read again"),
+                    Ok(Err(error)) => {
+                        tracing::error!("SIGHUP: the certificates stay as they were: {error}");
+                    }
+                    Err(panic) => {
+                        tracing::error!("SIGHUP: the certificates stay as they were");
+                        mem::forget(panic);
+                    }
                 }
             }
+        };
+        thread::Builder::new()
+            .name("reload".to_owned())
+            .spawn(body)?;
+        Ok(Self { asked })
+    }
+
+    /// Asks for it.
+    pub fn reload(&self) {
+        match self.asked.try_send(()) {
+            Ok(()) => {}
+            Err(TrySendError::Full(())) => {
+                tracing::info!("SIGHUP: the certificates are still to be read for an earlier one");
+            }
+            Err(TrySendError::Disconnected(())) => {
+                tracing::error!("SIGHUP: nobody reads the certificates any more");
+            }
         }
-    };
-    thread::Builder::new()
-        .name("reload".to_owned())
-        .spawn(wait)?;
-    Ok(())
+    }
 }

@@ -21,7 +21,9 @@ struct Slot<T> {
 
 #[derive(Debug)]
 enum Content<T> {
-    Free { next: u32 },
+    Free {
+        next: u32,
+    },
     Taken(T),
     /// Its last user is gone.
     UsedUp,
