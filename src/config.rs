@@ -63,10 +63,11 @@ pub struct Config {
     /// them. 512 MiB.
     pub shard_queue_high_bytes: usize,
     /// Bytes of memory that the connections of one shard may hold: messages that have not come
-    /// whole, queues, what was received and not looked at, TLS, compression. What happens on the
-    /// way to the limit stands on the page of the binary's README, "When memory runs short". 0:
-    /// half of what the process may have, the machine's or its control group's memory or its
-    /// address space, in equal parts for each shard. 0.
+    /// whole, queues, what was received and not looked at, TLS, compression. From three quarters of
+    /// it on, opening handshakes are answered 503; from seven eighths on, nothing is received from
+    /// those who hold most; at last the largest holders are closed with 1013. 0: half of what the
+    /// process may have, the machine's or its control group's memory or its address space, in equal
+    /// parts for each shard. 0.
     pub memory_bytes_max: usize,
     /// Bytes of messages from other threads that may wait for one shard. 64 MiB.
     pub mailbox_bytes_max: usize,

@@ -81,6 +81,11 @@ pub struct Args {
     /// Refuse to queue more than this for one peer
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().queue_bytes_max)]
     queue_bytes_max: usize,
+    /// Memory that the connections of one shard may hold. On the way there, new ones get a 503,
+    /// those who hold most are not read from, and at last they are closed with 1013. 0: half of
+    /// what the process may have, in equal parts for each shard
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().memory_bytes_max)]
+    memory_bytes_max: usize,
     /// The most connections of one shard; more wait in the backlog
     #[arg(long, value_name = "N", default_value_t = Config::default().shard_connections_max)]
     shard_connections_max: u32,
@@ -271,6 +276,7 @@ impl Args {
         config.queue_high_bytes = self.queue_high_bytes;
         config.queue_low_bytes = self.queue_low_bytes;
         config.queue_bytes_max = self.queue_bytes_max;
+        config.memory_bytes_max = self.memory_bytes_max;
         config.shard_connections_max = self.shard_connections_max;
         config.backlog = self.backlog;
         config.recv_buffers = self.recv_buffers;

@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_waker_that_panics_hurts_neither_the_shard_nor_the_next_waker() {
-        let (postbox, mailbox) = mailbox(1, Waker::new(None));
+        let (postbox, mailbox) = mailbox(1, 1 << 20, Waker::new(None));
         let woken = Arc::new(Woken::default());
         for times in 1..=2 {
             assert_eq!(postbox.post(stop()), Ok(()));
