@@ -207,7 +207,7 @@ impl Floor {
         if is_large {
             return_lent(&mut self.ring, &mut self.arena);
             if let Some(socket) = &connection.socket {
-                outcome = self.ring.recv_now(socket);
+                outcome = self.ring.recv_now(socket, usize::MAX);
             }
         }
         match outcome {
