@@ -1,0 +1,1 @@
+//! What the attack says it did, beside what a server says that came.
