@@ -44,6 +44,9 @@ const TICK: Duration = Duration::from_millis(10);
 const WRITE_BYTES_MAX: usize = 256 << 10;
 const READ_BYTES_MAX: usize = 256 << 10;
 
+/// Writes of one connection before the others have their turn.
+const WRITES_MAX: usize = 8;
+
 /// The longest head of a reply that is looked at.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
@@ -208,7 +211,8 @@ impl<'a> Crowd<'a> {
             }
             let now = Instant::now();
             let late = now - began > TOGETHER_MAX;
-            if !self.begun && (self.opening == 0 && self.vacant.is_empty() || late) {
+            let all_here = self.opening == 0 && self.vacant.is_empty();
+            if !self.begun && (!self.plan.together || all_here || late) {
                 self.begin()?;
                 let _ = news.send(News::Begun);
             }
@@ -495,7 +499,7 @@ impl<'a> Crowd<'a> {
 
     fn send(&mut self, peer: &mut Peer) -> io::Result<()> {
         let plan = self.plan;
-        loop {
+        for _ in 0..WRITES_MAX {
             let Some(segment) = plan.segments.get(peer.segment) else {
                 return Ok(());
             };
@@ -524,10 +528,11 @@ impl<'a> Crowd<'a> {
                 }
             }
             if count >= WRITE_BYTES_MAX / 4 {
-                // The others have their turn.
-                return Ok(());
+                break;
             }
         }
+        // The others have their turn.
+        Ok(())
     }
 
     /// Whether the reply is what was waited for, once it is there.

@@ -193,11 +193,15 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let mut neighbours = Vec::new();
         for (manners, (_, accepted)) in manners.iter().zip(ground.neighbours) {
             let (ready, phase) = (ready.clone(), &phase);
-            neighbours
-                .push(scope.spawn(move || neighbour::run(manners, accepted, phase, &ready)));
+            neighbours.push(scope.spawn(move || {
+                let report = neighbour::run(manners, accepted, phase, &ready);
+                // After it has been ready nobody listens.
+                let _ = ready.send(false);
+                report
+            }));
         }
         drop(ready);
-        if readied.iter().count() < manners.len() {
+        if !readied.iter().take(manners.len()).all(|ready| ready) {
             phase.store(OVER, Ordering::Release);
             for neighbour in neighbours {
                 joined(neighbour.join())?;

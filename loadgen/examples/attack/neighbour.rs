@@ -120,7 +120,7 @@ pub fn run(
     manners: &Manners,
     accepted: Option<OwnedFd>,
     phase: &AtomicU8,
-    ready: &Sender<()>,
+    ready: &Sender<bool>,
 ) -> io::Result<Report> {
     let side = if accepted.is_some() {
         Side::Server
@@ -147,7 +147,7 @@ pub fn run(
         neighbour.look(deadline)?;
     }
     neighbour.cut_off_is_an_error()?;
-    let _ = ready.send(());
+    let _ = ready.send(true);
     neighbour.live(phase)?;
     Ok(neighbour.into_report())
 }
