@@ -65,8 +65,8 @@ const SECONDS_MAX: f64 = 120.0;
 /// How long those that dial may take.
 const ACCEPT_MAX: Duration = Duration::from_secs(15);
 
-/// How much nicer those who attack are than their neighbours, who are not to wait for a processor.
-const NICE: i32 = 5;
+/// Neighbours are on the processor of those who attack, and are not to wait for it.
+const NEIGHBOURS_PRIORITY: i32 = -5;
 
 /// Attacks a server of this machine beside neighbours
 #[derive(Parser)]
@@ -194,6 +194,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         for (manners, (_, accepted)) in manners.iter().zip(ground.neighbours) {
             let (ready, phase) = (ready.clone(), &phase);
             neighbours.push(scope.spawn(move || {
+                // Only this thread: the number of a thread is one of a process here. Whoever may
+                // not has two neighbours that wait alike.
+                let _ = setpriority_process(Some(gettid()), NEIGHBOURS_PRIORITY);
                 let report = neighbour::run(manners, accepted, phase, &ready);
                 // After it has been ready nobody listens.
                 let _ = ready.send(false);
@@ -223,8 +226,6 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let (plan, stop) = (&plan, &stop);
         let (connections, accepted) = (arguments.connections, ground.accepted);
         let crowd = scope.spawn(move || {
-            // Only this thread: the number of a thread is one of a process here.
-            let _ = setpriority_process(Some(gettid()), NICE);
             let crowd = match front {
                 Some(front) => Crowd::dialling(plan, connections, front)?,
                 None => Crowd::accepted(plan, accepted)?,
