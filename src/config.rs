@@ -46,9 +46,19 @@ pub struct Config {
     /// How long the opening handshake may take; a slower one is answered 408. 10 s.
     pub handshake_timeout_ms: u64,
     /// A connection that has been silent for this long is closed; after half of it a ping asks for
-    /// a sign of life. 0 turns both off. At most 24 days. 120 s.
+    /// a sign of life. A peer that is behind with reading and takes 16 KiB in this time is not
+    /// silent. 0 turns both off. At most 24 days.
+    /// 120 s.
     pub idle_timeout_ms: u64,
-    /// How long the closing handshake may take before the connection is dropped. 5 s.
+    /// How long a message may take that does not get on; the connection ends with 1008. It gets on
+    /// when it becomes whole in this time, or by 16 KiB of payload; it is looked at when the time is
+    /// over, so that one that stands still may have twice as much. What this side does not receive,
+    /// because the peer does not read or a handler does other things, is not held against it, and a
+    /// message that the async API hands out in pieces has no deadline. 0: any time. 30 s.
+    pub message_timeout_ms: u64,
+    /// How long the closing handshake may take before the connection is dropped. A peer for which
+    /// there is still something to read has as much time again whenever it has taken all of that,
+    /// or 16 KiB. 5 s.
     pub close_timeout_ms: u64,
     /// How long a stopping server waits for its connections to close. 10 s.
     pub drain_timeout_ms: u64,
@@ -152,6 +162,7 @@ impl Default for Config {
             head_bytes_max: 8 << 10,
             handshake_timeout_ms: 10_000,
             idle_timeout_ms: 120_000,
+            message_timeout_ms: 30_000,
             close_timeout_ms: 5_000,
             drain_timeout_ms: 10_000,
             queue_high_bytes: 1 << 20,
@@ -254,6 +265,7 @@ impl Config {
         within("head_bytes_max", self.head_bytes_max as u64, 256, 1 << 20)?;
         within("handshake_timeout_ms", self.handshake_timeout_ms, 1, DAY_MS)?;
         within("idle_timeout_ms", self.idle_timeout_ms, 0, TIMEOUT_MS_MAX)?;
+        within("message_timeout_ms", self.message_timeout_ms, 0, DAY_MS)?;
         within("close_timeout_ms", self.close_timeout_ms, 1, DAY_MS)?;
         within("drain_timeout_ms", self.drain_timeout_ms, 0, DAY_MS)?;
         within("queue_high_bytes", self.queue_high_bytes as u64, 1, 1 << 40)?;
@@ -419,7 +431,7 @@ mod tests {
     #[test]
     fn an_error_names_the_field_and_the_bound() {
         type Breakage = fn(&mut Config);
-        let broken: [(Breakage, &str); 10] = [
+        let broken: [(Breakage, &str); 11] = [
             (
                 |config| config.message_bytes_max = 0,
                 "message_bytes_max is 0",
@@ -442,6 +454,10 @@ mod tests {
             (
                 |config| config.inflate_window_bits = 7,
                 "inflate_window_bits is 7, but it has to be from 8 to 15",
+            ),
+            (
+                |config| config.message_timeout_ms = 24 * 3600 * 1000 + 1,
+                "message_timeout_ms is 86400001, but it has to be from 0 to 86400000",
             ),
             (
                 |config| config.handshake_timeout_ms = 0,

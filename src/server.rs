@@ -357,8 +357,10 @@ struct Inner {
 }
 
 impl Handle {
-    /// Sends a message on a connection. Whether it is still there shows only on its shard: a
-    /// message to one that has gone is dropped.
+    /// Sends a message on a connection. Whether it is still there, and has room in its queue, shows
+    /// only on its shard: a message that cannot be queued there is dropped, counted in
+    /// [`handle_sends_dropped`](crate::Counts::handle_sends_dropped), and told to the service by
+    /// [`on_send_failed`](crate::Service::on_send_failed).
     ///
     /// # Errors
     ///

@@ -17,11 +17,14 @@ use rustix::{io::Errno as Sys, net::Shutdown};
 
 use super::{
     farewell::see_off,
-    local::{Local, State},
+    local::{Later, Local, State},
     socket::Socket,
 };
 use crate::{
-    conn::{CloseCause, Ending, Key, Link, Stage, Timeout},
+    conn::{
+        CloseCause, Ending, Key, Link, Stage, Timeout,
+        liveness::{Look, RESPITE_MS, first_look_ms},
+    },
     proto::{
         CloseCode, Role, SendError,
         handshake::{Content, HandshakeError, Refusal},
@@ -46,6 +49,8 @@ pub struct Connection {
     pub alone: Cell<bool>,
     /// It is in the thread's list of connections with something to send.
     pub listed: Cell<bool>,
+    /// This side has closed: nothing more is handed out, not even what has come before.
+    pub deaf: Cell<bool>,
     /// Nobody but the farewell reads any more.
     pub leaving: Cell<bool>,
     /// Bytes that the endpoint itself wrote (pongs) since the queue was last empty.
@@ -75,6 +80,7 @@ impl Connection {
             dirty: Cell::new(false),
             listed: Cell::new(false),
             alone: Cell::new(false),
+            deaf: Cell::new(false),
             leaving: Cell::new(false),
             replied_bytes: Cell::new(0),
             subprotocol: OnceCell::new(),
@@ -216,6 +222,7 @@ impl Connection {
         self.account(link, state);
         if link.paused && link.queued_bytes() <= state.shared.config.queue_low_bytes {
             link.paused = false;
+            link.forgive_message();
         }
         let queued = link.queued_bytes();
         if queued == 0 {
@@ -258,10 +265,13 @@ impl Connection {
 
     /// Remembers who waits until the queue is short, or the connection over.
     pub fn wait_for_room(&self, context: &TaskContext<'_>) {
-        let mut waiting = self.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            waiting.push(context.waker().clone());
+        let known = |waker: &Waker| waker.will_wake(context.waker());
+        if self.waiting.borrow().iter().any(known) {
+            return;
         }
+        // Cloning is the application's code, like waking.
+        let waker = context.waker().clone();
+        self.waiting.borrow_mut().push(waker);
     }
 
     fn wake_waiting(&self) {
@@ -269,7 +279,7 @@ impl Connection {
             return;
         }
         for waker in self.waiting.take() {
-            waker.wake();
+            self.local.later(Later::Wake(waker));
         }
     }
 
@@ -291,6 +301,7 @@ impl Connection {
         }
         let (endpoint, mut context) = link.split(&mut state.shared);
         endpoint.close(code, reason, &mut context)?;
+        self.deaf.set(true);
         link.ends(cause);
         self.closing(link, state);
         self.flush_in(link, state);
@@ -301,8 +312,7 @@ impl Connection {
     pub fn closing(&self, link: &mut Link, state: &mut State) {
         if matches!(link.stage, Stage::Open) && link.endpoint.is_close_sent() {
             link.stage = Stage::Closing;
-            let timeout_ms = state.shared.config.close_timeout_ms;
-            self.local.set_deadline(state, self.key, timeout_ms);
+            self.set_close_deadline(link, state);
         }
     }
 
@@ -315,8 +325,7 @@ impl Connection {
         // answer with a reset.
         let lingers = link.rare.tls().is_some() && !link.stream_ended;
         link.stage = Stage::Finishing(if lingers { Ending::Linger } else { ending });
-        let timeout_ms = state.shared.config.close_timeout_ms;
-        self.local.set_deadline(state, self.key, timeout_ms);
+        self.set_close_deadline(link, state);
         self.flush_in(link, state);
     }
 
@@ -334,8 +343,9 @@ impl Connection {
         self.socket.shutdown(Shutdown::Both);
         self.wake_waiting();
         let cause = link.rare.cause();
-        let cause = cause.unwrap_or(&CloseCause::Vanished);
-        tracing::debug!(slot = self.key.slot, %cause, "connection closed");
+        let cause = cause.unwrap_or(&CloseCause::Vanished).clone();
+        let slot = self.key.slot;
+        self.local.later(Later::SayClosed { slot, cause });
     }
 
     /// As [`stop`](Self::stop), for this reason.
@@ -361,7 +371,7 @@ impl Connection {
     /// The transport is broken: nothing can be sent or received any more.
     pub fn transport_failed(&self, link: &mut Link, state: &mut State, errno: Errno) {
         if errno.of_transfer() == TransferError::Unexpected {
-            tracing::error!(%errno, "a transfer failed in a new way");
+            self.local.later(Later::SayFailed(errno));
         }
         if !link.endpoint.is_input_ended() || !link.endpoint.is_close_sent() {
             link.ends(CloseCause::Transport(errno));
@@ -392,6 +402,14 @@ impl Connection {
     pub fn deadline(self: &Rc<Self>) {
         let link = &mut *self.link.borrow_mut();
         let state = &mut *self.local.state.borrow_mut();
+        // What has come and was not looked at may be what it waits for.
+        let waits_for_bytes = matches!(
+            link.stage,
+            Stage::Opening(_) | Stage::Challenged(_) | Stage::Closing
+        );
+        if waits_for_bytes && link.is_respited(&self.socket) {
+            return self.local.set_deadline(state, self.key, RESPITE_MS);
+        }
         match &link.stage {
             Stage::Opening(opening) if opening.client().is_none() && !link.is_securing() => {
                 state.shared.counts.timeouts += 1;
@@ -401,9 +419,14 @@ impl Connection {
             Stage::Connecting(_) | Stage::Opening(_) | Stage::Challenged(_) => {
                 self.drop_late(link, state, Timeout::Handshake);
             }
-            Stage::Open => self.check_idle(link, state),
+            Stage::Open => self.look_at_open(link, state),
             Stage::Closing | Stage::Finishing(_) | Stage::Lingering => {
-                self.drop_late(link, state, Timeout::Close);
+                if link.look_at_end(&self.socket) {
+                    let timeout_ms = state.shared.config.close_timeout_ms;
+                    self.local.set_deadline(state, self.key, timeout_ms);
+                } else {
+                    self.drop_late(link, state, Timeout::Close);
+                }
             }
             Stage::Stopping | Stage::Closed => {}
         }
@@ -416,31 +439,38 @@ impl Connection {
         self.stop(link, state);
     }
 
-    /// When to look whether the peer is still there: after half the timeout, to ping it.
+    /// The end begins: the peer has what is left for it to take, and to say goodbye in time.
+    fn set_close_deadline(&self, link: &mut Link, state: &mut State) {
+        link.begin_end(&self.socket);
+        let timeout_ms = state.shared.config.close_timeout_ms;
+        self.local.set_deadline(state, self.key, timeout_ms);
+    }
+
+    /// When to look at an open connection: whether its peer is still there, and its message gets
+    /// on.
     pub fn set_idle_deadline(&self, state: &mut State) {
-        match state.shared.config.idle_timeout_ms {
-            0 => state.wheel.clear(self.key.slot),
-            idle_ms => self
-                .local
-                .set_deadline(state, self.key, idle_ms.div_ceil(2)),
+        self.look_again(state, first_look_ms(&state.shared.config));
+    }
+
+    fn look_again(&self, state: &mut State, after_ms: Option<u64>) {
+        match after_ms {
+            Some(ms) => self.local.set_deadline(state, self.key, ms),
+            None => state.wheel.clear(self.key.slot),
         }
     }
 
-    fn check_idle(self: &Rc<Self>, link: &mut Link, state: &mut State) {
-        if state.shared.config.idle_timeout_ms == 0 {
-            return;
-        }
-        // What lies unread says that the peer is there: it is the handler that is elsewhere. But a
-        // peer that does not read is not there for us, whatever it has sent.
-        if link.queued_bytes() == 0 && self.socket.unread_bytes() > 0 {
-            link.heard_ms = state.shared.now.as_ms() as u32;
-        }
-        match link.check_idle(&mut state.shared) {
-            Some(next_ms) => {
-                self.local.set_deadline(state, self.key, next_ms);
+    /// Looks whether the peer of an open connection is there and its message gets on.
+    fn look_at_open(self: &Rc<Self>, link: &mut Link, state: &mut State) {
+        match link.look(&self.socket, &mut state.shared) {
+            Look::Again(after_ms) => {
+                self.look_again(state, after_ms);
                 self.flush_in(link, state);
             }
-            None => self.drop_late(link, state, Timeout::Idle),
+            Look::MessageLate => {
+                link.give_up_message(&mut state.shared);
+                self.finish(link, state, Ending::Linger);
+            }
+            Look::Idle => self.drop_late(link, state, Timeout::Idle),
         }
     }
 

@@ -137,7 +137,10 @@ impl Input {
     /// The next message of what was received.
     #[inline]
     pub fn next(&mut self, connection: &Rc<Connection>) -> Option<Found> {
-        if let Some(found) = self.next_of_batch() {
+        if connection.deaf.get() {
+            // The endpoint throws away what it has not looked at.
+            self.batch = 0..0;
+        } else if let Some(found) = self.next_of_batch() {
             return Some(found);
         }
         if self.rest.is_empty() && self.held.is_none() && !self.batch_failed {

@@ -8,7 +8,8 @@
 //! ```text
 //!   1  sends what connections were given and did not send themselves
 //!   2  deadlines that are due
-//!   3  publishes the counts
+//!   3  wakes who has waited, and says what there is to say
+//!   4  publishes the counts
 //! ```
 //!
 //! It has one timer. A connection has none: its deadline is a place in a wheel.
@@ -17,6 +18,7 @@ use std::{
     cell::{Cell, RefCell},
     fmt,
     future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::{Rc, Weak},
     sync::Arc,
     task::{Context as TaskContext, Poll, Waker},
@@ -27,7 +29,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 use super::{buffers::Buffers, connection::Connection, opening::OpenError, timer::Timer};
 use crate::{
     config::Config,
-    conn::{Key, Shared, deadline::Wheel, slab::Slab},
+    conn::{CloseCause, Key, Shared, deadline::Wheel, slab::Slab},
     ring::{Errno, Time},
     server::seed,
     shard::stats::Stats,
@@ -110,12 +112,41 @@ impl fmt::Debug for Context {
     }
 }
 
+/// Something that runs code of the application's: a waker of its own making, a subscriber of
+/// tracing's. It may use any connection, so that it has to wait until none is borrowed.
+#[derive(Debug)]
+pub enum Later {
+    /// Somebody waited.
+    Wake(Waker),
+    /// A connection is over.
+    SayClosed {
+        /// Its place.
+        slot: u32,
+        /// Why.
+        cause: CloseCause,
+    },
+    /// The kernel said something that is in no table.
+    SayFailed(Errno),
+}
+
+impl Later {
+    fn run(self) {
+        match self {
+            Self::Wake(waker) => waker.wake(),
+            Self::SayClosed { slot, cause } => tracing::debug!(slot, %cause, "connection closed"),
+            Self::SayFailed(errno) => tracing::error!(%errno, "a transfer failed in a new way"),
+        }
+    }
+}
+
 /// The same, for those who are in it.
 #[derive(Debug)]
 pub struct Local {
     pub state: RefCell<State>,
     /// Connections with something to send that nobody else is about to send.
     dirty: RefCell<Vec<Rc<Connection>>>,
+    /// What is done when nothing is borrowed.
+    later: RefCell<Vec<Later>>,
     /// The connection whose handler is polled: what is sent meanwhile is sent when that is done.
     in_turn: Cell<Option<Key>>,
     pub stats: Arc<Stats>,
@@ -158,6 +189,7 @@ impl Local {
                 shared: Shared::new(config, seed),
             }),
             dirty: RefCell::default(),
+            later: RefCell::default(),
             in_turn: Cell::new(None),
             stats,
             keeper: RefCell::default(),
@@ -181,6 +213,23 @@ impl Local {
     /// The runtime is about to end: no task is spawned any more.
     pub fn end(&self) {
         self.over.set(true);
+        self.do_later();
+    }
+
+    /// Leaves it to the keeper, who has borrowed nothing.
+    pub fn later(&self, later: Later) {
+        self.later.borrow_mut().push(later);
+        self.wake_keeper();
+    }
+
+    /// What this leads to is for the next time: the keeper was woken for it.
+    fn do_later(&self) {
+        for later in self.later.take() {
+            let done = catch_unwind(AssertUnwindSafe(|| later.run()));
+            if done.is_err() {
+                tracing::error!("a waker panicked; its task may wait for ever");
+            }
+        }
     }
 
     /// Whether the runtime is about to end.
@@ -190,9 +239,20 @@ impl Local {
 
     /// Runs something that sends, on this connection most often, and sends then.
     pub fn turn<T>(&self, connection: &Rc<Connection>, run: impl FnOnce() -> T) -> T {
+        /// Gives the turn back, to whoever had it before, even if `run` panics.
+        struct Turn<'a> {
+            local: &'a Local,
+            outer: Option<Key>,
+        }
+        impl Drop for Turn<'_> {
+            fn drop(&mut self) {
+                self.local.in_turn.set(self.outer);
+            }
+        }
         let outer = self.in_turn.replace(Some(connection.key));
+        let turn = Turn { local: self, outer };
         let result = run();
-        self.in_turn.set(outer);
+        drop(turn);
         connection.flush_if_dirty();
         if outer.is_none() {
             self.flush_dirty();
@@ -325,6 +385,7 @@ impl Local {
         let now = Time::monotonic();
         self.handle_deadlines(now);
         self.flush_dirty();
+        self.do_later();
         if self.publish_at.get().is_some_and(|at| at <= now) {
             self.publish();
         }
@@ -339,6 +400,7 @@ impl Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
+        self.do_later();
         self.wake_keeper();
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     config::ConfigError,
     conn::{
         CloseCause, Ending, Link, Opening, Rare, Remote, Secure, Stage, Timeout,
-        opening::{Judge, Opened, Reply},
+        opening::{Judge, Opened, Reply, WholeHead, judge},
     },
     proto::{
         Role,
@@ -113,32 +113,25 @@ fn answer<J: Judge>(
     judge: &mut J,
     accepted: &mut Option<J::State>,
 ) -> bool {
-    let link = &mut *connection.link.borrow_mut();
-    let state = &mut *connection.local.state.borrow_mut();
-    if let Stage::Opening(opening) = &mut link.stage {
-        let head_bytes_max = state.shared.config.head_bytes_max;
-        let rest = input.rest();
-        match opening.push(rest, head_bytes_max) {
-            Ok(None) => {
-                let len = rest.len();
-                input.advance(len);
-                return false;
-            }
-            Ok(Some((head, used))) => {
-                let open = answer_head(connection, link, state, &head, judge, accepted);
-                drop(head);
-                input.advance(used);
-                if open {
-                    is_open(connection, link, state);
-                    return true;
-                }
-            }
-            Err(error) => {
-                connection.refuse(link, state, error.into());
-                return false;
+    let len = input.rest().len();
+    match take_head(connection, input) {
+        Head::Whole((head, used)) => {
+            let opened = answer_head(connection, &head, judge, accepted);
+            drop(head);
+            input.advance(used);
+            if opened {
+                return true;
             }
         }
+        Head::Begun => {
+            input.advance(len);
+            return false;
+        }
+        Head::Refused => return false,
+        Head::Answered => {}
     }
+    let link = &mut *connection.link.borrow_mut();
+    let state = &mut *connection.local.state.borrow_mut();
     match link.receive_challenge(input.rest(), &mut state.shared) {
         Some(used) => {
             input.advance(used);
@@ -149,38 +142,86 @@ fn answer<J: Judge>(
     }
 }
 
+/// What there is of the head of a request.
+enum Head<'i> {
+    /// All of it.
+    Whole(WholeHead<'i>),
+    /// A part.
+    Begun,
+    /// More than it may have, or something else; it was answered.
+    Refused,
+    /// What comes is behind it.
+    Answered,
+}
+
+fn take_head<'i>(connection: &Rc<Connection>, input: &'i mut Input) -> Head<'i> {
+    let link = &mut *connection.link.borrow_mut();
+    let state = &mut *connection.local.state.borrow_mut();
+    let Stage::Opening(opening) = &mut link.stage else {
+        return Head::Answered;
+    };
+    let head_bytes_max = state.shared.config.head_bytes_max;
+    match opening.push(input.rest(), head_bytes_max) {
+        Ok(Some(head)) => Head::Whole(head),
+        Ok(None) => Head::Begun,
+        Err(error) => {
+            connection.refuse(link, state, error.into());
+            Head::Refused
+        }
+    }
+}
+
+/// Answers a whole request head. Returns whether the connection is open now.
+///
+/// Who judges is application code, which may reach every other connection of this thread: nothing
+/// is borrowed meanwhile, and the connection may be another one afterwards.
 fn answer_head<J: Judge>(
     connection: &Rc<Connection>,
-    link: &mut Link,
-    state: &mut State,
     head: &[u8],
-    judge: &mut J,
+    asked: &mut J,
     accepted: &mut Option<J::State>,
 ) -> bool {
     let request = match Request::parse(head) {
         Ok(request) => request,
         Err(error) => {
+            let link = &mut *connection.link.borrow_mut();
+            let state = &mut *connection.local.state.borrow_mut();
             connection.refuse(link, state, error.into());
             return false;
         }
     };
-    let tls = link.rare.tls().map(|tls| tls.session());
-    let peer = Remote::new(connection.socket.peer_address(), tls);
-    let shared = &mut state.shared;
-    let judged = catch_unwind(AssertUnwindSafe(|| shared.judge(&request, peer, judge)));
-    let Ok(reply) = judged else {
-        shared.counts.service_panics += 1;
+    let admission = connection.local.state.borrow().shared.admission();
+    let tls = connection.link.borrow_mut().rare.take_tls();
+    let session = tls.as_ref().map(|tls| tls.session());
+    let peer = Remote::new(connection.socket.peer_address(), session);
+    let judged = catch_unwind(AssertUnwindSafe(|| judge(&request, peer, asked, admission)));
+    let is_awaited = {
+        let link = &mut *connection.link.borrow_mut();
+        link.rare.put_tls(tls);
+        matches!(link.stage, Stage::Opening(_))
+    };
+    if !is_awaited {
+        // It has ended meanwhile.
+        return false;
+    }
+    let judged = judged.ok();
+    let link = &mut *connection.link.borrow_mut();
+    let state = &mut *connection.local.state.borrow_mut();
+    let Some(judged) = judged else {
+        state.shared.counts.service_panics += 1;
         let refusal: Refusal = HandshakeError::ServicePanicked.into();
-        link.refuse_request(&request, &refusal, shared);
+        link.refuse_request(&request, &refusal, &mut state.shared);
         connection.finish(link, state, Ending::Linger);
         return false;
     };
+    let reply = state.shared.reply_to(judged);
     if let Reply::Accepted { answer, .. } = &reply {
         chosen(connection, answer.subprotocol());
     }
-    match link.answer(&request, reply, shared) {
+    match link.answer(&request, reply, &mut state.shared) {
         Opened::Open(found) => {
             *accepted = Some(found);
+            is_open(connection, link, state);
             true
         }
         Opened::Challenged(found) => {

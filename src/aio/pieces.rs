@@ -45,13 +45,16 @@ impl<'a> MessagePieces<'a> {
         self.kind
     }
 
-    /// The next bytes of the message. `None` when it is over, or the connection is:
-    /// [`is_complete`](Self::is_complete) tells.
+    /// The next bytes of the message. `None` when it is over, or the connection is, or was closed
+    /// from this side: [`is_complete`](Self::is_complete) tells.
     ///
     /// # Cancel safety
     ///
     /// A future that is dropped has taken nothing.
     pub async fn next(&mut self) -> Option<&[u8]> {
+        if self.reader.connection.deaf.get() {
+            return None;
+        }
         let found = match self.found.take() {
             Some(found) => found,
             None if !self.reader.is_in_message() => return None,

@@ -137,12 +137,14 @@ impl Connection {
     /// [`SendError::Closed`] when the connection ended before.
     pub fn poll_flush(self: &Rc<Self>, context: &TaskContext<'_>) -> Poll<Result<(), SendError>> {
         self.flush_if_dirty();
-        let link = self.link.borrow();
-        if link.queued_bytes() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        if matches!(link.stage, Stage::Stopping | Stage::Closed) {
-            return Poll::Ready(Err(SendError::Closed));
+        {
+            let link = self.link.borrow();
+            if link.queued_bytes() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            if matches!(link.stage, Stage::Stopping | Stage::Closed) {
+                return Poll::Ready(Err(SendError::Closed));
+            }
         }
         self.wait_for_room(context);
         Poll::Pending
@@ -154,15 +156,17 @@ impl Connection {
     ///
     /// [`SendError::Closed`].
     pub fn poll_room(&self, context: &TaskContext<'_>) -> Poll<Result<(), SendError>> {
-        let link = self.link.borrow();
-        if !matches!(link.stage, Stage::Open) {
-            return Poll::Ready(Err(SendError::Closed));
+        {
+            let link = self.link.borrow();
+            if !matches!(link.stage, Stage::Open) {
+                return Poll::Ready(Err(SendError::Closed));
+            }
+            if !link.paused {
+                return Poll::Ready(Ok(()));
+            }
         }
-        if link.paused {
-            self.wait_for_room(context);
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
+        self.wait_for_room(context);
+        Poll::Pending
     }
 
     /// Writes a ping or pong.

@@ -25,11 +25,15 @@ use tokio::io::{
     unix::{AsyncFd, AsyncFdReadyGuard},
 };
 
-use crate::ring::{
-    Address, Errno, PeerAddress, SendQueue,
-    readiness::register,
-    send::PIECES_MAX,
-    socket::{peer_address, stream, stream_from, to_any},
+use crate::{
+    conn::liveness::Kernel,
+    ring::{
+        Address, Errno, Outgoing, PeerAddress, SendQueue,
+        readiness::register,
+        send::PIECES_MAX,
+        socket::{peer_address, stream, stream_from, to_any},
+        standing,
+    },
 };
 
 const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
@@ -203,14 +207,19 @@ impl Socket {
         let _ = shutdown(self.fd.get_ref(), how);
     }
 
-    /// Bytes that were received and nobody has looked at.
-    pub fn unread_bytes(&self) -> u64 {
-        rustix::io::ioctl_fionread(self.fd.get_ref()).unwrap_or(0)
-    }
-
     /// Who is at the other end.
     pub fn peer_address(&self) -> PeerAddress {
         peer_address(self.fd.get_ref())
+    }
+}
+
+impl Kernel for Socket {
+    fn unread_bytes(&self) -> u64 {
+        standing::unread_bytes(self.fd.get_ref())
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        standing::outgoing(self.fd.get_ref())
     }
 }
 

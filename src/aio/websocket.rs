@@ -252,6 +252,10 @@ impl WebSocket {
 
     /// Looks at the TLS of this connection: the peer's certificate, if it has shown one, the
     /// version and the cipher suite. `None` on a plain connection.
+    ///
+    /// # Panics
+    ///
+    /// When `look` sends on this connection, receives from it or closes it: it is lent out.
     #[cfg(feature = "tls")]
     pub fn with_tls<T>(&self, look: impl FnOnce(&crate::tls::Session) -> T) -> Option<T> {
         let link = self.reader.connection.link.borrow();
@@ -375,7 +379,8 @@ impl Writer {
     }
 
     /// Begins to close the connection, with a code and a reason of at most 123 bytes. The reader
-    /// comes to its end when the peer has answered, or `close_timeout_ms` are over.
+    /// hands out no more messages, and comes to its end when the peer has answered, or
+    /// `close_timeout_ms` are over.
     ///
     /// # Errors
     ///

@@ -66,7 +66,12 @@ pub struct Args {
     /// 0: never
     #[arg(long, value_name = "MS", default_value_t = Config::default().idle_timeout_ms)]
     idle_timeout_ms: u64,
-    /// How long the closing handshake may take
+    /// End a connection with 1008 whose message does not get on for this long: it has to become
+    /// whole, or to grow by 16 KiB; 0: never
+    #[arg(long, value_name = "MS", default_value_t = Config::default().message_timeout_ms)]
+    message_timeout_ms: u64,
+    /// How long the closing handshake may take, and as long again whenever the peer has read 16 KiB
+    /// of what is left for it
     #[arg(long, value_name = "MS", default_value_t = Config::default().close_timeout_ms)]
     close_timeout_ms: u64,
     /// How long to wait for connections to close when stopping
@@ -271,6 +276,7 @@ impl Args {
         config.head_bytes_max = self.head_bytes_max;
         config.handshake_timeout_ms = self.handshake_timeout_ms;
         config.idle_timeout_ms = self.idle_timeout_ms;
+        config.message_timeout_ms = self.message_timeout_ms;
         config.close_timeout_ms = self.close_timeout_ms;
         config.drain_timeout_ms = self.drain_timeout_ms;
         config.queue_high_bytes = self.queue_high_bytes;

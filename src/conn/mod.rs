@@ -22,14 +22,15 @@
 //! | Stopping | both sides are shut down | nothing is in flight any more |
 //! | Closed | the close is in flight | it completes; only then the slot is free |
 //!
-//! Every stage but Open has a deadline of its own, and Open has the idle timeout: no peer can keep
-//! a connection in any stage by stopping here.
+//! Every stage but Open has a deadline of its own, and Open has two, for the peer and for a message:
+//! no peer can keep a connection in any stage by stopping here. [`liveness`] judges who gets on.
 
 pub mod date;
 pub mod deadline;
 pub mod handle;
 pub mod ledger;
 pub mod lending;
+pub mod liveness;
 pub mod opening;
 pub mod remote;
 pub mod secure;
@@ -45,6 +46,7 @@ use date::DateText;
 pub use handle::Conn;
 use ledger::{Ledger, Pressure};
 use lending::Lending;
+use liveness::Watch;
 pub use opening::{ClientOpening, Opening};
 pub use remote::Remote;
 pub use secure::Secure;
@@ -56,7 +58,7 @@ use crate::{
     proto::{
         CloseCode, CloseFrame, Endpoint, Limits, MessagePool, Payload, ProtocolError, Role, Sink,
         deflate::Codec,
-        endpoint::{Context, Control, MaskingKeys},
+        endpoint::{Context, MaskingKeys},
         handshake::{ClientHandshakeError, ClientRequest},
         hixie::Challenge,
     },
@@ -111,6 +113,8 @@ pub enum Timeout {
     Handshake,
     /// `idle_timeout_ms`.
     Idle,
+    /// `message_timeout_ms`.
+    Message,
 }
 
 impl std::error::Error for CloseCause {}
@@ -149,6 +153,9 @@ impl fmt::Display for CloseCause {
             }
             Self::Timeout(Timeout::Idle) => {
                 f.write_str("dropped: the peer was silent for longer than idle_timeout_ms")
+            }
+            Self::Timeout(Timeout::Message) => {
+                f.write_str("failed with 1008: a message did not get on within message_timeout_ms")
             }
             Self::Tls(error) => write!(f, "TLS failed: {error}"),
             Self::Transport(errno) => write!(f, "the transport broke: {errno}"),
@@ -205,6 +212,9 @@ pub struct Counts {
     /// Opening handshakes that were refused or failed, and requests that could not be read or did
     /// not come in time.
     pub handshakes_refused: u64,
+    /// Messages sent through a handle that did not get into their connection's queue: it was full,
+    /// or the connection closing or gone.
+    pub handle_sends_dropped: u64,
     /// Plain HTTP requests that were answered, with whatever status: a 404 is one, and a 426.
     pub http_requests: u64,
     /// Messages received.
@@ -443,6 +453,7 @@ struct RareParts {
     unread: Option<Box<Unread>>,
     /// What the kernel held for the peer when it was last found to be behind.
     kernel_bytes: usize,
+    watch: Option<Box<Watch>>,
 }
 
 impl Rare {
@@ -453,6 +464,27 @@ impl Rare {
             ..RareParts::default()
         };
         Self(Some(Box::new(parts)))
+    }
+
+    /// Takes TLS out, for those who need it while the link is not borrowed. Until it is
+    /// [put back](Self::put_tls) nothing may be sent.
+    #[cfg_attr(
+        not(feature = "aio"),
+        expect(dead_code, reason = "shards lend links out")
+    )]
+    pub fn take_tls(&mut self) -> Option<Secure> {
+        self.0.as_mut()?.tls.take()
+    }
+
+    /// Undoes [`take_tls`](Self::take_tls).
+    #[cfg_attr(
+        not(feature = "aio"),
+        expect(dead_code, reason = "shards lend links out")
+    )]
+    pub fn put_tls(&mut self, tls: Option<Secure>) {
+        if tls.is_some() {
+            self.0.get_or_insert_default().tls = tls;
+        }
     }
 
     /// TLS, if there is any.
@@ -514,7 +546,8 @@ impl Rare {
     fn forget_if_empty(&mut self) {
         self.0.take_if(|parts| {
             let has_words = parts.tls.is_some() || parts.cause.is_some();
-            !has_words && parts.unread.is_none() && parts.kernel_bytes == 0
+            let is_watched = parts.watch.is_some();
+            !has_words && !is_watched && parts.unread.is_none() && parts.kernel_bytes == 0
         });
     }
 
@@ -534,6 +567,26 @@ impl Rare {
     pub fn drop_tls(&mut self) {
         if let Some(parts) = &mut self.0 {
             parts.tls = None;
+        }
+    }
+
+    /// What a deadline remembers, if anything.
+    fn watch(&self) -> Option<&Watch> {
+        self.0.as_ref()?.watch.as_deref()
+    }
+
+    /// As [`watch`](Self::watch), to be changed.
+    fn watch_mut(&mut self) -> &mut Watch {
+        let parts = self.0.get_or_insert_default();
+        parts.watch.get_or_insert_default()
+    }
+
+    /// Nothing is remembered any more.
+    fn drop_watch(&mut self) {
+        let Some(parts) = &mut self.0 else { return };
+        parts.watch = None;
+        if parts.tls.is_none() && parts.cause.is_none() {
+            self.0 = None;
         }
     }
 
@@ -662,27 +715,6 @@ impl Link {
             Role::Server => Ending::Stop,
             Role::Client => Ending::Linger,
         }
-    }
-
-    /// Half of the idle timeout is over since somebody looked: pings a silent peer. Returns after
-    /// how many milliseconds to look again, or nothing when it has been silent for all of it.
-    pub fn check_idle(&mut self, shared: &mut Shared) -> Option<u64> {
-        let idle_timeout_ms = shared.config.idle_timeout_ms;
-        let silence_ms = self.silence(shared.now.as_ms()).as_millis() as u64;
-        let half_ms = idle_timeout_ms.div_ceil(2);
-        if silence_ms >= idle_timeout_ms {
-            return None;
-        }
-        let mut next_ms = half_ms.saturating_sub(silence_ms);
-        if silence_ms >= half_ms {
-            if !self.pinged {
-                self.pinged = true;
-                let (endpoint, mut context) = self.split(shared);
-                let _ = endpoint.send_control(Control::Ping, &[], &mut context);
-            }
-            next_ms = idle_timeout_ms - silence_ms;
-        }
-        Some(next_ms.max(1))
     }
 
     /// Keeps a place in the queue for a frame that lies where it was received or put together, if

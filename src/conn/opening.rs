@@ -134,6 +134,71 @@ impl Opening {
     }
 }
 
+/// What a judge said to a request.
+#[derive(Debug)]
+pub enum Judged<'r, T> {
+    /// A connection.
+    Accepted {
+        /// What was asked for.
+        upgrade: Upgrade<'r>,
+        /// What was chosen.
+        answer: Answer,
+        /// What is kept for it.
+        state: T,
+    },
+    /// Something for a browser.
+    Http(HttpReply),
+    /// No connection.
+    Refused(Refusal),
+    /// No connection: memory runs short. Nobody was asked.
+    Overloaded,
+}
+
+/// What is known of opening handshakes before anybody is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission {
+    /// Clients of hixie-76 may connect.
+    legacy_hixie76: bool,
+    /// There is no memory for another connection.
+    is_full: bool,
+}
+
+/// Asks a judge about a request. It is application code: what it may reach must not be borrowed.
+pub fn judge<'r, J: Judge>(
+    request: &'r Request<'_>,
+    peer: Remote<'_>,
+    judge: &mut J,
+    admission: Admission,
+) -> Judged<'r, J::State> {
+    if !request.is_upgrade() {
+        return match judge.on_http(request, peer) {
+            Ok(reply) => Judged::Http(reply),
+            Err(refusal) => Judged::Refused(refusal),
+        };
+    }
+    let checked = if admission.legacy_hixie76 && hixie::is_opening(request) {
+        hixie::check_opening(request)
+    } else {
+        check_upgrade(request)
+    };
+    let upgrade = match checked {
+        Ok(upgrade) => upgrade,
+        Err(error) => return Judged::Refused(error.into()),
+    };
+    if admission.is_full {
+        return Judged::Overloaded;
+    }
+    let mut answer = Answer::new();
+    match judge.on_handshake(&upgrade, peer, &mut answer) {
+        Ok(state) => Judged::Accepted {
+            upgrade,
+            answer,
+            state,
+        },
+        Err(refusal) => Judged::Refused(refusal),
+    }
+}
+
 /// What is written in answer to a request.
 #[derive(Debug)]
 pub enum Reply<T> {
@@ -166,35 +231,22 @@ pub enum Opened<T> {
 }
 
 impl Shared {
-    /// Asks a judge about a request.
-    pub fn judge<J: Judge>(
-        &mut self,
-        request: &Request<'_>,
-        peer: Remote<'_>,
-        judge: &mut J,
-    ) -> Reply<J::State> {
-        if !request.is_upgrade() {
-            return match judge.on_http(request, peer) {
-                Ok(reply) => Reply::Http(reply),
-                Err(refusal) => Reply::Refused(refusal),
-            };
+    /// What is known of opening handshakes now.
+    pub fn admission(&self) -> Admission {
+        Admission {
+            legacy_hixie76: self.config.legacy_hixie76,
+            is_full: self.refuses_connections(),
         }
-        let checked = if self.config.legacy_hixie76 && hixie::is_opening(request) {
-            hixie::check_opening(request)
-        } else {
-            check_upgrade(request)
-        };
-        let upgrade = match checked {
-            Ok(upgrade) => upgrade,
-            Err(error) => return Reply::Refused(error.into()),
-        };
-        if self.refuses_connections() {
-            self.counts.memory_refusals += 1;
-            return Reply::Refused(HandshakeError::Overloaded.into());
-        }
-        let mut answer = Answer::new();
-        match judge.on_handshake(&upgrade, peer, &mut answer) {
-            Ok(state) => {
+    }
+
+    /// The reply to what a judge said.
+    pub fn reply_to<T>(&mut self, judged: Judged<'_, T>) -> Reply<T> {
+        match judged {
+            Judged::Accepted {
+                upgrade,
+                answer,
+                state,
+            } => {
                 // Hixie-76 has no extensions.
                 let compresses = self.config.compress
                     && upgrade.version() == Version::Rfc6455
@@ -207,7 +259,12 @@ impl Shared {
                     state,
                 }
             }
-            Err(refusal) => Reply::Refused(refusal),
+            Judged::Http(reply) => Reply::Http(reply),
+            Judged::Refused(refusal) => Reply::Refused(refusal),
+            Judged::Overloaded => {
+                self.counts.memory_refusals += 1;
+                Reply::Refused(HandshakeError::Overloaded.into())
+            }
         }
     }
 }

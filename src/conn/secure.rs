@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::Outbox;
 use crate::{
+    proto::endpoint::Unfinished,
     ring::{SendArena, SendQueue},
     tls::{PLAINTEXT_BYTES_MAX, Session, TlsError},
 };
@@ -35,6 +36,11 @@ impl Secure {
     /// The session.
     pub const fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// As [`Session::unfinished`].
+    pub fn unfinished(&mut self) -> Option<Unfinished> {
+        self.session.unfinished()
     }
 
     /// Writes what a client says first.

@@ -399,6 +399,15 @@ fn room_for<'m>(
     room.map_err(|NoRoom| ProtocolError::NoMemory)
 }
 
+/// What has begun and is not whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Bytes of its payload that have come, as they came: compressed, if it is.
+    pub payload_bytes: u64,
+    /// It has begun since [`Endpoint::unfinished`] was asked last.
+    pub is_new: bool,
+}
+
 /// A close frame's payload.
 #[derive(Debug)]
 pub struct CloseFrame<'a> {
@@ -496,8 +505,34 @@ pub struct Endpoint {
     close_sent: bool,
     /// A close frame or a violation came: whatever follows is not looked at.
     input_ended: bool,
+    marks: Marks,
+}
+
+/// What is seldom asked, in one byte.
+#[derive(Clone, Copy, Debug)]
+struct Marks(u8);
+
+impl Marks {
+    const NONE: Self = Self(0);
     /// Messages are handed out piece by piece.
-    piecewise: bool,
+    const PIECEWISE: Self = Self(1);
+    /// What is in progress was so when somebody looked.
+    const KNOWN: Self = Self(2);
+
+    const fn has(self, mark: Self) -> bool {
+        self.0 & mark.0 != 0
+    }
+
+    /// Returns whether it was on.
+    const fn set(&mut self, mark: Self, on: bool) -> bool {
+        let was_on = self.has(mark);
+        self.0 = if on {
+            self.0 | mark.0
+        } else {
+            self.0 & !mark.0
+        };
+        was_on
+    }
 }
 
 // A server holds one for each idle connection.
@@ -517,7 +552,7 @@ impl Endpoint {
             kind: None,
             close_sent: false,
             input_ended: false,
-            piecewise: false,
+            marks: Marks::NONE,
         }
     }
 
@@ -546,6 +581,34 @@ impl Endpoint {
             held(&rare.control) + hixie
         });
         held(&self.message) + rare
+    }
+
+    /// What has begun and is not whole: a message, a control frame between two messages, or the
+    /// header of either. For whoever looks now and then whether it gets on; what was looked at
+    /// before is told from what is new.
+    ///
+    /// A message that is handed out in pieces is not held, and its length has no limit: it is none.
+    pub fn unfinished(&mut self) -> Option<Unfinished> {
+        if let Some(hixie) = self.hixie_mut() {
+            return hixie.unfinished();
+        }
+        let written = |buffer: &Option<Box<MessageBuffer>>| {
+            buffer.as_ref().map_or(0, |it| it.written().len() as u64)
+        };
+        let is_held = match (self.kind, self.progress) {
+            (Some(_), _) => !self.is_piecewise(),
+            (None, Progress::Header(spill)) => spill.len > 0,
+            (None, Progress::Frame { .. }) => true,
+        };
+        let control = |rare: &Box<Rare>| written(&rare.control);
+        is_held.then(|| Unfinished {
+            // Control frames among the fragments are no part of the message.
+            payload_bytes: match self.kind {
+                Some(_) => written(&self.message),
+                None => self.rare.as_ref().map_or(0, control),
+            },
+            is_new: !self.marks.set(Marks::KNOWN, true),
+        })
     }
 
     /// How long the message in progress will be at least, as far as its frames have said: payload
@@ -632,7 +695,7 @@ impl Endpoint {
     ///
     /// Returns what was put together of the message in progress, which is its first piece.
     pub fn hand_out_pieces(&mut self, on: bool) -> Option<(MessageKind, Box<MessageBuffer>)> {
-        self.piecewise = on;
+        self.marks.set(Marks::PIECEWISE, on);
         if !on || self.is_compressed() {
             return None;
         }
@@ -839,6 +902,7 @@ impl Endpoint {
                     // A whole header is 14 bytes at most, so what is incomplete fits.
                     spill.bytes[..input.len()].copy_from_slice(input);
                     spill.len = input.len() as u8;
+                    self.forget_known();
                     *input = &mut [];
                     return Ok(false);
                 }
@@ -865,6 +929,13 @@ impl Endpoint {
         Ok(true)
     }
 
+    /// A header begins, or ends: outside of a message, nobody has looked at what it brings.
+    const fn forget_known(&mut self) {
+        if self.kind.is_none() {
+            self.marks.set(Marks::KNOWN, false);
+        }
+    }
+
     /// Checks a header against what came before it (section 5.4) and against the limits.
     fn begin_frame(&mut self, header: &FrameHeader, limits: &Limits) -> Result<(), ProtocolError> {
         let kind = match (header.opcode, self.kind) {
@@ -878,6 +949,7 @@ impl Endpoint {
             (Opcode::Binary, None) => Some(MessageKind::Binary),
             (_, kind) => kind,
         };
+        self.forget_known();
         if !header.opcode.is_control() {
             if self.kind.is_none() {
                 self.fragments = 0;
@@ -988,7 +1060,7 @@ impl Endpoint {
     }
 
     fn is_piecewise(&self) -> bool {
-        self.piecewise && !self.is_compressed()
+        self.marks.has(Marks::PIECEWISE) && !self.is_compressed()
     }
 
     /// Hands out a piece of a message where it was received.
@@ -1106,6 +1178,15 @@ impl Endpoint {
         let error = ProtocolError::TextNotUtf8;
         self.fail_connection(error, context);
         error
+    }
+
+    /// Ends the connection because what has begun does not get on (`message_timeout_ms`).
+    #[cold]
+    pub fn give_up<S: Sink>(&mut self, context: &mut Context<'_, S>) {
+        self.input_ended = true;
+        self.release(context.pool);
+        let reason = "a message took too long";
+        let _ = self.close(CloseCode::POLICY_VIOLATION, reason, context);
     }
 
     /// Fails the connection (section 7.1.7): says why, if nothing was said yet, and is deaf from

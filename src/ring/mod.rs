@@ -37,6 +37,7 @@ pub mod send;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod socket;
+pub mod standing;
 mod unix_path;
 pub mod uring;
 pub mod waker;
@@ -47,6 +48,7 @@ pub use errno::Errno;
 pub use recv_pool::RecvLease;
 pub use send::{Lent, SendArena, SendQueue};
 pub use socket::{Address, PeerAddress};
+pub use standing::{Outgoing, Taken};
 pub use uring::{Uring, UringOptions};
 pub use waker::Waker;
 
@@ -359,6 +361,14 @@ pub trait Ring {
 
     /// Who is at the other end.
     fn peer_address(&self, socket: &Self::Socket) -> PeerAddress;
+
+    /// Bytes that were received and that nobody has looked at: in the kernel, not in completions. An
+    /// end of the stream is none. It is a system call, for those who are about to drop somebody.
+    fn unread_bytes(&self, socket: &Self::Socket) -> u64;
+
+    /// What was sent, as the kernel sees it: how much it holds, and how much the peer's kernel has
+    /// taken. Two system calls, likewise.
+    fn outgoing(&self, socket: &Self::Socket) -> Outgoing;
 
     /// Submits everything that is queued, waits as told, and makes completions available.
     ///

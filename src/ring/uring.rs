@@ -37,9 +37,9 @@ use rustix::{
 };
 
 use super::{
-    Address, Completion, Errno, Operation, Outcome, PeerAddress, RecvLease, Ring, SendQueue,
-    Shutdown, Time, Token, Wait, Waker, provided::BufferGroup, quiet, recv_pool::RecvStack,
-    send::PIECES_MAX, socket,
+    Address, Completion, Errno, Operation, Outcome, Outgoing, PeerAddress, RecvLease, Ring,
+    SendQueue, Shutdown, Time, Token, Wait, Waker, provided::BufferGroup, quiet,
+    recv_pool::RecvStack, send::PIECES_MAX, socket, standing,
 };
 
 /// `user_data` of a send is this, and the index of its queue: the queue has to be found again.
@@ -58,6 +58,9 @@ const QUIET_BYTES_MAX: usize = 32 * 1024;
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 const GETEVENTS: u32 = 1;
+
+/// Calls in a row in which the kernel goes on with what it has put off.
+const CATCH_UP_MAX: u32 = 8;
 
 /// What ends a poll: bytes, or that there will be no more. Errors do in any case.
 const POLL_EVENTS: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
@@ -322,8 +325,7 @@ impl Uring {
         self.reaped.is_empty() && self.reaped_sends.is_empty()
     }
 
-    /// One `io_uring_enter(2)` that submits everything and waits for `least` completions. Without
-    /// a wait, it only looks for completions when none are left to be handed out.
+    /// One `io_uring_enter(2)` that submits everything and waits for `least` completions.
     fn enter(&mut self, least: u32, timeout: Option<&Timespec>) -> Result<(), Errno> {
         let submitted = match timeout {
             Some(timeout) => {
@@ -333,12 +335,23 @@ impl Uring {
                     .submit_with_args(least as usize, &args)
             }
             None if least > 0 => self.ring.submit_and_wait(least as usize),
-            None => {
-                let flags = if self.nothing_reaped() { GETEVENTS } else { 0 };
-                return self.enter_now(flags);
-            }
+            None => return self.enter_now(GETEVENTS),
         };
         self.entered(submitted)
+    }
+
+    /// Lets the kernel go on with what it has put off. It does no more than twenty things in one
+    /// call, and whoever is behind a crowd of others would come later by one of our turns for each
+    /// twenty of them.
+    fn catch_up(&mut self) -> Result<(), Errno> {
+        for _ in 0..CATCH_UP_MAX {
+            if !self.ring.submission().taskrun() {
+                break;
+            }
+            self.enter_now(GETEVENTS)?;
+            self.reap();
+        }
+        Ok(())
     }
 
     /// One `io_uring_enter(2)` that submits everything and waits for nothing.
@@ -503,12 +516,10 @@ fn set_up(options: &UringOptions) -> Result<IoUring, Errno> {
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_coop_taskrun()
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_clamp()
             .setup_cqsize(options.completion_entries);
-        if options.busy_poll_us > 0 {
-            builder.setup_taskrun_flag();
-        }
         if !array {
             builder.setup_no_sqarray();
         }
@@ -714,6 +725,14 @@ impl Ring for Uring {
         socket::peer_address(socket)
     }
 
+    fn unread_bytes(&self, socket: &OwnedFd) -> u64 {
+        standing::unread_bytes(socket)
+    }
+
+    fn outgoing(&self, socket: &OwnedFd) -> Outgoing {
+        standing::outgoing(socket)
+    }
+
     #[inline]
     fn turn(&mut self, wait: Wait) -> Result<(), Errno> {
         // What is reaped already must not wait for more.
@@ -743,7 +762,12 @@ impl Ring for Uring {
             }
         };
         self.reap();
-        entered
+        entered?;
+        // Whoever waits for nothing has something to do, and others wait meanwhile.
+        if wait == Wait::Poll {
+            self.catch_up()?;
+        }
+        Ok(())
     }
 
     #[inline]

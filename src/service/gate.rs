@@ -5,7 +5,7 @@
 
 use crate::{
     Answer, CloseCause, Conn, ConnId, HandshakeError, HttpReply, Message, Refusal, Remote, Request,
-    Service, Upgrade, service::Origins,
+    SendError, Service, Upgrade, service::Origins,
 };
 
 /// A service with [`Origins`] before it: any service, without a change.
@@ -150,6 +150,11 @@ impl<S: Service> Service for Gate<S> {
     #[inline]
     fn on_drain(&mut self, conn: &mut Conn<'_, S::State>) {
         self.service.on_drain(conn);
+    }
+
+    #[inline]
+    fn on_send_failed(&mut self, id: ConnId, error: SendError) {
+        self.service.on_send_failed(id, error);
     }
 
     #[inline]

@@ -28,6 +28,7 @@ mod dial;
 mod dispatch;
 pub mod mailbox;
 mod opening;
+mod posted;
 mod relief;
 mod rota;
 pub mod service;
@@ -47,7 +48,7 @@ use crate::{
     config::Config,
     conn::{CloseCause, Conn, ConnId, Connection, Key, Shared, Stage, deadline::Wheel, slab::Slab},
     proto::CloseCode,
-    ring::{Errno, Lent, Operation, Ring, Time, Token, Wait},
+    ring::{Errno, Lent, Operation, Ring, Time, Token, Wait, process::release_memory},
 };
 
 /// Keys of operations that are the shard's own have slots that no connection can have.
@@ -89,6 +90,9 @@ const GREEDY_FOR: u8 = 16;
 
 /// Idle memory is given back this often.
 const TRIM_AFTER_MS: u64 = 1000;
+
+/// So much less has to be held for the allocator to be told to give memory back.
+const RELEASED_BYTES_MIN: usize = 1 << 20;
 
 /// One core's loop: a ring, a service, and the connections between them.
 pub struct Shard<R: Ring, S: Service> {
@@ -151,6 +155,8 @@ pub struct Shard<R: Ring, S: Service> {
     hurries: bool,
     /// When idle memory is given back.
     trim_at: Time,
+    /// The most that was held since the allocator was last told to give memory back.
+    most_held_bytes: usize,
     /// Those who hold so much memory that nothing is received from them now.
     choked: Vec<Key>,
     /// Since when memory has been so short.
@@ -209,6 +215,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             completions: 0,
             judge_after: None,
             trim_at: now.plus_ms(TRIM_AFTER_MS),
+            most_held_bytes: 0,
             choked: Vec::new(),
             pressed_since: None,
             relieve_at: now,
@@ -348,12 +355,23 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
+    /// Whether the allocator is to be told that much of what it gave is free again.
+    fn has_memory_to_release(&self) -> bool {
+        self.shared.held_bytes() + RELEASED_BYTES_MIN <= self.most_held_bytes
+    }
+
     /// Gives memory back that was not needed for a while.
     fn trim(&mut self) {
         self.trim_at = self.now.plus_ms(TRIM_AFTER_MS);
         self.shared.arena.trim();
         self.shared.pool.trim();
         self.plain = Vec::new();
+        let held = self.shared.held_bytes();
+        // It is worth a walk over the allocator's pages once much of what they held is free.
+        if held + RELEASED_BYTES_MIN <= self.most_held_bytes {
+            release_memory();
+            self.most_held_bytes = held;
+        }
     }
 
     /// Sees to it that the ring wakes up for the first deadline.
@@ -363,7 +381,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.wheel.first(),
             self.accept_retry_at,
             self.drain_until,
-            keeps_memory.then_some(self.trim_at),
+            (keeps_memory || self.has_memory_to_release()).then_some(self.trim_at),
             (!self.choked.is_empty()).then_some(self.relieve_at),
             self.accepted_until(),
         ];
@@ -449,10 +467,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         match command {
             Command::Send(key, message) => {
                 self.budget.charge(cost::bytes_ns(message.payload_len()));
-                self.with_conn(key, |_, conn| {
-                    // Nobody is there to be told: the sender learnt that the mailbox took it.
-                    let _ = conn.send(message);
-                });
+                self.send_posted(key, message);
                 if self.shared.codec.is_used() {
                     self.budget.charge(self.shared.codec.take_cost_ns());
                 }

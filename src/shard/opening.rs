@@ -7,7 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Shard, service::Service};
 use crate::{
-    conn::{CloseCause, Ending, Key, Remote, Stage, opening::Opened},
+    conn::{
+        CloseCause, Ending, Key, Remote, Stage,
+        opening::{Opened, judge},
+    },
     proto::{
         deflate::Agreed,
         handshake::{ClientHandshakeError, Content, HandshakeError, Refusal, Request},
@@ -82,8 +85,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Self {
             service, shared, ..
         } = self;
-        let called = catch_unwind(AssertUnwindSafe(|| shared.judge(&request, peer, service)));
-        let Ok(reply) = called else {
+        let admission = shared.admission();
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            judge(&request, peer, service, admission)
+        }));
+        let Ok(judged) = called else {
             self.shared.counts.service_panics += 1;
             let refusal = HandshakeError::ServicePanicked.into();
             let link = &mut connection.link;
@@ -91,6 +97,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.finish(key, Ending::Linger);
             return false;
         };
+        let reply = self.shared.reply_to(judged);
         let opened = connection.link.answer(&request, reply, &mut self.shared);
         match opened {
             Opened::Open(state) => {

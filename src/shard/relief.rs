@@ -30,6 +30,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
     pub(super) fn settle_ledger(&mut self) {
         let held = self.shared.held_bytes() + self.mail_bytes();
         self.shared.counts.memory_held_bytes = held as u64;
+        self.most_held_bytes = self.most_held_bytes.max(held);
         let room = self.shared.ledger.held(held);
         self.shared.set_room(room);
         if self.shared.ledger.pressure() > Pressure::None || !self.choked.is_empty() {

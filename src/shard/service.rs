@@ -5,7 +5,7 @@
 use crate::{
     conn::{CloseCause, Conn, ConnId, Remote, opening::Judge},
     proto::{
-        Message,
+        Message, SendError,
         handshake::{Answer, HandshakeError, HttpReply, Refusal, Request, Upgrade},
     },
 };
@@ -72,6 +72,15 @@ pub trait Service {
     /// `queue_low_bytes` again.
     fn on_drain(&mut self, conn: &mut Conn<'_, Self::State>) {
         let _ = conn;
+    }
+
+    /// A message that was sent through a [`Handle`](crate::Handle) has been dropped on its shard, and
+    /// whoever sent it does not know: the connection's queue was full
+    /// ([`SendError::QueueFull`]), the connection is closing or gone ([`SendError::Closed`]), or the
+    /// peer would not have understood it ([`SendError::Unsupported`]). `id` may be one of which
+    /// [`on_close`](Self::on_close) has told.
+    fn on_send_failed(&mut self, id: ConnId, error: SendError) {
+        let _ = (id, error);
     }
 
     /// The connection is gone: the last thing that a service is told of it. It is called once for

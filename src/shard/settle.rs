@@ -6,7 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Shard, TURN_DEADLINES_MAX, budget::cost, service::Service};
 use crate::{
-    conn::{CloseCause, Connection, Ending, Key, Stage, Timeout},
+    conn::{
+        CloseCause, Connection, Ending, Key, Link, Shared, Stage, Timeout,
+        liveness::{Look, OnRing, RESPITE_MS, first_look_ms},
+    },
     proto::handshake::{Content, HandshakeError},
     ring::{Operation, Ring, Shutdown, Time},
 };
@@ -90,6 +93,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             }
         } else if queued <= config.queue_low_bytes {
             link.paused = false;
+            link.forgive_message();
             if std::mem::take(&mut link.drain_owed) {
                 self.with_conn(key, |service, conn| service.on_drain(conn));
             }
@@ -265,21 +269,40 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     fn set_close_deadline(&mut self, key: Key) {
+        self.ask_kernel(key, |link, kernel, _| link.begin_end(kernel));
+        self.give_time_to_close(key);
+    }
+
+    fn give_time_to_close(&mut self, key: Key) {
         self.wheel.set(
             key.slot,
             self.now.plus_ms(self.shared.config.close_timeout_ms),
         );
     }
 
-    /// When to look whether the peer is still there: after half the timeout, to ping it.
+    /// When to look at an open connection: whether its peer is still there, and its message gets
+    /// on.
     pub(super) fn set_idle_deadline(&mut self, key: Key) {
-        let idle_timeout_ms = self.shared.config.idle_timeout_ms;
-        if idle_timeout_ms == 0 {
-            self.wheel.clear(key.slot);
-            return;
+        self.look_again(key, first_look_ms(&self.shared.config));
+    }
+
+    fn look_again(&mut self, key: Key, after_ms: Option<u64>) {
+        match after_ms {
+            Some(ms) => self.wheel.set(key.slot, self.now.plus_ms(ms)),
+            None => self.wheel.clear(key.slot),
         }
-        self.wheel
-            .set(key.slot, self.now.plus_ms(idle_timeout_ms.div_ceil(2)));
+    }
+
+    /// Asks a connection something that its kernel has a part in, if it has a socket.
+    fn ask_kernel<T>(
+        &mut self,
+        key: Key,
+        ask: impl FnOnce(&mut Link, &OnRing<'_, R>, &mut Shared) -> T,
+    ) -> Option<T> {
+        let Connection { link, socket, .. } = self.slab.get_mut(key)?;
+        let socket = socket.as_ref()?;
+        let ring = &self.ring;
+        Some(ask(link, &OnRing { ring, socket }, &mut self.shared))
     }
 
     /// Deadlines that are due, as many as a turn has time for. None is judged before everything
@@ -328,7 +351,19 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
-        let link = &mut connection.link;
+        // What has come and was not looked at may be what it waits for.
+        let waits_for_bytes = matches!(
+            connection.link.stage,
+            Stage::Opening(_) | Stage::Challenged(_) | Stage::Closing
+        );
+        if waits_for_bytes
+            && self.ask_kernel(key, |link, kernel, _| link.is_respited(kernel)) == Some(true)
+        {
+            return self.look_again(key, Some(RESPITE_MS));
+        }
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return;
+        };
         match &link.stage {
             Stage::Opening(opening) if opening.client().is_none() && !link.is_securing() => {
                 self.shared.counts.timeouts += 1;
@@ -338,9 +373,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
             Stage::Connecting(_) | Stage::Opening(_) | Stage::Challenged(_) => {
                 self.drop_late(key, Timeout::Handshake);
             }
-            Stage::Open => self.check_idle(key),
+            Stage::Open => self.look_at_open(key),
             Stage::Closing | Stage::Finishing(_) | Stage::Lingering => {
-                self.drop_late(key, Timeout::Close);
+                match self.ask_kernel(key, |link, kernel, _| link.look_at_end(kernel)) {
+                    Some(true) => self.give_time_to_close(key),
+                    _ => self.drop_late(key, Timeout::Close),
+                }
             }
             Stage::Stopping | Stage::Closed => {
                 debug_assert!(false, "a deadline at {now:?} in a stage without one");
@@ -357,22 +395,25 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.stop_connection(key);
     }
 
-    /// Half of the idle timeout is over since somebody looked: pings a silent peer, and drops one
-    /// that has been silent for all of it.
-    fn check_idle(&mut self, key: Key) {
-        if self.shared.config.idle_timeout_ms == 0 {
-            return;
-        }
-        let Some(connection) = self.slab.get_mut(key) else {
-            return;
-        };
-        match connection.link.check_idle(&mut self.shared) {
-            Some(next_ms) => {
-                self.wheel.set(key.slot, self.now.plus_ms(next_ms));
+    /// Looks whether the peer of an open connection is there and its message gets on.
+    fn look_at_open(&mut self, key: Key) {
+        match self.ask_kernel(key, |link, kernel, shared| link.look(kernel, shared)) {
+            Some(Look::Again(after_ms)) => {
+                self.look_again(key, after_ms);
                 self.touch(key);
             }
-            None => self.drop_late(key, Timeout::Idle),
+            Some(Look::MessageLate) => self.give_up_message(key),
+            Some(Look::Idle) | None => self.drop_late(key, Timeout::Idle),
         }
+    }
+
+    /// A message does not get on: the peer is told, and the connection ends as after a violation.
+    fn give_up_message(&mut self, key: Key) {
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return;
+        };
+        link.give_up_message(&mut self.shared);
+        self.finish(key, Ending::Linger);
     }
 }
 

@@ -51,6 +51,7 @@ stats! {
     connections
     handshakes
     handshakes_refused
+    handle_sends_dropped
     http_requests
     messages_received
     payload_bytes_received

@@ -20,7 +20,7 @@ use rustls::{
 };
 
 use super::{TlsError, pem::Facts};
-use crate::proto::Sink;
+use crate::proto::{Sink, endpoint::Unfinished};
 
 /// The longest plaintext of a record (RFC 8446 section 5.1).
 pub const PLAINTEXT_BYTES_MAX: usize = 1 << 14;
@@ -53,6 +53,8 @@ pub struct Session {
     /// Bytes at the start of `partial` that are records of a handshake message that spans them.
     /// rustls has looked at them and moves about in them; what follows is one record.
     spanned: usize,
+    /// What is in `partial` was there when somebody looked.
+    is_known: bool,
     /// What is sent can be encrypted.
     is_open: bool,
     /// The peer's `close_notify` has come.
@@ -262,6 +264,7 @@ impl Session {
             side,
             partial: Vec::new(),
             spanned: 0,
+            is_known: false,
             is_open: false,
             is_peer_closed: false,
             is_closed: false,
@@ -319,6 +322,8 @@ impl Session {
             let spanned = self.spanned + whole_len(&self.partial[self.spanned..]);
             let mut partial = mem::take(&mut self.partial);
             let consumed = self.process(&mut partial, plain, sink)?;
+            // A message that spans records is known by its first one.
+            self.is_known &= consumed == 0;
             self.spanned = spanned.saturating_sub(consumed);
             if consumed < partial.len() {
                 partial.drain(..consumed);
@@ -345,6 +350,7 @@ impl Session {
         };
         let partial = &mut self.partial;
         let len = partial.len() + bytes.len();
+        self.is_known &= !partial.is_empty();
         if len > most {
             self.is_closed = true;
             return Err(TlsError::HandshakeTooLong);
@@ -453,6 +459,16 @@ impl Session {
     /// in it.
     pub fn buffered_bytes(&self) -> usize {
         self.partial.capacity()
+    }
+
+    /// What there is of a record, or of a handshake message that spans several, as
+    /// [`Endpoint::unfinished`](crate::proto::Endpoint::unfinished) has it of messages.
+    pub fn unfinished(&mut self) -> Option<Unfinished> {
+        let begun = !self.partial.is_empty();
+        begun.then(|| Unfinished {
+            payload_bytes: self.partial.len() as u64,
+            is_new: !mem::replace(&mut self.is_known, true),
+        })
     }
 
     fn common(&self) -> &CommonState {

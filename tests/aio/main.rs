@@ -9,7 +9,9 @@ mod echo;
 mod halves;
 mod host;
 mod hostile;
+mod liveness;
 mod pieces;
 mod pressure;
+mod reentrancy;
 #[cfg(feature = "tls")]
 mod tls;

@@ -802,6 +802,69 @@ pub fn shutting_down_ends_what_is_in_flight<E: Env>(env: E) {
     driver.finish();
 }
 
+pub fn tells_what_is_unread_and_what_is_not_taken<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    assert_eq!(driver.ring.unread_bytes(&socket), 0);
+    assert_eq!(driver.ring.outgoing(&socket).held_bytes, 0);
+    // What came and was not received; what was received is no longer unread.
+    assert_eq!(peer.write(b"unread"), 6);
+    driver.until(|driver| driver.ring.unread_bytes(&socket) == 6);
+    let mut bytes = Vec::new();
+    Receiver::new(0).read_and_stop(&mut driver, &socket, &mut bytes, 6);
+    assert_eq!(driver.ring.unread_bytes(&socket), 0);
+    // More than anybody takes who does not read.
+    let text = pattern(8 * KIB * KIB);
+    let mut queue = driver.queue(b"");
+    queue.adopt(&mut driver.arena, Bytes::from(text.clone()));
+    let before = driver.ring.outgoing(&socket);
+    let send = token(Operation::Send, 0);
+    driver.ring.submit_send(&socket, send, queue);
+    driver.until(|driver| driver.ring.outgoing(&socket).held_bytes > 0);
+    for _ in 0..3 {
+        driver.turn();
+    }
+    let full = driver.ring.outgoing(&socket);
+    driver.turn();
+    assert_eq!(driver.ring.outgoing(&socket).held_bytes, full.held_bytes);
+    // It reads, and that shows.
+    let mut arrived = Vec::new();
+    let mut is_sent = false;
+    while arrived.len() < text.len() || !is_sent {
+        if driver
+            .seen
+            .iter()
+            .any(|completion| completion.token == send)
+        {
+            let (queue, result) = driver.sent(send);
+            result.unwrap();
+            is_sent = queue.is_empty();
+            match is_sent {
+                true => driver.arena.retire(queue),
+                false => driver.ring.submit_send(&socket, send, queue),
+            }
+        }
+        match peer.read(64 * KIB) {
+            SimRead::Bytes(more) => {
+                arrived.extend(more);
+                driver.turn_waiting(Wait::Poll);
+            }
+            SimRead::Nothing => driver.turn(),
+            other => panic!("{} bytes, then {other:?}", arrived.len()),
+        }
+    }
+    assert!(arrived == text);
+    driver.until(|driver| driver.ring.outgoing(&socket).held_bytes == 0);
+    let after = driver.ring.outgoing(&socket);
+    assert_eq!(before.taken.is_some(), after.taken.is_some());
+    if let (Some(before), Some(after)) = (before.taken, after.taken) {
+        assert_eq!(after.bytes - before.bytes, text.len() as u64);
+        assert!(after.ago_ms < 10_000);
+    }
+    driver.close(socket);
+    driver.finish();
+}
+
 pub fn ticks_are_never_early<E: Env>(env: E) {
     let mut driver = Driver::new(env, Sizes::default());
     let tick = token(Operation::Tick, 7);

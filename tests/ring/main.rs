@@ -38,6 +38,7 @@ macro_rules! contract {
                 sends_what_it_received_from_where_it_lies
                 shutting_down_ends_what_is_in_flight
                 ticks_are_never_early
+                tells_what_is_unread_and_what_is_not_taken
                 tokens_can_be_used_again_at_once
                 waits_no_longer_than_told
                 wakes_from_another_thread

@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use ringwire::{
-    CloseCause, CloseCode, Config, Conn, ConnId, Handle, HandleError, Message, Outgoing, Server,
-    Service,
+    CloseCause, CloseCode, Config, Conn, ConnId, Handle, HandleError, Message, Outgoing, SendError,
+    Server, Service,
 };
 
 use crate::{
@@ -297,6 +297,65 @@ fn stopping_says_1001_to_everybody_and_ends() {
             Err(HandleError::Stopped)
         );
         handle.stop();
+    });
+}
+
+/// An echo that writes down which messages it was told to have been dropped.
+#[derive(Clone)]
+struct Complaining {
+    opened: mpsc::Sender<ConnId>,
+    dropped: mpsc::Sender<(ConnId, SendError)>,
+}
+
+impl Service for Complaining {
+    type State = ();
+
+    fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
+        self.opened.send(conn.id()).unwrap();
+    }
+
+    fn on_send_failed(&mut self, id: ConnId, error: SendError) {
+        self.dropped.send((id, error)).unwrap();
+        assert_ne!(error, SendError::Closed, "{}", crate::host::ON_PURPOSE);
+    }
+}
+
+#[test]
+fn a_service_is_told_of_messages_that_did_not_get_into_their_queue() {
+    let (opened, ids) = mpsc::channel();
+    let (dropped, complaints) = mpsc::channel();
+    let service = Complaining { opened, dropped };
+    let config = config(|config| {
+        config.message_bytes_max = 1 << 20;
+        config.queue_bytes_max = 2 << 20;
+    });
+    let make = move || service.clone();
+    host(Engine::Server, config, make, |host| {
+        let handle = host.handle();
+        let peer = host.open();
+        let id = ids.recv_timeout(PATIENCE).unwrap();
+        // Nobody reads, so that some of them have no room.
+        let payload = Bytes::from(vec![0; 1 << 20]);
+        for _ in 0..100 {
+            handle.send(id, payload.clone()).unwrap();
+        }
+        let complaint = complaints.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(complaint, (id, SendError::QueueFull));
+        peer.reset();
+        until("it is gone", || host.stats().connections_open == 1);
+        handle.send(id, "to nobody").unwrap();
+        let mut told = 1;
+        loop {
+            let (of, error) = complaints.recv_timeout(PATIENCE).unwrap();
+            told += 1;
+            assert_eq!(of, id);
+            if error == SendError::Closed {
+                break;
+            }
+        }
+        // A panic in there is contained, and counted with the others.
+        host.expect_count(told, |counts| counts.handle_sends_dropped);
+        host.expect_count(1, |counts| counts.service_panics);
     });
 }
 

@@ -18,6 +18,7 @@ on_each_engine! {
     a_client_that_goes_away_before_its_body_was_never_open
     a_long_text_comes_back_whole
     a_panic_closes
+    a_message_that_stands_still_is_given_up
     a_silent_peer_is_not_pinged_and_dropped_at_the_full_timeout
     a_stopping_server_closes
     binary_goes_to_those_who_have_sent_some
@@ -585,6 +586,45 @@ fn the_peer_never_answers_a_close_frame(engine: Engine) {
         assert!(elapsed.as_millis() >= timeout_ms.into(), "{elapsed:?}");
         assert_eq!(host.close_cause(), application());
         host.expect_count(1, |counts| counts.timeouts);
+    });
+}
+
+fn a_message_that_stands_still_is_given_up(engine: Engine) {
+    let config = legacy(|config| {
+        config.message_timeout_ms = 300;
+        config.idle_timeout_ms = 0;
+    });
+    host(engine, config, Obedient::default, |host| {
+        let cases = [
+            &b"\0"[..],
+            b"\0begun",
+            b"\x80",
+            b"\x80\x81",
+            b"\x80\x05abc",
+            b"\xFF",
+        ];
+        for (index, case) in cases.into_iter().enumerate() {
+            let mut peer = open(host);
+            let begun = Instant::now();
+            peer.write(case);
+            assert_eq!(peer.read_draft(), Frame::Close, "{}", case.escape_ascii());
+            peer.expect_end();
+            let elapsed = begun.elapsed();
+            assert!(elapsed < Duration::from_millis(3000), "{elapsed:?}");
+            drop(peer);
+            let cause = CloseCause::Timeout(Timeout::Message);
+            assert_eq!(host.closes(index + 1)[index], cause);
+        }
+        // Whole ones are never late, however often they are cut.
+        let mut peer = open(host);
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(900) {
+            peer.write(b"\0some ");
+            host.neighbour_echoes(5);
+            peer.write(b"text\xFF");
+            assert_eq!(peer.read_draft(), Frame::Text("some text".into()));
+        }
+        peer.draft_close();
     });
 }
 

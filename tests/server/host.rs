@@ -24,7 +24,7 @@ use std::{
 
 use ringwire::{
     Address, Answer, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message, Refusal,
-    Remote, Request, Server, Service, Snapshot, Upgrade,
+    Remote, Request, SendError, Server, Service, Snapshot, Upgrade,
     ring::{Uring, UringOptions, socket::Listener},
     shard::{
         Shard,
@@ -307,6 +307,10 @@ impl<S: Service> Service for Watched<S> {
     fn on_drain(&mut self, conn: &mut Conn<'_, S::State>) {
         self.log.note(|events| events.drains += 1);
         self.inner.on_drain(conn);
+    }
+
+    fn on_send_failed(&mut self, id: ConnId, error: SendError) {
+        self.inner.on_send_failed(id, error);
     }
 
     fn on_close(&mut self, id: ConnId, state: S::State, cause: &CloseCause) {

@@ -27,6 +27,7 @@ mod frames;
 mod handle;
 mod hixie;
 mod listeners;
+mod liveness;
 mod long_messages;
 mod opening;
 mod origins;

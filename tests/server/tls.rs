@@ -505,6 +505,48 @@ fn a_service_sees_who_its_client_is() {
 }
 
 #[test]
+fn a_record_that_stands_still_is_a_message_that_does() {
+    guarded(|| {
+        let mut config = Config::default();
+        config.message_timeout_ms = 300;
+        config.idle_timeout_ms = 0;
+        let secured = Secured::start(config, |_| ClientAuth::Off);
+        // Part of its header, and part of the rest.
+        for cut in [3, 25] {
+            let mut peer = secured.connect();
+            peer.open(usize::MAX);
+            peer.write(&masked(TEXT, b"never whole"));
+            let record = peer.records().concat();
+            let begun = Instant::now();
+            peer.stream.write_all(&record[..cut]).unwrap();
+            let close = [&[0x88, 25, 0x03, 0xf0][..], b"a message took too long"].concat();
+            peer.read_until(&close);
+            assert!(begun.elapsed().as_millis() >= 299);
+            drop(peer);
+            until("it is gone", || secured.told.0.lock().unwrap().len() == 3);
+            let closed = Told::Closed(CloseCause::Timeout(Timeout::Message));
+            assert_eq!(secured.told.0.lock().unwrap()[2], closed);
+            secured.told.0.lock().unwrap().clear();
+        }
+        // Records of which there is often a part, and never the same one for long.
+        let mut peer = secured.connect();
+        peer.open(usize::MAX);
+        let begun = Instant::now();
+        while begun.elapsed().as_millis() < 1200 {
+            peer.write(&masked(TEXT, b"in two pieces"));
+            let record = peer.records().concat();
+            let (start, end) = record.split_at(record.len() / 2);
+            peer.stream.write_all(start).unwrap();
+            thread::park_timeout(std::time::Duration::from_millis(20));
+            peer.stream.write_all(end).unwrap();
+            peer.read_until(b"in two pieces");
+        }
+        drop(peer);
+        secured.end();
+    });
+}
+
+#[test]
 fn stopping_says_goodbye_in_frames_and_alerts() {
     guarded(|| {
         let secured = Secured::plain();

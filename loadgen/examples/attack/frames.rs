@@ -206,7 +206,11 @@ mod tests {
         let zeros = compressed_zeros(16 << 20);
         assert!(zeros.len() < 17 << 10, "{} bytes", zeros.len());
         let noise = compressed_noise(64 << 10);
-        assert!((50 << 10..64 << 10).contains(&noise.len()), "{}", noise.len());
+        assert!(
+            (50 << 10..64 << 10).contains(&noise.len()),
+            "{}",
+            noise.len()
+        );
         assert_eq!(compressed_final_blocks(4090).len(), 8180 + 8);
     }
 

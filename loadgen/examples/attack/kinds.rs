@@ -218,7 +218,13 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "deflate-zeros",
         what: "compressed: 16 MiB of zeros, echoed",
-        make: |_| Ok(flood("/", true, frames::endless(&[frames::compressed_zeros(16 * MIB)]))),
+        make: |_| {
+            Ok(flood(
+                "/",
+                true,
+                frames::endless(&[frames::compressed_zeros(16 * MIB)]),
+            ))
+        },
     },
     Kind {
         name: "deflate-zeros-sink",
@@ -384,7 +390,8 @@ pub const KINDS: &[Kind] = &[
                 Reply::Head,
                 Then::AgainAfterReset,
             );
-            plan.segments.push(frames::once(&[frames::compressed_noise(600)]));
+            plan.segments
+                .push(frames::once(&[frames::compressed_noise(600)]));
             Ok(plan)
         },
     },
@@ -396,7 +403,13 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "http-404",
         what: "requests for what is not there",
-        make: |_| Ok(storm(frames::get("/nothing"), Reply::End, Then::AgainAfterReset)),
+        make: |_| {
+            Ok(storm(
+                frames::get("/nothing"),
+                Reply::End,
+                Then::AgainAfterReset,
+            ))
+        },
     },
     Kind {
         name: "http-long",

@@ -347,7 +347,9 @@ fn accept(listener: &TcpListener, deadline: Instant) -> io::Result<OwnedFd> {
     };
     let mut fds = [PollFd::new(listener, PollFlags::IN)];
     if poll(&mut fds, Some(&patience))? == 0 {
-        return Err(io::Error::other("those that are to be attacked did not dial"));
+        return Err(io::Error::other(
+            "those that are to be attacked did not dial",
+        ));
     }
     let (stream, _) = listener.accept()?;
     Ok(stream.into())

@@ -217,8 +217,7 @@ impl AsFd for Wire {
 impl Tls {
     fn new(config: &Arc<ClientConfig>, security: Security) -> io::Result<Self> {
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-        let mut session =
-            ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+        let mut session = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
         session.set_buffer_limit(None);
         Ok(Self {
             session,
@@ -381,7 +380,12 @@ mod tests {
     fn nobody_but_this_machine_is_attacked() {
         assert!(Target::parse("127.0.0.1:9001").is_ok());
         assert!(Target::parse("[::1]:9001").is_ok());
-        for elsewhere in ["10.0.0.1:80", "0.0.0.0:80", "[2001:db8::1]:80", "example.com:80"] {
+        for elsewhere in [
+            "10.0.0.1:80",
+            "0.0.0.0:80",
+            "[2001:db8::1]:80",
+            "example.com:80",
+        ] {
             assert!(Target::parse(elsewhere).is_err(), "{elsewhere}");
         }
     }

@@ -8,7 +8,7 @@ use std::mem;
 
 use super::super::{
     MessageKind, MessagePool, Payload, ProtocolError, SendError, Sink,
-    endpoint::{ADOPT_BYTES_MIN, CloseFrame, Context, Event},
+    endpoint::{ADOPT_BYTES_MIN, CloseFrame, Context, Event, Unfinished},
     message::{Framed, MessageBuffer, NoRoom, Outgoing, OutgoingPayload},
 };
 use crate::kernels::utf8::Validator;
@@ -43,6 +43,8 @@ pub(in crate::proto) struct Hixie {
     close_sent: bool,
     /// The peer sent a binary frame, so that it is no browser and will read one.
     knows_binary: bool,
+    /// What is in progress was so when somebody looked.
+    is_known: bool,
 }
 
 impl Hixie {
@@ -55,6 +57,7 @@ impl Hixie {
             state: State::FrameType,
             close_sent: false,
             knows_binary: false,
+            is_known: false,
         }
     }
 
@@ -63,6 +66,15 @@ impl Hixie {
         self.message
             .as_ref()
             .map_or(0, |message| message.held_bytes())
+    }
+
+    /// As of an [`Endpoint`](super::super::Endpoint).
+    pub(in crate::proto) fn unfinished(&mut self) -> Option<Unfinished> {
+        let begun = self.state != State::FrameType;
+        begun.then(|| Unfinished {
+            payload_bytes: self.written_bytes(),
+            is_new: !mem::replace(&mut self.is_known, true),
+        })
     }
 
     /// Whether our close frame was written: nothing can be sent any more.
@@ -107,6 +119,7 @@ impl Hixie {
     }
 
     fn begin_frame(&mut self, frame_type: u8) -> Result<(), ProtocolError> {
+        self.is_known = false;
         self.state = match frame_type {
             TEXT => {
                 self.validator = Validator::new();

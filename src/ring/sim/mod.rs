@@ -37,8 +37,8 @@ pub use marks::{Mark, Marks};
 pub use peer::{SimPeer, SimPeerListener, SimRead};
 
 use super::{
-    Address, Completion, Errno, Outcome, PeerAddress, RecvLease, Ring, SendQueue, Shutdown, Time,
-    Token, Wait, Waker,
+    Address, Completion, Errno, Outcome, Outgoing, PeerAddress, RecvLease, Ring, SendQueue,
+    Shutdown, Time, Token, Wait, Waker,
 };
 
 type Shared = Rc<RefCell<Kernel>>;
@@ -380,6 +380,18 @@ impl Ring for SimRing {
 
     fn peer_address(&self, socket: &SimSocket) -> PeerAddress {
         self.shared.borrow().network.peer_address(socket.id)
+    }
+
+    fn unread_bytes(&self, socket: &SimSocket) -> u64 {
+        self.shared.borrow().network.unread_bytes(socket.id)
+    }
+
+    fn outgoing(&self, socket: &SimSocket) -> Outgoing {
+        let held_bytes = self.shared.borrow().network.held_bytes(socket.id);
+        Outgoing {
+            held_bytes,
+            taken: None,
+        }
     }
 
     fn turn(&mut self, wait: Wait) -> Result<(), Errno> {

@@ -253,6 +253,18 @@ impl Network {
         }
     }
 
+    /// Bytes that have arrived for `id` and were not read.
+    pub(super) fn unread_bytes(&self, id: SocketId) -> u64 {
+        self.sockets[id].incoming.len() as u64
+    }
+
+    /// Bytes that `id` has sent and its peer has not read: as with a Unix socket, nobody takes them
+    /// but the reader.
+    pub(super) fn held_bytes(&self, id: SocketId) -> u64 {
+        let peer = self.sockets[id].peer;
+        peer.map_or(0, |peer| self.unread_bytes(peer))
+    }
+
     pub(super) fn shutdown(&mut self, faults: &mut Faults, id: SocketId, how: Shutdown) {
         faults
             .trace

@@ -1,0 +1,322 @@
+//! Whether a connection gets on: what a deadline asks before it drops anybody.
+//!
+//! Knows: what a peer has really done: what it sent, what its kernel has taken, how much more there
+//! is of a message. Refuses to know: when it is asked, and what is done with those who do nothing.
+//!
+//! A connection has one deadline. When it is due in [`Stage::Open`](super::Stage::Open) this looks
+//! at both of what may be late, and says when to look again; in the stages of its end, at the third:
+//!
+//! | what | is alive while | limit |
+//! |---|---|---|
+//! | the peer | something comes from it, or it takes of what it was behind with | `idle_timeout_ms` |
+//! | a message | it grows | `message_timeout_ms` |
+//! | the end | the peer takes what is left for it | `close_timeout_ms` |
+//!
+//! Whoever gets on does so by [`LEAST_BYTES`] in that time, or by all that there is: slow and steady
+//! passes, and a byte a second does not stay for ever. Nobody is held responsible for what lies
+//! here and was not looked at. An idle connection remembers nothing for all this, and between two
+//! deadlines it costs nothing.
+
+use super::{CloseCause, Link, Shared, Timeout};
+use crate::{
+    config::Config,
+    proto::endpoint::{Control, Unfinished},
+    ring::{Outgoing, Ring},
+};
+
+/// What a peer has to bring of a message in `message_timeout_ms`, and to take of what it is behind
+/// with in `idle_timeout_ms` or `close_timeout_ms`, unless there is less. With the defaults that is
+/// 546 bytes a second, 136, or 3,277.
+pub const LEAST_BYTES: u64 = 16 << 10;
+
+/// How long a connection lives beyond its deadline, once, for the sake of what has come and was not
+/// looked at: this side was busy, or stopped.
+pub const RESPITE_MS: u64 = 500;
+
+/// A connection's socket, as far as it is asked here.
+pub trait Kernel {
+    /// As [`Ring::unread_bytes`].
+    fn unread_bytes(&self) -> u64;
+
+    /// As [`Ring::outgoing`].
+    fn outgoing(&self) -> Outgoing;
+}
+
+/// A socket of a ring.
+#[derive(Debug)]
+pub struct OnRing<'a, R: Ring> {
+    /// The ring.
+    pub ring: &'a R,
+    /// The socket.
+    pub socket: &'a R::Socket,
+}
+
+impl<R: Ring> Kernel for OnRing<'_, R> {
+    fn unread_bytes(&self) -> u64 {
+        self.ring.unread_bytes(self.socket)
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        self.ring.outgoing(self.socket)
+    }
+}
+
+/// What a look at an open connection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// All is well. After so many milliseconds it is to be looked at again, if at all.
+    Again(Option<u64>),
+    /// The peer has been silent for all of `idle_timeout_ms`.
+    Idle,
+    /// A message does not get on.
+    MessageLate,
+}
+
+/// What is remembered from one look to the next. There is one while there is something to remember.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// Of a peer that was behind.
+    behind: Option<Behind>,
+    /// Of a message that had begun.
+    message: Option<Begun>,
+    /// It lives beyond its deadline.
+    is_respited: bool,
+}
+
+/// What a peer had to take, when it was last seen to take something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Behind {
+    queued_bytes: u64,
+    outgoing: Outgoing,
+    /// A send was in flight: the kernel was full.
+    is_sending: bool,
+}
+
+impl Behind {
+    const fn bytes(&self) -> u64 {
+        self.queued_bytes + self.outgoing.held_bytes
+    }
+
+    /// Bytes that the peer has taken from then to `now`, as far as can be told.
+    fn taken_until(&self, now: &Self) -> u64 {
+        if let (Some(then), Some(now)) = (self.outgoing.taken, now.outgoing.taken) {
+            return now.bytes.saturating_sub(then.bytes);
+        }
+        let fewer = self.bytes().saturating_sub(now.bytes());
+        // A kernel that was full and is, and holds another amount, was emptied in between.
+        let is_full = self.is_sending && now.is_sending;
+        let (held, held_now) = (self.outgoing.held_bytes, now.outgoing.held_bytes);
+        let moved = if is_full { held.abs_diff(held_now) } else { 0 };
+        fewer.max(moved)
+    }
+
+    /// Whether that is enough.
+    fn has_moved_on(&self, now: &Self) -> bool {
+        self.taken_until(now) >= LEAST_BYTES.min(self.bytes())
+    }
+}
+
+/// How much there was of a message, and when it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Begun {
+    bytes: u64,
+    at_ms: u32,
+}
+
+/// After how many milliseconds a connection that was opened just now is looked at.
+pub fn first_look_ms(config: &Config) -> Option<u64> {
+    nearer(half_idle_ms(config), message_ms(config))
+}
+
+/// A silent peer is pinged after half of its time.
+fn half_idle_ms(config: &Config) -> Option<u64> {
+    let idle_ms = config.idle_timeout_ms;
+    (idle_ms > 0).then(|| idle_ms.div_ceil(2))
+}
+
+fn message_ms(config: &Config) -> Option<u64> {
+    Some(config.message_timeout_ms).filter(|&ms| ms > 0)
+}
+
+fn nearer(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    [one, other].into_iter().flatten().min()
+}
+
+impl Link {
+    /// The deadline of an open connection is due: pings a silent peer, and tells whether it is gone
+    /// or what it sends does not get on.
+    pub fn look(&mut self, kernel: &impl Kernel, shared: &mut Shared) -> Look {
+        let Some(message_ms) = self.look_at_message(kernel, shared) else {
+            return Look::MessageLate;
+        };
+        let Some(idle_ms) = self.look_at_peer(kernel, shared) else {
+            return Look::Idle;
+        };
+        self.forget_empty_watch();
+        Look::Again(nearer(message_ms, idle_ms))
+    }
+
+    /// Whether the peer is there. Returns after how many milliseconds to look again, if at all, or
+    /// nothing when it is not.
+    fn look_at_peer(&mut self, kernel: &impl Kernel, shared: &mut Shared) -> Option<Option<u64>> {
+        let Some(half_ms) = half_idle_ms(&shared.config) else {
+            return Some(None);
+        };
+        let idle_ms = shared.config.idle_timeout_ms;
+        let now_ms = shared.now.as_ms();
+        let mut silence_ms = self.silence(now_ms).as_millis() as u64;
+        if silence_ms >= half_ms
+            && let Some(sign_ms) = self.sign_of_life(kernel)
+        {
+            silence_ms = silence_ms.min(sign_ms);
+            self.heard_ms = (now_ms as u32).wrapping_sub(silence_ms as u32);
+        }
+        if silence_ms < half_ms {
+            return Some(Some(half_ms - silence_ms));
+        }
+        if !self.pinged {
+            self.pinged = true;
+            let (endpoint, mut context) = self.split(shared);
+            let _ = endpoint.send_control(Control::Ping, &[], &mut context);
+            // It has the other half to answer, even if nobody has looked in time.
+            return Some(Some(half_ms));
+        }
+        if silence_ms >= idle_ms {
+            return None;
+        }
+        Some(Some(idle_ms - silence_ms))
+    }
+
+    /// What a silent peer has done all the same. Returns how long ago in milliseconds, if anything.
+    fn sign_of_life(&mut self, kernel: &impl Kernel) -> Option<u64> {
+        // Less is no reason for a ping to be late.
+        let taken_ms = self.taken_ago(kernel, LEAST_BYTES);
+        // What lies unread says that the peer is there: it is this side that is elsewhere. But a
+        // peer that does not read is not there for us, whatever it has sent.
+        let is_read_from = self.queued_bytes() == 0 || self.receiving;
+        if is_read_from && kernel.unread_bytes() > 0 {
+            return Some(0);
+        }
+        taken_ms
+    }
+
+    /// Whether the peer has taken some of what it was behind with when it was looked at before; it
+    /// is with at least `behind_bytes_min`. Returns how long ago in milliseconds.
+    fn taken_ago(&mut self, kernel: &impl Kernel, behind_bytes_min: u64) -> Option<u64> {
+        let now = self.behind(kernel);
+        let before = self.rare.watch().and_then(|watch| watch.behind);
+        let moved_on = before.is_some_and(|before| before.has_moved_on(&now));
+        if before.is_none() || moved_on {
+            self.remember_behind(now, behind_bytes_min);
+        }
+        moved_on.then(|| now.outgoing.taken.map_or(0, |taken| taken.ago_ms))
+    }
+
+    fn behind(&self, kernel: &impl Kernel) -> Behind {
+        Behind {
+            queued_bytes: self.queued_bytes() as u64,
+            outgoing: kernel.outgoing(),
+            is_sending: self.sending,
+        }
+    }
+
+    fn remember_behind(&mut self, behind: Behind, bytes_min: u64) {
+        if behind.bytes() >= bytes_min {
+            self.rare.watch_mut().behind = Some(behind);
+        } else if self.rare.watch().is_some() {
+            self.rare.watch_mut().behind = None;
+        }
+    }
+
+    /// Whether the message in progress gets on, if there is one. Returns after how many milliseconds
+    /// to look again, if at all, or nothing when it does not.
+    fn look_at_message(&mut self, kernel: &impl Kernel, shared: &Shared) -> Option<Option<u64>> {
+        let Some(timeout_ms) = message_ms(&shared.config) else {
+            return Some(None);
+        };
+        let Some(unfinished) = self.unfinished() else {
+            self.forgive_message();
+            return Some(Some(timeout_ms));
+        };
+        let begun = Begun {
+            bytes: unfinished.payload_bytes,
+            at_ms: shared.now.as_ms() as u32,
+        };
+        let before = self.rare.watch().and_then(|watch| watch.message);
+        if let Some(before) = before.filter(|_| !unfinished.is_new && !self.paused) {
+            let elapsed_ms = u64::from(begun.at_ms.wrapping_sub(before.at_ms));
+            if elapsed_ms < timeout_ms {
+                return Some(Some(timeout_ms - elapsed_ms));
+            }
+            let grown = begun.bytes.saturating_sub(before.bytes);
+            if grown < LEAST_BYTES && kernel.unread_bytes() == 0 {
+                return None;
+            }
+        }
+        self.rare.watch_mut().message = Some(begun);
+        Some(Some(timeout_ms))
+    }
+
+    /// What has begun and is not whole: a message, or the record around it.
+    fn unfinished(&mut self) -> Option<Unfinished> {
+        let message = self.endpoint.unfinished();
+        let record = self.rare.tls_mut().and_then(|tls| tls.unfinished());
+        match (message, record) {
+            (Some(message), Some(record)) => Some(Unfinished {
+                payload_bytes: message.payload_bytes + record.payload_bytes,
+                is_new: message.is_new,
+            }),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Ends what does not get on: tells the peer, and remembers why.
+    pub fn give_up_message(&mut self, shared: &mut Shared) {
+        shared.counts.timeouts += 1;
+        self.ends(CloseCause::Timeout(Timeout::Message));
+        let (endpoint, mut context) = self.split(shared);
+        endpoint.give_up(&mut context);
+    }
+
+    /// What is in progress has all of its time again: it was this side that did not read.
+    #[inline]
+    pub fn forgive_message(&mut self) {
+        if self.rare.watch().is_some() {
+            self.rare.watch_mut().message = None;
+        }
+    }
+
+    /// Whether what is unread gives the connection [`RESPITE_MS`] beyond its deadline. It does so
+    /// once: whoever floods does not live for ever.
+    pub fn is_respited(&mut self, kernel: &impl Kernel) -> bool {
+        let had = self.rare.watch().is_some_and(|watch| watch.is_respited);
+        if had || self.paused || kernel.unread_bytes() == 0 {
+            return false;
+        }
+        self.rare.watch_mut().is_respited = true;
+        true
+    }
+
+    /// Nothing more is queued from here on: remembers what the peer has to take.
+    pub fn begin_end(&mut self, kernel: &impl Kernel) {
+        let behind = self.behind(kernel);
+        self.remember_behind(behind, 1);
+        // The respite of the opening handshake is not the one of the closing handshake.
+        if self.rare.watch().is_some() {
+            self.rare.watch_mut().is_respited = false;
+        }
+    }
+
+    /// The deadline of a connection at its end is due. Returns whether the peer has taken some of
+    /// what was left for it, so that it has as much time again.
+    pub fn look_at_end(&mut self, kernel: &impl Kernel) -> bool {
+        self.taken_ago(kernel, 1).is_some()
+    }
+
+    /// An idle connection holds no memory for this.
+    fn forget_empty_watch(&mut self) {
+        if self.rare.watch() == Some(&Watch::default()) {
+            self.rare.drop_watch();
+        }
+    }
+}
