@@ -432,6 +432,20 @@ impl MessagePool {
         self.boxes.pop().unwrap_or_default()
     }
 
+    /// As [`take`](Self::take), with the largest memory that is kept, for a message whose length
+    /// nobody knows and that is given back before anything else is received.
+    pub fn take_roomy(&mut self) -> Box<MessageBuffer> {
+        let mut buffer = self.take();
+        let sizes = self.kept.iter().map(|bytes| bytes.len()).enumerate();
+        if let Some((largest, _)) = sizes.max_by_key(|&(_, len)| len) {
+            buffer.bytes = self.kept.swap_remove(largest);
+            self.kept_bytes -= buffer.bytes.len();
+            self.idle_bytes = self.idle_bytes.min(self.kept_bytes);
+            self.takes(buffer.bytes.len());
+        }
+        buffer
+    }
+
     /// From here on, messages may take so many bytes more than they do now; what comes back makes
     /// room again. There is no limit unless one is set.
     pub const fn set_room(&mut self, bytes: usize) {
@@ -582,6 +596,12 @@ impl MessagePool {
     /// copy.
     pub fn give_away(&mut self, mut buffer: Box<MessageBuffer>) -> Bytes {
         let payload = HEADROOM_BYTES..HEADROOM_BYTES + buffer.len;
+        if buffer.bytes.len() > 2 * payload.end.max(FIRST_BYTES) {
+            // Nobody is to keep memory alive that is mostly empty.
+            let bytes = Bytes::copy_from_slice(buffer.written());
+            self.give_back(buffer);
+            return bytes;
+        }
         let bytes = mem::take(&mut buffer.bytes);
         self.gives_back(bytes.len());
         self.give_back_empty(buffer);

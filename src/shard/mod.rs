@@ -36,7 +36,7 @@ mod settle;
 pub mod stats;
 mod tls;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, mem, sync::Arc};
 
 use accept::Acceptor;
 use budget::{Budget, cost};
@@ -93,6 +93,9 @@ const TRIM_AFTER_MS: u64 = 1000;
 
 /// So much less has to be held for the allocator to be told to give memory back.
 const RELEASED_BYTES_MIN: usize = 1 << 20;
+
+/// A shard that has received fewer bytes than this since idle memory was given back is not busy.
+const CALM_BYTES_MAX: usize = 1 << 20;
 
 /// One core's loop: a ring, a service, and the connections between them.
 pub struct Shard<R: Ring, S: Service> {
@@ -157,6 +160,8 @@ pub struct Shard<R: Ring, S: Service> {
     trim_at: Time,
     /// The most that was held since the allocator was last told to give memory back.
     most_held_bytes: usize,
+    /// Bytes received since idle memory was given back.
+    received_bytes: usize,
     /// Those who hold so much memory that nothing is received from them now.
     choked: Vec<Key>,
     /// Since when memory has been so short.
@@ -216,6 +221,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             judge_after: None,
             trim_at: now.plus_ms(TRIM_AFTER_MS),
             most_held_bytes: 0,
+            received_bytes: 0,
             choked: Vec::new(),
             pressed_since: None,
             relieve_at: now,
@@ -329,6 +335,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if self.now >= self.trim_at {
             self.trim();
         }
+        self.received_bytes += self.turn_bytes;
         self.settle_ledger();
         self.stats.publish(
             &self.shared.counts,
@@ -366,11 +373,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.shared.arena.trim();
         self.shared.pool.trim();
         self.plain = Vec::new();
-        let held = self.shared.held_bytes();
-        // It is worth a walk over the allocator's pages once much of what they held is free.
-        if held + RELEASED_BYTES_MIN <= self.most_held_bytes {
+        // It is worth a walk over the allocator's pages once much of what they held is free, and
+        // nobody is about to ask for it again.
+        let received_bytes = mem::replace(&mut self.received_bytes, 0);
+        if self.has_memory_to_release() && received_bytes < CALM_BYTES_MAX {
             release_memory();
-            self.most_held_bytes = held;
+            self.most_held_bytes = self.shared.held_bytes();
         }
     }
 

@@ -118,7 +118,7 @@ impl Inflater {
         window: Option<&mut Window>,
         pool: &mut MessagePool,
     ) -> Result<Box<MessageBuffer>, ProtocolError> {
-        let mut message = pool.take();
+        let mut message = pool.take_roomy();
         let before = window.as_deref().map_or(&[][..], Window::bytes);
         let inflated = self.inflate_into(&mut message, compressed, kind, limits, before, pool);
         self.cost_ns += MESSAGE_NS + message.written().len() as u64 / 2;
