@@ -464,6 +464,10 @@ mod tests {
                 "handshake_timeout_ms is 0",
             ),
             (
+                |config| config.idle_timeout_ms = 24 * 86_400_000 + 1,
+                "idle_timeout_ms is 2073600001, but it has to be from 0 to 2073600000",
+            ),
+            (
                 |config| config.server_header = Some("a\r\nb".into()),
                 "printable ASCII",
             ),

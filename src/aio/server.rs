@@ -5,7 +5,7 @@
 use std::{
     io,
     rc::Rc,
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Address, Config, Snapshot, StartError,
-    ring::{Errno, probe::Unavailable},
+    ring::{Errno, probe::Unavailable, readiness::try_runtime},
     server::{Crew, Ground, Listen, Listeners, not_started, pin, seed},
     shard::stats::Stats,
     tls::ServerTls,
@@ -256,6 +256,10 @@ impl Builder {
 
 /// A runtime for this thread.
 fn runtime() -> Result<tokio_uring::Runtime, Errno> {
+    // What one thread gives back after the trial is not to be taken by another.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    try_runtime()?;
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder());
     runtime.map_err(|error: io::Error| error.into())
 }

@@ -1,6 +1,6 @@
 //! Descriptors on the reactor of a tokio runtime.
 //!
-//! Knows: what registering one takes. Refuses to know: what is done when it is ready.
+//! Knows: what registering one takes, and what a runtime does. Refuses to know: what is done when it is ready.
 
 use std::os::fd::OwnedFd;
 
@@ -23,3 +23,22 @@ pub fn register(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, Err
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(|error| error.into_parts().1.into())
 }
+
+/// Makes all that a runtime of tokio-uring is made of, a reactor and a ring, and gives it back.
+/// tokio-uring itself keeps the reactor when the kernel refuses it the ring.
+///
+/// # Errors
+///
+/// What the kernel said.
+pub fn try_runtime() -> Result<(), Errno> {
+    let reactor = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Errno::from)?;
+    let ring = io_uring::IoUring::new(RUNTIME_ENTRIES).map_err(Errno::from)?;
+    drop((reactor, ring));
+    Ok(())
+}
+
+/// The length of the submission queue that tokio-uring asks for.
+const RUNTIME_ENTRIES: u32 = 256;

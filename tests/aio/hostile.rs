@@ -1,6 +1,6 @@
 //! Peers that break the rules.
 
-use std::io::Write;
+use std::{io::Write, net::TcpStream};
 
 use ringwire::Config;
 
@@ -80,5 +80,22 @@ fn requests_that_are_none_are_answered_in_http() {
     }
     host.wait_for("end of the connections", |stats| {
         stats.counts.connections == 5 && stats.connections_open == 0
+    });
+}
+
+#[test]
+fn a_plain_request_that_is_refused_is_no_refused_handshake() {
+    let host = Host::new(Config::default(), echo);
+    for (head, status) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 426 "),
+        ("nonsense\r\n\r\n", "HTTP/1.1 400 "),
+    ] {
+        let mut stream = TcpStream::connect(host.address()).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let answer = read_all(&mut stream);
+        assert!(answer.starts_with(status.as_bytes()), "{head}");
+    }
+    host.wait_for("each in its place", |stats| {
+        (stats.counts.http_requests, stats.counts.handshakes_refused) == (1, 1)
     });
 }

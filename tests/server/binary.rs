@@ -15,6 +15,7 @@ use crate::{
     common::{Peer, request},
     hixie::open_at,
     host::{guarded, in_a_folder},
+    listeners::{free_port, has_ipv6, reachable},
     origins::{ARTICLES_REQUEST, expect_articles_response},
     peer::{CLOSE, close_payload, until},
 };
@@ -36,25 +37,38 @@ impl Ringwire {
 
     /// As [`start`](Self::start), for a command that says something else after its addresses.
     pub fn start_until(command: &mut Command, is_last: impl Fn(&str) -> bool) -> Self {
+        Self::start_logging_to(command, Stdio::piped(), is_last)
+    }
+
+    /// As [`start_until`](Self::start_until), with another standard error, whose log is not read.
+    pub fn start_logging_to(
+        command: &mut Command,
+        stderr: Stdio,
+        is_last: impl Fn(&str) -> bool,
+    ) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap();
+        // The command has its own by now; what it keeps for others would keep a pipe open.
+        command.stderr(Stdio::null());
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(String::new()));
-        let written = log.clone();
+        let reading = child.stderr.take().map(|stderr| {
+            let written = log.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    *written.lock().unwrap() += &(line + "\n");
+                }
+            })
+        });
         let mut ringwire = Self {
             child,
             addresses: Vec::new(),
             tls_addresses: Vec::new(),
             log,
-            readers: vec![thread::spawn(move || {
-                for line in stderr.lines().map_while(Result::ok) {
-                    *written.lock().unwrap() += &(line + "\n");
-                }
-            })],
+            readers: reading.into_iter().collect(),
         };
         let mut line = String::new();
         while stdout.read_line(&mut line).unwrap() > 0 {
@@ -85,6 +99,10 @@ impl Ringwire {
 
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -119,13 +137,20 @@ impl Drop for Ringwire {
     }
 }
 
+/// The engines that the command has.
+pub const ENGINES: &[&str] = &[
+    "shard",
+    #[cfg(feature = "aio")]
+    "tokio-uring",
+];
+
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
     command.args(arguments);
     command
 }
 
-const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
+pub const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
 #[test]
 fn it_says_where_it_is_and_serves() {
@@ -210,6 +235,92 @@ fn signals_drain_and_end_it_well() {
             }
             let (status, log) = ringwire.wait();
             assert_eq!(status.code(), Some(0), "{log}");
+        }
+    });
+}
+
+#[test]
+fn a_hangup_without_certificates_is_said_and_ends_nothing() {
+    guarded(|| {
+        for engine in ENGINES {
+            let mut arguments = LISTEN.to_vec();
+            arguments.extend(["--engine", engine]);
+            let ringwire = Ringwire::start(&mut command(&arguments));
+            let mut peer = Peer::open(&ringwire.addresses[0], "/");
+            for times in 1..=2 {
+                ringwire.signal(Signal::HUP);
+                let said = || {
+                    ringwire
+                        .log()
+                        .matches("no certificates to read again")
+                        .count()
+                };
+                until("the signal is heard", || said() == times);
+                peer.echo("still here");
+            }
+            ringwire.signal(Signal::TERM);
+            peer.answer_close(1001);
+            let (status, log) = ringwire.wait();
+            assert_eq!(status.code(), Some(0), "{log}");
+        }
+    });
+}
+
+#[test]
+fn a_unix_path_is_the_new_servers_while_the_old_one_drains() {
+    in_a_folder(|folder| {
+        let path = folder.join("socket");
+        let unix = format!("unix:{}", path.display());
+        for engine in ENGINES {
+            let start = || {
+                let arguments = ["--listen", &unix, "--engine", engine];
+                Ringwire::start(&mut command(&arguments))
+            };
+            let old = start();
+            let mut stays = Peer::open(&old.addresses[0], "/");
+            old.signal(Signal::TERM);
+            stays.expect_close(1001);
+            until("the old one has left the path", || !path.exists());
+            let new = start();
+            Peer::open(&new.addresses[0], "/").close();
+            stays.send(CLOSE, &close_payload(1001, b""));
+            stays.expect_end();
+            assert_eq!(old.wait().0.code(), Some(0));
+            Peer::open(&new.addresses[0], "/").close();
+            new.signal(Signal::TERM);
+            assert_eq!(new.wait().0.code(), Some(0));
+            assert!(!path.exists(), "the path is removed");
+        }
+    });
+}
+
+#[test]
+fn both_families_are_listened_on_at_one_port_in_any_order() {
+    if !has_ipv6() {
+        return;
+    }
+    guarded(|| {
+        let families = [
+            ("0.0.0.0", "[::]"),
+            ("127.0.0.1", "[::1]"),
+            ("0.0.0.0", "[::1]"),
+            ("127.0.0.1", "[::]"),
+        ];
+        for engine in ENGINES {
+            for (four, six) in families {
+                for order in [[four, six], [six, four]] {
+                    let port = free_port();
+                    let listen = order.map(|host| format!("{host}:{port}"));
+                    let mut arguments = vec!["--engine", engine];
+                    arguments.extend(listen.iter().flat_map(|it| ["--listen", it]));
+                    let ringwire = Ringwire::start(&mut command(&arguments));
+                    for address in listen {
+                        Peer::open(&reachable(&address), "/").close();
+                    }
+                    ringwire.signal(Signal::TERM);
+                    assert_eq!(ringwire.wait().0.code(), Some(0));
+                }
+            }
         }
     });
 }
@@ -313,6 +424,10 @@ fn what_it_cannot_do_it_says_in_one_sentence() {
                 "queue_low_bytes is 99999999, but it has to be from 0 to 1048576",
             ),
             (&["--listen", "127.0.0.1:0", "--shards", "0"], "shards is 0"),
+            (
+                &["--listen", "127.0.0.1:0", "--idle-timeout-ms", "2073600001"],
+                "idle_timeout_ms is 2073600001, but it has to be from 0 to 2073600000",
+            ),
         ] {
             let (output, stdout, stderr) = output(arguments);
             assert_eq!(output.status.code(), Some(1), "{stderr}");

@@ -200,7 +200,8 @@ fn descriptors() -> BTreeMap<u32, String> {
     found
 }
 
-fn server_threads() -> usize {
+/// Threads of servers that there are in this process.
+pub fn server_threads() -> usize {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     tasks
         .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())

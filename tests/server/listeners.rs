@@ -12,7 +12,8 @@ use ringwire::{Address, Config, Server, StartError, service::Echo};
 use crate::{
     common::{PATIENCE, Peer, request},
     host::{
-        Engine, Obedient, config, host, host_at, in_a_folder, on_each_engine, on_each_plain_engine,
+        Engine, Obedient, config, guarded, host, host_at, in_a_folder, on_each_engine,
+        on_each_plain_engine,
     },
     peer::until,
 };
@@ -25,8 +26,20 @@ on_each_plain_engine! {
     many_addresses_are_served_at_once
 }
 
+/// A port that nobody has, of either family.
+pub fn free_port() -> u16 {
+    let both = TcpListener::bind("[::]:0").unwrap();
+    both.local_addr().unwrap().port()
+}
+
+/// Where to connect to reach who listens at `address`.
+pub fn reachable(address: &str) -> Address {
+    let address = address.replace("0.0.0.0", "127.0.0.1");
+    address.replace("[::]", "[::1]").parse().unwrap()
+}
+
 /// Whether the host has IPv6; says so if not.
-fn has_ipv6() -> bool {
+pub fn has_ipv6() -> bool {
     match TcpListener::bind("[::1]:0") {
         Ok(_) => true,
         Err(error) => {
@@ -270,6 +283,117 @@ fn a_unix_path_is_gone_before_join_returns() {
         UnixStream::connect(&path).unwrap();
         server.handle().stop();
         server.join().unwrap();
+        assert!(!path.exists());
+    });
+}
+
+/// What listens, by address, in every order of four addresses, with TLS on some of them.
+#[test]
+fn all_kinds_of_addresses_are_listened_on_in_any_order() {
+    if !has_ipv6() {
+        return;
+    }
+    guarded(|| {
+        let addresses = ["0.0.0.0:0", "[::]:0", "127.0.0.1:0", "[::1]:0"];
+        let mut orders = vec![vec![]];
+        for _ in addresses {
+            let longer = |order: &Vec<usize>| {
+                let order = order.clone();
+                let left = (0..addresses.len()).filter({
+                    let order = order.clone();
+                    move |next| !order.contains(next)
+                });
+                let longer = left.map(|next| [&order[..], &[next]].concat());
+                longer.collect::<Vec<_>>()
+            };
+            orders = orders.iter().flat_map(longer).collect();
+        }
+        assert_eq!(orders.len(), 24);
+        for order in orders {
+            let mut builder = Server::builder().shards(2).pinned(false);
+            for &index in &order {
+                builder = builder.listen(addresses[index]);
+            }
+            let server = builder.start(|_| Echo).unwrap();
+            for (address, &index) in server.addresses().iter().zip(&order) {
+                let text = address.to_string();
+                let (host, _) = text.rsplit_once(':').unwrap();
+                assert_eq!(format!("{host}:0"), addresses[index]);
+                Peer::open(&reachable(&text), "/").close();
+            }
+            server.handle().stop();
+            server.join().unwrap();
+        }
+    });
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn tls_and_plain_of_both_families_share_a_machine_in_any_order() {
+    if !has_ipv6() {
+        return;
+    }
+    guarded(|| {
+        let authority = crate::authority::Authority::new();
+        let pair = authority.issue(&["localhost"]);
+        let tls = ringwire::tls::ServerTls::builder().certificate(&pair.certificate, &pair.key);
+        let tls = tls.load().unwrap();
+        for secure in ["0.0.0.0", "[::]"] {
+            let plain = if secure == "[::]" { "0.0.0.0" } else { "[::]" };
+            for secure_first in [true, false] {
+                let port = free_port();
+                let (secure, plain) = (format!("{secure}:{port}"), format!("{plain}:{port}"));
+                let builder = Server::builder().shards(2).pinned(false);
+                let builder = match secure_first {
+                    true => builder.listen_tls(&secure, &tls).listen(&plain),
+                    false => builder.listen(&plain).listen_tls(&secure, &tls),
+                };
+                let server = builder.start(|_| Echo).unwrap();
+                for (address, status) in [(&plain, 101), (&secure, 400)] {
+                    let mut peer = Peer::connect(&reachable(address));
+                    peer.write(request("/").as_bytes());
+                    let expected = format!("HTTP/1.1 {status} ");
+                    assert!(peer.read_head().starts_with(&expected), "{address}");
+                }
+                server.handle().stop();
+                server.join().unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_server_that_drains_leaves_its_unix_path_and_removes_no_later_one() {
+    in_a_folder(|folder| {
+        let path = folder.join("socket");
+        let unix = format!("unix:{}", path.display());
+        let old = start(&[&unix], Config::default(), 2).unwrap();
+        let stays = Peer::open(&old.addresses()[0], "/");
+        // Somebody has made room for the new one, and not told the old one.
+        fs::remove_file(&path).unwrap();
+        let new = start(&[&unix], Config::default(), 2).unwrap();
+        old.handle().stop();
+        stays.answer_close(1001);
+        old.join().unwrap();
+        Peer::open(&new.addresses()[0], "/").close();
+        let stays = Peer::open(&new.addresses()[0], "/");
+        new.handle().stop();
+        assert!(!path.exists(), "it is gone before the server is");
+        stays.answer_close(1001);
+        new.join().unwrap();
+    });
+}
+
+#[test]
+fn a_server_that_nobody_holds_keeps_its_unix_path() {
+    in_a_folder(|folder| {
+        let path = folder.join("socket");
+        let unix = format!("unix:{}", path.display());
+        let server = start(&[&unix], Config::default(), 2).unwrap();
+        let (handle, address) = (server.handle(), server.addresses()[0].clone());
+        drop(server);
+        Peer::open(&address, "/").close();
+        handle.stop();
         assert!(!path.exists());
     });
 }

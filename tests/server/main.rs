@@ -28,11 +28,14 @@ mod handle;
 mod hixie;
 mod listeners;
 mod liveness;
+mod logging;
 mod long_messages;
 mod opening;
 mod origins;
 mod panics;
 mod runs;
 mod small_pools;
+mod starting;
+mod supervision;
 #[cfg(feature = "tls")]
 mod tls;

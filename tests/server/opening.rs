@@ -8,13 +8,15 @@ use std::{
 };
 
 use ringwire::{
-    Answer, CloseCause, Conn, HandshakeError, Message, Refusal, Remote, Service, Upgrade,
-    service::Echo,
+    Answer, CloseCause, Conn, HandshakeError, HttpReply, Message, Refusal, Remote, Request,
+    Service, Upgrade, service::Echo,
 };
 
 use crate::{
     common::{ACCEPT, KEY, PATIENCE, Peer, TEXT, masked, request},
-    host::{Engine, Host, Obedient, config, host, on_each_engine, on_each_plain_engine},
+    host::{
+        Engine, Host, ON_PURPOSE, Obedient, config, host, on_each_engine, on_each_plain_engine,
+    },
     origins::ARTICLES_REQUEST,
     peer::Reply,
 };
@@ -23,6 +25,7 @@ on_each_engine! {
     a_client_that_goes_away_in_its_head_is_no_connection
     a_head_of_exactly_the_limit_is_read
     a_panic_in_on_handshake_is_a_500
+    a_plain_request_that_is_refused_is_no_refused_handshake
     a_refusal_is_read_by_a_client_that_is_still_sending
     a_service_chooses_a_subprotocol_adds_a_header_and_refuses
     a_slow_head_is_a_408
@@ -371,6 +374,57 @@ fn an_http_request_gets_the_page_and_head_no_body(engine: Engine) {
             let mut peer = host.connect();
             peer.write(b"HEAD /nowhere HTTP/1.1\r\nHost: a\r\n\r\n");
             assert_eq!(peer.read_reply(true).status, 404);
+        },
+    );
+}
+
+/// A service whose pages are a panic.
+struct NoPages;
+
+impl Service for NoPages {
+    type State = ();
+
+    fn on_http(&mut self, _: &Request<'_>, _: Remote<'_>) -> Result<HttpReply, Refusal> {
+        panic!("{ON_PURPOSE}: on_http");
+    }
+
+    fn on_message(&mut self, _: &mut Conn<'_, ()>, _: Message<'_>) {}
+}
+
+fn a_plain_request_that_is_refused_is_no_refused_handshake(engine: Engine) {
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let expect = |host: &Host, http_requests, handshakes_refused| {
+        host.expect_count(http_requests, |counts| counts.http_requests);
+        host.expect_count(handshakes_refused, |counts| counts.handshakes_refused);
+    };
+    let none = || config(|_| {});
+    host(
+        engine,
+        none(),
+        || Echo,
+        |host| {
+            assert_eq!(refusal(host, get("/nowhere").as_bytes()).status, 404);
+            let post = get("/").replace("GET", "POST");
+            assert_eq!(refusal(host, post.as_bytes()).status, 405);
+            assert_eq!(refusal(host, get("/").as_bytes()).status, 200);
+            expect(host, 3, 0);
+            assert_eq!(refusal(host, request("/nowhere").as_bytes()).status, 404);
+            assert_eq!(refusal(host, b"nonsense\r\n\r\n").status, 400);
+            expect(host, 3, 2);
+        },
+    );
+    host(engine, none(), Obedient::default, |host| {
+        assert_eq!(refusal(host, get("/").as_bytes()).status, 426);
+        expect(host, 1, 0);
+    });
+    host(
+        engine,
+        none(),
+        || NoPages,
+        |host| {
+            assert_eq!(refusal(host, get("/").as_bytes()).status, 500);
+            expect(host, 1, 0);
+            host.expect_count(1, |counts| counts.service_panics);
         },
     );
 }
