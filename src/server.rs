@@ -2,7 +2,7 @@
 //!
 //! Knows: threads, processors, addresses. Refuses to know: frames, buffers, what a service does.
 
-mod crew;
+pub(crate) mod crew;
 
 use std::{
     fmt, future, io, mem,
@@ -12,7 +12,7 @@ use std::{
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-pub(crate) use crew::{Crew, message_of};
+pub(crate) use crew::Crew;
 
 use crate::{
     config::{Config, ConfigError},

@@ -30,7 +30,8 @@ use tokio::{
 
 use super::OwnedMessage;
 use crate::{
-    CloseCode, ConfigError, ConnId, Handle, HandleError, Outgoing, StartError, server::message_of,
+    CloseCode, ConfigError, ConnId, Handle, HandleError, Outgoing, StartError,
+    server::crew::message_of,
 };
 
 /// How long [`Bridge::stop`] waits beyond its deadline for a handler that blocks the thread.

@@ -177,7 +177,8 @@ pub struct Args {
     /// Send no Date header
     #[arg(long)]
     no_date_header: bool,
-    /// What to write to standard error: error, warn, info, debug or trace
+    /// What to write to standard error: error, warn, info, debug or trace. Nothing waits for it:
+    /// lines that are not read in time, or cannot be written, are dropped and counted
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: tracing::Level,
 }

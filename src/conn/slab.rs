@@ -250,7 +250,7 @@ mod tests {
         for slot in 0..count as u32 {
             let key = slab.key_at(slot).unwrap();
             assert_eq!(slab.remove(key), Some(slot as usize));
-            let is_whole = (slot as usize + 1) % PAGE_SLOTS == 0;
+            let is_whole = (slot as usize + 1).is_multiple_of(PAGE_SLOTS);
             let page = &slab.pages[slot as usize / PAGE_SLOTS];
             assert_eq!(page.capacity() == 0, is_whole);
             assert_eq!(slab.get_mut(key), None);

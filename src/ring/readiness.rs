@@ -1,6 +1,7 @@
 //! Descriptors on the reactor of a tokio runtime.
 //!
-//! Knows: what registering one takes, and what a runtime does. Refuses to know: what is done when it is ready.
+//! Knows: what registering one takes, and what a runtime is made of. Refuses to know: what is done
+//! when it is ready.
 
 use std::os::fd::OwnedFd;
 

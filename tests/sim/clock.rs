@@ -48,13 +48,14 @@ fn address() -> Address {
     "127.0.0.1:80".parse().expect("an address")
 }
 
-fn shard(kernel: &SimKernel, handshake_timeout_ms: u64) -> Shard<SimRing, Told> {
+fn shard(kernel: &SimKernel, change: impl FnOnce(&mut Config)) -> Shard<SimRing, Told> {
     let ring = kernel
         .ring(&SimOptions::default())
         .expect("memory for a ring");
     let mut config = Config::default();
     config.date_header = false;
-    config.handshake_timeout_ms = handshake_timeout_ms;
+    change(&mut config);
+    config.validate().expect("settings within their bounds");
     Shard::new(0, ring, Told::default(), config, [0; 32])
 }
 
@@ -89,7 +90,7 @@ fn finish(shard: &mut Shard<SimRing, Told>, kernel: &SimKernel) {
 #[test]
 fn the_first_connection_after_a_long_silence_has_its_time_for_the_handshake() {
     let kernel = SimKernel::new(0, Knobs::none());
-    let mut server = shard(&kernel, 10_000);
+    let mut server = shard(&kernel, |config| config.handshake_timeout_ms = 10_000);
     server.listen(kernel.listen(&address()));
     settle(&mut server);
     kernel.advance(LONG_MS);
@@ -111,7 +112,7 @@ fn the_first_connection_after_a_long_silence_has_its_time_for_the_handshake() {
 #[test]
 fn a_handshake_timeout_beyond_the_reach_of_the_wheel_is_not_early_and_not_forgotten() {
     let kernel = SimKernel::new(0, Knobs::none());
-    let mut server = shard(&kernel, LONG_MS);
+    let mut server = shard(&kernel, |config| config.handshake_timeout_ms = LONG_MS);
     server.listen(kernel.listen(&address()));
     settle(&mut server);
     let mut peer = kernel.connect(&address()).expect("somebody listens");
@@ -132,7 +133,7 @@ fn a_handshake_timeout_beyond_the_reach_of_the_wheel_is_not_early_and_not_forgot
 fn a_client_that_was_left_alone_dials_with_all_of_its_time() {
     let kernel = SimKernel::new(0, Knobs::none());
     let mut outside = kernel.listen_outside(&address());
-    let mut client = shard(&kernel, 10_000);
+    let mut client = shard(&kernel, |config| config.handshake_timeout_ms = 10_000);
     settle(&mut client);
     kernel.advance(LONG_MS);
     let dial = Dial {
@@ -159,7 +160,7 @@ fn a_client_that_was_left_alone_dials_with_all_of_its_time() {
 #[test]
 fn stopping_says_goodbye_at_once_even_if_nothing_else_happens() {
     let kernel = SimKernel::new(0, Knobs::none());
-    let mut server = shard(&kernel, 10_000);
+    let mut server = shard(&kernel, |config| config.handshake_timeout_ms = 10_000);
     server.listen(kernel.listen(&address()));
     settle(&mut server);
     let mut peer = kernel.connect(&address()).expect("somebody listens");
@@ -177,6 +178,55 @@ fn stopping_says_goodbye_at_once_even_if_nothing_else_happens() {
     assert!(
         kernel.now() < before.plus_ms(1_000),
         "the goodbye waited for a deadline"
+    );
+    drop(peer);
+    finish(&mut server, &kernel);
+}
+
+/// Bytes of a client's pong without a payload.
+const PONG: &[u8] = &[0x8a, 0x80, 0, 0, 0, 0];
+
+#[test]
+fn the_longest_idle_timeout_is_kept_while_the_milliseconds_of_32_bits_begin_again() {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    const IDLE_MS: u64 = 24 * DAY_MS;
+    let kernel = SimKernel::new(0, Knobs::none());
+    let mut server = shard(&kernel, |config| config.idle_timeout_ms = IDLE_MS);
+    server.listen(kernel.listen(&address()));
+    settle(&mut server);
+    // They begin again between the ping and the end of the first silence.
+    kernel.advance((1 << 32) - 18 * DAY_MS - kernel.now().as_ms());
+    let mut peer = kernel.connect(&address()).expect("somebody listens");
+    peer.write(HEAD).expect("it is open");
+    settle(&mut server);
+    assert!(read_all(&mut peer).starts_with(b"HTTP/1.1 101 "));
+    for round in 0..5 {
+        // Looked at every day, as a server is that has others to care for.
+        let said: Vec<Vec<u8>> = (0..23)
+            .map(|_| {
+                kernel.advance(DAY_MS);
+                settle(&mut server);
+                read_all(&mut peer)
+            })
+            .collect();
+        assert_eq!(said.concat(), [0x89, 0], "round {round}: {said:?}");
+        assert_eq!(said[..11].concat(), [], "round {round}: {said:?}");
+        assert_eq!(server.service().causes, []);
+        peer.write(PONG).expect("it is open");
+        settle(&mut server);
+    }
+    // And a peer that says nothing is dropped when its time is up.
+    kernel.advance(IDLE_MS / 2 + 1000);
+    settle(&mut server);
+    assert_eq!(read_all(&mut peer), [0x89, 0]);
+    kernel.advance(IDLE_MS / 2 - 2000);
+    settle(&mut server);
+    assert_eq!(server.service().causes, [], "too early");
+    kernel.advance(2000);
+    settle(&mut server);
+    assert_eq!(
+        server.service().causes,
+        [CloseCause::Timeout(Timeout::Idle)]
     );
     drop(peer);
     finish(&mut server, &kernel);
