@@ -53,7 +53,7 @@ def misses(row, found, slack=1):
             missed.append(f"{size(found['after_bytes'])} after it, at most {size(allowed)}")
     if "slots" in row.judged:
         allowed = slots(row) + DESCRIPTORS_SPARE
-        more = found["last_descriptors"] - found["before_descriptors"]
+        more = found["peak_descriptors"] - found["before_descriptors"]
         if more > allowed:
             missed.append(f"{more} descriptors, with {slots(row)} slots")
     if "dropped" in row.judged and attack["ended"] < row.connections:

@@ -82,6 +82,13 @@ fn storm(request: impl Into<Arc<[u8]>>, reply: Reply, then: Then) -> Plan {
     plan
 }
 
+/// What well-behaved clients send: as much each 100 ms, and they read.
+fn steady(mut plan: Plan, bytes: usize) -> Plan {
+    plan.pace = Some((bytes, Duration::from_millis(100)));
+    plan.reopens = false;
+    plan
+}
+
 fn unread(payload_len: usize) -> Plan {
     let frame = frames::frame(FIN | BINARY, &vec![0; payload_len], Side::Client);
     let mut plan = flood("/", false, frames::endless(&[frame]));
@@ -99,6 +106,35 @@ fn unread_once(payload_len: usize) -> Plan {
 }
 
 pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "steady-echo",
+        what: "no attack: 100 messages of 64 bytes a second, echoed",
+        make: |m| Ok(steady(frame_flood(m, "/", FIN | TEXT, &[b'x'; 64]), 700)),
+    },
+    Kind {
+        name: "steady-sink",
+        what: "no attack: 50 messages of 1 KiB a second to /sink",
+        make: |m| {
+            let plan = frame_flood(m, "/sink", FIN | BINARY, &[0; 1 << 10]);
+            Ok(steady(plan, 5 * 1032))
+        },
+    },
+    Kind {
+        name: "steady-deflate",
+        what: "no attack: compressed messages of 4 KiB at 40 KB a second, echoed",
+        make: |_| {
+            let message = frames::compressed_noise(4 << 10);
+            Ok(steady(flood("/", true, frames::endless(&[message])), 4000))
+        },
+    },
+    Kind {
+        name: "steady-big",
+        what: "no attack: messages of 1 MiB at 1 MB a second, echoed",
+        make: |m| {
+            let plan = frame_flood(m, "/", FIN | BINARY, &[0; MIB]);
+            Ok(steady(plan, 100_000))
+        },
+    },
     Kind {
         name: "ping",
         what: "pings of 1 byte",
