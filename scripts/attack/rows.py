@@ -15,9 +15,10 @@ HELD_PER_SENT = 2
 HELD_PER_CONNECTION = 4 * KIB
 HELD_BESIDE = 16 * MIB
 
-# What may be left after an attack, beside a tenth of what was there before it.
+# What may be left after an attack, beside a tenth of what was there before it: a shard keeps its
+# receive buffers and some chunks for the next one.
 LEFT_SHARE = 1.10
-LEFT_BESIDE = 4 * MIB
+LEFT_BESIDE = 8 * MIB
 
 # The limit that rows give a server's ledger, and that rows about it are judged by.
 LEDGER = 512 * MIB
@@ -169,7 +170,7 @@ def held(kind, connections, judged=HELD, hold=1.0, seconds=10, **others):
 
 
 MEMORY = [
-    held("begun-1b", 4000, smoke=True),
+    held("begun-1b", 4000, hold=2.0, smoke=True),
     held("begun-1m", 700),
     held("begun-4m", 200),
     held("begun-fragments", 700),
@@ -180,10 +181,28 @@ MEMORY = [
     held("tls-silent", 1000, judged=("held", "left"), opened=0, seconds=2, tls=True),
     held("connect-idle", 4000, seconds=2),
     held("deflate-held", 200, judged=LIMIT, options=(*COMPRESS, *LEDGERED)),
-    held("deflate-zeros-sink", 200, judged=LIMIT, options=(*COMPRESS, *LEDGERED), hold=None, seconds=4),
+    *[
+        held(
+            kind,
+            200,
+            judged=LIMIT,
+            name=f"{kind}x200-held",
+            options=(*COMPRESS, *LEDGERED),
+            hold=None,
+            seconds=4,
+        )
+        for kind in ("deflate-zeros", "deflate-zeros-sink")
+    ],
     held("unread-16m", 200, judged=LIMIT, options=LEDGERED),
     held("unread-64", 2000, judged=("sockets", "left"), hold=None, seconds=5),
-    held("unread-1m", 2000, judged=("sockets", "limit", "left"), options=LEDGERED, hold=None, seconds=5),
+    held(
+        "unread-1m",
+        2000,
+        judged=("sockets", "limit", "left"),
+        options=LEDGERED,
+        hold=None,
+        seconds=5,
+    ),
     # 20,000 references of 4 KiB.
     held("unread-shared", 10, judged=("held", "left"), server="costly", smoke=True),
     held(

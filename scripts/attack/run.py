@@ -184,13 +184,15 @@ def carry_out(options, row, seconds):
         found["ended"] = None if row.server == "dialled" else server.ended()
         if not found["ended"]:
             try:
+                server.resident_bytes()
                 found["cpu_share"] = (server.cpu_seconds() - cpu) / (time.monotonic() - began)
                 found |= afterwards(row, server, found, threads)
             except CannotMeasure as error:
                 # One that dialled and has nobody left ends by itself.
-                if row.server != "dialled":
-                    raise
-                found |= gone_afterwards(found, str(error))
+                if row.server == "dialled":
+                    found |= gone_afterwards(found, str(error))
+                else:
+                    found["ended"] = server.ended() or str(error)
         return found
 
 

@@ -101,7 +101,13 @@ class Process:
 
     def resident_bytes(self):
         with self._open("statm") as file:
-            return int(file.read().split()[1]) * PAGE_BYTES
+            pages = int(file.read().split()[1])
+        if pages == 0:
+            # It is on its way out, and its memory has gone before it.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_SECONDS_MAX)
+            raise CannotMeasure(self.ended() or "the server has no memory")
+        return pages * PAGE_BYTES
 
     def descriptors(self):
         try:
@@ -217,7 +223,7 @@ class Cgroup:
                 os.rmdir(self.path)
                 return
             except OSError:
-                # Who was in it may not be reaped yet.
+                # It is busy until the last of those in it is reaped.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
