@@ -19,7 +19,7 @@ the slopes (least squares, without the first round of attacks) and whether they 
 A well-behaved client that is cut off, a neighbour without an answer and a server that ends are
 failures too.
 
-  --minutes N     for how long (default 30); less than three tell no slopes
+  --minutes N     for how long (default 30); less than five tell no slopes
   --engine NAME   what serves: shard or tokio-uring (default shard)
   --json FILE     keep the samples
   --svg FILE      draw them

@@ -30,7 +30,8 @@ from servers import DRIVER_CPU, CannotMeasure
 
 ATTACK_SECONDS, PAUSE_SECONDS = 4, 2
 RENEWED_SECONDS = 110
-ROUNDS_MIN = 3
+# Rounds of attacks that slopes are told of.
+ROUNDS_MIN = 2
 
 # What the whole of a soak may add, by the slope of the samples.
 BYTES_MAX, SHARE_MAX = 6 * MIB, 0.05
@@ -238,8 +239,8 @@ def run(options):
         ("neighbour's p99", [sample.p99_ms for sample in samples], lambda ms: f"{ms:.1f} ms"),
     ):
         print(chart.sparkline(what, values, unit))
-    if len(kept) < ROUNDS_MIN - 1:
-        print("too short for slopes: one round of attacks fills what is kept")
+    if len(kept) < ROUNDS_MIN * len(ATTACKS):
+        print("too short for slopes: one round of attacks fills what is kept, and two show what grows")
     else:
         for words, flat in verdicts(kept, options.minutes):
             print(f"{'flat' if flat else 'GROWS'}  {words}")

@@ -27,7 +27,7 @@ use rustix::{
 use serde::Serialize;
 
 use crate::{
-    plan::{Plan, Reply, Then},
+    plan::{Plan, Reply, Security, Then},
     wire::{Target, Wire},
 };
 
@@ -46,6 +46,10 @@ const READ_BYTES_MAX: usize = 256 << 10;
 
 /// Writes of one connection before the others have their turn.
 const WRITES_MAX: usize = 8;
+
+/// Records of one byte that all connections together have ready when they begin: what the server
+/// needs some seconds for.
+const STOCK: usize = 1_000_000;
 
 /// The longest head of a reply that is looked at.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -114,6 +118,9 @@ struct Peer {
     times: u64,
     offset: usize,
     allowance: usize,
+    /// Records that were sealed before the attack, and those of them that were sent.
+    stock: u64,
+    stock_sent: u64,
     interest: EventFlags,
 }
 
@@ -297,6 +304,8 @@ impl<'a> Crowd<'a> {
             times: 0,
             offset: 0,
             allowance: 0,
+            stock: 0,
+            stock_sent: 0,
             interest: flags,
         });
         Ok(())
@@ -380,7 +389,7 @@ impl<'a> Crowd<'a> {
     /// What a connection that is over leaves behind.
     fn book(&mut self, peer: &Peer) {
         let (records, rekeyed) = peer.wire.records();
-        self.tally.records += records;
+        self.tally.records += records - (peer.stock - peer.stock_sent);
         self.tally.rekeyed += rekeyed;
         if let Some(segment) = self.plan.segments.get(peer.segment) {
             let whole = segment.frames * peer.offset as u64 / segment.bytes.len().max(1) as u64;
@@ -441,7 +450,10 @@ impl<'a> Crowd<'a> {
                     }
                 }
                 Stage::Awaiting => match self.await_reply(peer)? {
-                    Some(true) => peer.stage = Stage::Ready,
+                    Some(true) => {
+                        peer.stage = Stage::Ready;
+                        self.stock(peer)?;
+                    }
                     Some(false) => return Ok(Step::Ended),
                     None => return Ok(Step::Stays),
                 },
@@ -497,8 +509,41 @@ impl<'a> Crowd<'a> {
         Ok(flags.intersects(EventFlags::ERR | EventFlags::HUP))
     }
 
+    /// Has records ready, where one by one they would be sealed as slowly as they are opened.
+    fn stock(&mut self, peer: &mut Peer) -> io::Result<()> {
+        let Some(segment) = self.plan.segments.first() else {
+            return Ok(());
+        };
+        if self.plan.security != Security::TlsByByte || self.begun || segment.times < u64::MAX {
+            return Ok(());
+        }
+        let count = STOCK / self.slots.len();
+        let bytes = segment.bytes.iter().copied().cycle();
+        peer.wire.stock(bytes.take(count))?;
+        peer.stock = count as u64;
+        Ok(())
+    }
+
+    /// Sends of what is ready. True when it is all gone.
+    fn send_stock(&mut self, peer: &mut Peer) -> io::Result<bool> {
+        let sent = peer.wire.send_stock()?.min(peer.stock);
+        let new = sent - peer.stock_sent;
+        peer.stock_sent = sent;
+        self.tally.sent_bytes += new;
+        let segment = &self.plan.segments[0];
+        peer.offset += new as usize;
+        while peer.offset >= segment.bytes.len() {
+            peer.offset -= segment.bytes.len();
+            self.tally.frames += segment.frames;
+        }
+        Ok(peer.stock_sent == peer.stock)
+    }
+
     fn send(&mut self, peer: &mut Peer) -> io::Result<()> {
         let plan = self.plan;
+        if peer.stock_sent < peer.stock && !self.send_stock(peer)? {
+            return Ok(());
+        }
         for _ in 0..WRITES_MAX {
             let Some(segment) = plan.segments.get(peer.segment) else {
                 return Ok(());

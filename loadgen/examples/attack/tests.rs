@@ -248,6 +248,26 @@ fn frames_that_were_sent_have_come() {
     }
 }
 
+#[test]
+fn records_that_were_ready_count_when_they_are_sent() {
+    let tls = trusting().expect("TLS");
+    let server = Counted::start();
+    let plan = plan_of("tls-records", &tls);
+    assert_eq!(plan.segments[0].times, u64::MAX, "it has no end");
+    let tally = attack(&plan, server.front(&plan, &tls), |heard| {
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok(News::Begun));
+        assert!(wait_until(|| server.came().0 > 1000));
+    });
+    // What was on its way is lost with the connection, and no more comes than was sent.
+    let pings = server.came().0;
+    assert!(
+        tally.frames >= pings && pings > 1000,
+        "{pings} came of {tally:?}"
+    );
+    assert!(tally.records >= tally.sent_bytes, "{tally:?}");
+    assert_eq!(tally.errors.len(), 0, "{tally:?}");
+}
+
 /// What a server has counted of a storm.
 type Stormed = fn(&Counts) -> u64;
 

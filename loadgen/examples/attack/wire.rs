@@ -66,6 +66,11 @@ struct Tls {
     security: Security,
     records: u64,
     rekeyed: u64,
+    /// Bytes of records that the kernel took, and what it had taken when there was a stock.
+    taken: u64,
+    taken_before: u64,
+    /// Bytes of one record of the stock.
+    record_bytes: u64,
 }
 
 impl Wire {
@@ -155,6 +160,44 @@ impl Wire {
         Ok(sealed)
     }
 
+    /// Seals bytes, each in a record of its own, and sends none of them yet: sealing a record costs
+    /// what opening it costs, and who has them ready floods with more than that.
+    ///
+    /// # Errors
+    ///
+    /// When records wait for the socket already.
+    pub fn stock(&mut self, bytes: impl Iterator<Item = u8>) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        if !tls.flush(&self.socket)? {
+            return Err(io::Error::other("the socket did not take a request"));
+        }
+        let before = tls.records;
+        for byte in bytes {
+            tls.session.writer().write_all(&[byte])?;
+            tls.records += 1;
+        }
+        tls.taken_before = tls.taken;
+        // What is around one byte in TLS 1.3: a header, the type of what is in it, a tag.
+        tls.record_bytes = if tls.records > before {
+            5 + 1 + 1 + 16
+        } else {
+            0
+        };
+        Ok(())
+    }
+
+    /// Sends of the stock what the socket takes. Returns how many of its records were sent so far.
+    pub fn send_stock(&mut self) -> io::Result<u64> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(0);
+        };
+        tls.flush(&self.socket)?;
+        let sent = (tls.taken - tls.taken_before).checked_div(tls.record_bytes);
+        Ok(sent.unwrap_or(0))
+    }
+
     /// Reads; 0 is the end.
     ///
     /// # Errors
@@ -224,6 +267,9 @@ impl Tls {
             security,
             records: 0,
             rekeyed: 0,
+            taken: 0,
+            taken_before: 0,
+            record_bytes: 0,
         })
     }
 
@@ -231,7 +277,7 @@ impl Tls {
     fn flush(&mut self, socket: &OwnedFd) -> io::Result<bool> {
         while self.session.wants_write() {
             match self.session.write_tls(&mut Plain(socket)) {
-                Ok(_) => {}
+                Ok(count) => self.taken += count as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
