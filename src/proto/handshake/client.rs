@@ -257,7 +257,16 @@ impl fmt::Display for WsUrl {
         match self.scheme {
             Scheme::Ws => write!(formatter, "ws://{host}{}", self.resource_name),
             Scheme::Wss => write!(formatter, "wss://{host}{}", self.resource_name),
-            Scheme::WsUnix => write!(formatter, "ws+unix:{}:{}", self.host, self.resource_name),
+            Scheme::WsUnix => {
+                // Two slashes at the front of the path would be read as an empty authority.
+                let authority = if self.host.starts_with("//") {
+                    "//"
+                } else {
+                    ""
+                };
+                let (path, resource_name) = (&self.host, &self.resource_name);
+                write!(formatter, "ws+unix:{authority}{path}:{resource_name}")
+            }
         }
     }
 }
@@ -762,6 +771,7 @@ mod tests {
             ("ws+unix:/run/a.sock:", "/run/a.sock", "/"),
             ("ws+unix:///run/a.sock:/b:c", "/run/a.sock", "/b:c"),
             ("ws+unix:/run/\u{e4} b.sock:/", "/run/\u{e4} b.sock", "/"),
+            ("ws+unix:////run/a.sock", "//run/a.sock", "/"),
         ];
         for &(text, socket_path, resource_name) in cases {
             let url = WsUrl::parse(text).expect(text);
