@@ -9,6 +9,7 @@ mod compress;
 mod endpoint;
 mod frame;
 mod hixie;
+mod hixie_reference;
 mod inflate;
 mod limits;
 mod message;
