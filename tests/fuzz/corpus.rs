@@ -75,6 +75,7 @@ fn check(name: &str, body: fn(&[u8]) -> Tally, made_max: usize, accepted: u64, r
         sum.accepted += tally.accepted;
         sum.refused += tally.refused;
     }
+    println!("{name}: {} accepted, {} refused", sum.accepted, sum.refused);
     assert!(
         sum.accepted >= accepted && sum.refused >= refused,
         "{name} does too little: {sum:?}"

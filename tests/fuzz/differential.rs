@@ -161,8 +161,8 @@ fn replaced() -> Seen {
     Seen::Close(Some(1002), "Protocol violation".to_owned())
 }
 
-/// Compares what both have answered by themselves. An endpoint says why it fails the connection, which tungstenite
-/// leaves to its user, and gives a close frame's code back without the reason.
+/// Compares what both have answered by themselves. An endpoint says why it fails the connection,
+/// which tungstenite leaves to its user, and gives a close frame's code back without the reason.
 fn answers(role: proto::Role, ours: &[u8], theirs: &[u8], seen: &[Seen], end: End) {
     let read = |bytes: &[u8]| {
         let mut read = decode(other(role), &WIDE, bytes);

@@ -269,10 +269,10 @@ impl Talk {
             let due = party.due.pop_front().expect("something is to be seen");
             if is_message(&due.event) {
                 let (may_be_seen, errors) = party.verdict(&due);
-                if let Seen::Failed(error) = &event {
-                    if errors.contains(error) {
-                        break;
-                    }
+                if let Seen::Failed(error) = &event
+                    && errors.contains(error)
+                {
+                    break;
                 }
                 assert!(may_be_seen, "{event:?} instead of one of {errors:?}");
                 // What comes behind our own close frame is not handed out.

@@ -59,7 +59,7 @@ fn response(bytes: &[u8], how: u8, seed: u8) -> Tally {
     let checked = request.check_response(bytes, &accept);
     let parsed = Response::parse(bytes);
     let (Ok(Some(end)), Ok(parsed)) = (end, parsed) else {
-        let error = checked.err().expect("it is not even well formed");
+        let error = checked.expect_err("it is not even well formed");
         assert!(!matches!(error, ClientHandshakeError::Status(_)), "{error}");
         return REFUSED;
     };

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use ringwire::{
     CloseCode,
-    ProtocolError::{self, *},
+    ProtocolError::*,
     SendError,
     proto::{Endpoint, Limits, Role, Version, endpoint::Control, message::Outgoing},
 };
