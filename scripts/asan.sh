@@ -48,7 +48,7 @@ report() {
     printf '%s\n' "$output" >&2
     status=1
   }
-  grep '^test result' <<<"$output" | sed "s/^test result/$name/"
+  grep '^test result' <<<"$output" | sed "s|^test result|$name|"
 }
 report "kernels" --lib kernels::
 report "the ring's own" --lib ring::
