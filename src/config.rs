@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn an_error_names_the_field_and_the_bound() {
         type Breakage = fn(&mut Config);
-        let broken: [(Breakage, &str); 11] = [
+        let broken: [(Breakage, &str); 12] = [
             (
                 |config| config.message_bytes_max = 0,
                 "message_bytes_max is 0",
