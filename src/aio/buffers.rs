@@ -20,6 +20,7 @@ pub struct Buffers {
     small: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,
     plain: Vec<Vec<u8>>,
+    out_bytes: usize,
 }
 
 impl Buffers {
@@ -30,6 +31,7 @@ impl Buffers {
             small: Vec::new(),
             large: Vec::new(),
             plain: Vec::new(),
+            out_bytes: 0,
         }
     }
 
@@ -39,7 +41,13 @@ impl Buffers {
             true => (&mut self.large, self.large_bytes),
             false => (&mut self.small, SMALL_BYTES),
         };
+        self.out_bytes += bytes;
         unused.pop().unwrap_or_else(|| vec![0; bytes])
+    }
+
+    /// Bytes of the buffers that are in use, but for those of plaintext.
+    pub const fn out_bytes(&self) -> usize {
+        self.out_bytes
     }
 
     /// An empty buffer for plaintext, which grows with it.
@@ -54,6 +62,7 @@ impl Buffers {
             len if len == self.large_bytes => &mut self.large,
             _ => return,
         };
+        self.out_bytes = self.out_bytes.saturating_sub(buffer.len());
         if unused.len() < KEPT_MAX {
             unused.push(buffer);
         }

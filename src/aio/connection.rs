@@ -18,6 +18,7 @@ use rustix::{io::Errno as Sys, net::Shutdown};
 use super::{
     farewell::see_off,
     local::{Later, Local, State},
+    share::Share,
     socket::Socket,
 };
 use crate::{
@@ -59,6 +60,8 @@ pub struct Connection {
     pub subprotocol: OnceCell<Box<str>>,
     /// Halves that the application has.
     pub halves: Cell<u32>,
+    /// What its task has cost since it last gave way.
+    pub share: Share,
 }
 
 impl Connection {
@@ -85,6 +88,7 @@ impl Connection {
             replied_bytes: Cell::new(0),
             subprotocol: OnceCell::new(),
             halves: Cell::new(0),
+            share: Share::default(),
         });
         let state = &mut *local.state.borrow_mut();
         if let Some(place) = state.slab.get_mut(key) {
@@ -254,6 +258,7 @@ impl Connection {
         let shared = &mut state.shared;
         shared.queued_bytes = shared.queued_bytes - link.counted_bytes + queued;
         link.counted_bytes = queued;
+        link.charge(shared);
         let config = &shared.config;
         let full = shared.queued_bytes > config.shard_queue_high_bytes;
         let behind = queued > config.queue_high_bytes || full && queued > config.queue_low_bytes;
@@ -274,7 +279,7 @@ impl Connection {
         self.waiting.borrow_mut().push(waker);
     }
 
-    fn wake_waiting(&self) {
+    pub fn wake_waiting(&self) {
         if self.waiting.borrow().is_empty() {
             return;
         }
@@ -520,6 +525,7 @@ impl Drop for Connection {
         let state = &mut *self.local.state.borrow_mut();
         let shared = &mut state.shared;
         shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
+        shared.charged_bytes -= std::mem::take(&mut link.charged_bytes) as usize;
         link.endpoint.release(&mut shared.pool);
         link.endpoint.leave(&mut shared.codec);
         link.release_queues(&mut shared.arena);

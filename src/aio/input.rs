@@ -32,12 +32,17 @@ use crate::{
         message::{Framed, MessageBuffer},
     },
     ring::{Time, process::message_grew},
+    shard::budget::cost,
     tls::TlsError,
 };
 
 /// Receives for which a connection that has filled a buffer gets large ones: as many as a few short
 /// messages between long ones.
 const LARGE_FOR: u8 = 16;
+
+/// Frames that bring no event are looked at in portions of so many, to see whether the share is
+/// over.
+const FRAMES_AT_ONCE: u32 = 256;
 
 /// Received bytes, and what is lent out of them.
 #[derive(Debug, Default)]
@@ -74,6 +79,17 @@ pub enum Found {
     },
     /// In a buffer of its own.
     Held(MessageKind),
+}
+
+impl Found {
+    /// Bytes of a message that lies in the receive buffer; of one that was put together, its bytes
+    /// were paid for as they came.
+    fn len(&self) -> usize {
+        match self {
+            Self::Received { frame, .. } => frame.len(),
+            Self::Held(_) => 0,
+        }
+    }
 }
 
 impl Input {
@@ -117,8 +133,19 @@ impl Input {
         context: &mut TaskContext<'_>,
     ) -> Poll<Option<Found>> {
         loop {
+            if connection.share.is_over() {
+                // Others have their turn before what is left is looked at.
+                connection.share.renew();
+                connection.flush_if_dirty();
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if let Some(found) = self.next(connection) {
+                connection.share.charge_message(found.len());
                 return Poll::Ready(Some(found));
+            }
+            if self.has_rest() && connection.is_receiving() {
+                continue;
             }
             if !connection.is_receiving() {
                 self.give_back(connection);
@@ -132,6 +159,11 @@ impl Input {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// Whether there are bytes that were not looked at, for want of time.
+    pub fn has_rest(&self) -> bool {
+        !self.rest.is_empty()
     }
 
     /// The next message of what was received.
@@ -225,10 +257,22 @@ impl Input {
                     continue;
                 }
             }
-            let event = endpoint.receive(&mut input, &mut context);
+            let mut frames = FRAMES_AT_ONCE;
+            let event = endpoint.receive_some(&mut input, &mut frames, &mut context);
             let left = input.len();
             self.rest.start = self.rest.end - left;
-            match event? {
+            let share = &connection.share;
+            share.charge(u64::from(FRAMES_AT_ONCE - frames) * cost::FRAME_NS);
+            if state.shared.codec.is_used() {
+                share.charge(state.shared.codec.take_cost_ns());
+            }
+            let Some(event) = event else {
+                if left > 0 && !share.is_over() {
+                    continue;
+                }
+                return None;
+            };
+            match event {
                 Event::Message { kind, payload } => {
                     let counts = &mut state.shared.counts;
                     counts.messages_received += u64::from(!link.endpoint.is_in_message());
@@ -245,7 +289,13 @@ impl Input {
                         }
                     });
                 }
-                Event::Ping(payload) | Event::Pong(payload) => state.shared.pool.reclaim(payload),
+                Event::Ping(payload) | Event::Pong(payload) => {
+                    state.shared.pool.reclaim(payload);
+                    share.charge(cost::CALL_NS);
+                    if left > 0 && share.is_over() {
+                        return None;
+                    }
+                }
                 Event::Close(frame) => closed(connection, link, state, frame),
                 Event::Failed(error) => failed(connection, link, state, error),
             }
@@ -272,13 +322,14 @@ impl Input {
                 let state = connection.local.state.borrow();
                 connection.replied_bytes.get() > state.shared.config.queue_high_bytes
             };
-            if behind {
-                // A peer that pings and does not read.
+            if behind || connection.link.borrow().choked {
+                // A peer that pings and does not read, or memory that runs short.
                 connection.wait_for_room(context);
                 self.give_back(connection);
                 return Poll::Pending;
             }
             let Poll::Ready(readable) = connection.socket.poll_readable(context) else {
+                connection.share.renew();
                 self.give_back(connection);
                 return Poll::Pending;
             };
@@ -326,6 +377,10 @@ impl Input {
             link.heard_ms = now.as_ms() as u32;
             link.pinged = false;
             connection.local.counted(now);
+            link.charge(&mut state.shared);
+            if state.settle_ledger() {
+                connection.local.wake_keeper();
+            }
             self.large_for = match count {
                 count if count == room.len() || large && count > SMALL_BYTES / 2 => LARGE_FOR,
                 _ => self.large_for.saturating_sub(1),

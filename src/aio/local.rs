@@ -26,7 +26,9 @@ use std::{
 
 use tokio::{sync::Notify, task::JoinHandle};
 
-use super::{buffers::Buffers, connection::Connection, opening::OpenError, timer::Timer};
+use super::{
+    buffers::Buffers, connection::Connection, opening::OpenError, relief::Relieving, timer::Timer,
+};
 use crate::{
     config::Config,
     conn::{CloseCause, Key, Shared, deadline::Wheel, slab::Slab},
@@ -171,6 +173,7 @@ pub struct State {
     pub slab: Slab<Weak<Connection>>,
     pub wheel: Wheel,
     pub buffers: Buffers,
+    pub relieving: Relieving,
 }
 
 impl Local {
@@ -187,6 +190,7 @@ impl Local {
                 wheel: Wheel::new(Time::monotonic_coarse()),
                 slab: Slab::default(),
                 shared: Shared::new(config, seed),
+                relieving: Relieving::default(),
             }),
             dirty: RefCell::default(),
             later: RefCell::default(),
@@ -284,7 +288,7 @@ impl Local {
         }
     }
 
-    fn wake_keeper(&self) {
+    pub fn wake_keeper(&self) {
         if let Some(keeper) = &*self.keeper.borrow() {
             keeper.wake_by_ref();
         }
@@ -389,8 +393,14 @@ impl Local {
         if self.publish_at.get().is_some_and(|at| at <= now) {
             self.publish();
         }
-        let first = self.state.borrow().wheel.first();
-        let next = [first, self.publish_at.get()].into_iter().flatten().min();
+        self.relieve(now);
+        self.flush_dirty();
+        let (first, relieve_at) = {
+            let state = self.state.borrow();
+            (state.wheel.first(), state.relieve_at())
+        };
+        let next = [first, relieve_at, self.publish_at.get()];
+        let next = next.into_iter().flatten().min();
         if self.set_to.replace(next) != next {
             timer.set(next);
         }

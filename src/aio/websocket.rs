@@ -420,7 +420,9 @@ impl Clone for Writer {
 impl Drop for Reader {
     fn drop(&mut self) {
         // What was received before is not lost to the protocol: a close frame may be in it.
-        while self.input.next(&self.connection).is_some() {}
+        while self.input.next(&self.connection).is_some() || self.input.has_rest() {
+            self.connection.share.renew();
+        }
         self.input.give_back(&self.connection);
         if self.connection.is_receiving() {
             self.connection.leave();

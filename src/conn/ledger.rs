@@ -12,6 +12,21 @@
 //!
 //! So whoever holds little is not touched by those who hold much.
 
+use super::Key;
+use crate::ring::Time;
+
+/// Under pressure, connections are looked at this often.
+const LOOK_AFTER_MS: u64 = 10;
+
+/// Pressure that pausing does not end within this time is ended by shedding.
+const PAUSE_MS: u64 = 1000;
+
+/// The most connections that are paused or ended at once.
+const CHOSEN_MAX: usize = 64;
+
+/// Whoever holds less is left alone whatever happens: there is nothing to be gained.
+pub const SMALL_BYTES: usize = 16 << 10;
+
 /// How near the limit is, in the order in which it comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pressure {
@@ -84,6 +99,70 @@ impl Ledger {
     }
 }
 
+/// What is to be done, with those who hold most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// There is memory again: nobody is to be paused.
+    Resume,
+    /// Nothing yet.
+    Wait,
+    /// Those are to be paused who hold so many bytes together.
+    Pause(usize),
+    /// Those are to be ended who hold so many bytes together.
+    Shed(usize),
+}
+
+/// What was done about pressure, and when something is to be done again.
+#[derive(Debug, Default)]
+pub struct Relief {
+    since: Option<Time>,
+    again_at: Time,
+}
+
+impl Relief {
+    /// The next step, while so many bytes are held.
+    pub fn step(&mut self, ledger: &Ledger, held: usize, now: Time) -> Step {
+        let pressure = ledger.pressure();
+        if pressure < Pressure::Pause {
+            self.since = None;
+            return Step::Resume;
+        }
+        let since = *self.since.get_or_insert(now);
+        if now < self.again_at {
+            return Step::Wait;
+        }
+        self.again_at = now.plus_ms(LOOK_AFTER_MS);
+        if pressure == Pressure::Shed || now >= since.plus_ms(PAUSE_MS) {
+            self.since = Some(now);
+            return Step::Shed(held.saturating_sub(ledger.above(Pressure::Refuse)));
+        }
+        Step::Pause(held / 2)
+    }
+
+    /// When to look again, while somebody is paused.
+    pub const fn again_at(&self) -> Time {
+        self.again_at
+    }
+}
+
+/// Of connections and what they hold, those with most, largest first, until they hold so many bytes
+/// together. Of equals the place decides, so that every run of a simulation chooses the same.
+pub fn largest(mut holders: Vec<(usize, Key)>, bytes: usize) -> Vec<Key> {
+    let order = |&(held, key): &(usize, Key)| std::cmp::Reverse((held, key.slot));
+    if holders.len() > CHOSEN_MAX {
+        holders.select_nth_unstable_by_key(CHOSEN_MAX, order);
+        holders.truncate(CHOSEN_MAX);
+    }
+    holders.sort_unstable_by_key(order);
+    let mut sum = 0;
+    let chosen = holders.into_iter().take_while(|&(held, _)| {
+        let goes_on = sum < bytes;
+        sum += held;
+        goes_on
+    });
+    chosen.map(|(_, key)| key).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +180,37 @@ mod tests {
         assert_eq!(first(Pressure::Pause), 1400);
         assert_eq!(first(Pressure::Shed), 1500);
         assert!(steps.is_sorted_by_key(|step| step.1));
+    }
+
+    #[test]
+    fn pausing_comes_first_and_shedding_when_it_does_not_help() {
+        let mut ledger = Ledger::new(1600);
+        let mut relief = Relief::default();
+        let at = |ms| Time::default().plus_ms(ms);
+        ledger.held(1450);
+        assert_eq!(relief.step(&ledger, 1450, at(0)), Step::Pause(725));
+        assert_eq!(relief.step(&ledger, 1450, at(5)), Step::Wait);
+        assert_eq!(relief.step(&ledger, 1450, at(20)), Step::Pause(725));
+        assert_eq!(relief.step(&ledger, 1450, at(1000)), Step::Shed(250));
+        assert_eq!(relief.step(&ledger, 1450, at(1010)), Step::Pause(725));
+        ledger.held(1550);
+        assert_eq!(relief.step(&ledger, 1550, at(1020)), Step::Shed(350));
+        ledger.held(1300);
+        assert_eq!(relief.step(&ledger, 1300, at(1021)), Step::Resume);
+    }
+
+    #[test]
+    fn the_largest_are_chosen_until_it_is_enough() {
+        let key = |slot| Key {
+            slot,
+            generation: 0,
+        };
+        let holders: Vec<_> = (0..200)
+            .map(|slot| (slot as usize * 10, key(slot)))
+            .collect();
+        assert_eq!(largest(holders.clone(), 2000), [key(199), key(198)]);
+        assert_eq!(largest(holders.clone(), 0), []);
+        assert_eq!(largest(holders, usize::MAX).len(), CHOSEN_MAX);
     }
 
     #[test]

@@ -46,7 +46,10 @@ use stats::Stats;
 
 use crate::{
     config::Config,
-    conn::{CloseCause, Conn, ConnId, Connection, Key, Shared, Stage, deadline::Wheel, slab::Slab},
+    conn::{
+        CloseCause, Conn, ConnId, Connection, Key, Shared, Stage, deadline::Wheel, ledger::Relief,
+        slab::Slab,
+    },
     proto::CloseCode,
     ring::{Errno, Lent, Operation, Ring, Time, Token, Wait, process::release_memory},
 };
@@ -164,10 +167,7 @@ pub struct Shard<R: Ring, S: Service> {
     received_bytes: usize,
     /// Those who hold so much memory that nothing is received from them now.
     choked: Vec<Key>,
-    /// Since when memory has been so short.
-    pressed_since: Option<Time>,
-    /// When those who hold much are looked for again.
-    relieve_at: Time,
+    relief: Relief,
     /// When a stopping shard drops what is left.
     drain_until: Option<Time>,
     id: u16,
@@ -223,8 +223,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             most_held_bytes: 0,
             received_bytes: 0,
             choked: Vec::new(),
-            pressed_since: None,
-            relieve_at: now,
+            relief: Relief::default(),
             mailbox,
             postbox,
             stats: Arc::new(Stats::default()),
@@ -390,7 +389,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.accept_retry_at,
             self.drain_until,
             (keeps_memory || self.has_memory_to_release()).then_some(self.trim_at),
-            (!self.choked.is_empty()).then_some(self.relieve_at),
+            (!self.choked.is_empty()).then_some(self.relief.again_at()),
             self.accepted_until(),
         ];
         let Some(first) = first.into_iter().flatten().min() else {

@@ -7,22 +7,13 @@
 
 use super::{Shard, service::Service};
 use crate::{
-    conn::{CloseCause, Connection, Ending, Key, ledger::Pressure},
+    conn::{
+        CloseCause, Connection, Ending, Key,
+        ledger::{Pressure, SMALL_BYTES, Step, largest},
+    },
     proto::CloseCode,
     ring::Ring,
 };
-
-/// Under pressure, connections are looked at this often.
-const LOOK_AFTER_MS: u64 = 10;
-
-/// Pressure that pausing does not end within this time is ended by shedding.
-const PAUSE_MS: u64 = 1000;
-
-/// The most connections that are paused or ended at once.
-const CHOSEN_MAX: usize = 64;
-
-/// Whoever holds less is left alone whatever happens: there is nothing to be gained.
-const SMALL_BYTES: usize = 16 << 10;
 
 impl<R: Ring, S: Service> Shard<R, S> {
     /// The end of a turn, for the ledger: how much is held, and what follows from that.
@@ -45,59 +36,34 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.shared.pool.forget_kept();
         let held = self.shared.held_bytes() + self.mail_bytes();
         self.shared.ledger.held(held);
-        let pressure = self.shared.ledger.pressure();
-        if pressure < Pressure::Pause {
-            self.pressed_since = None;
-            return self.unchoke();
-        }
-        let since = *self.pressed_since.get_or_insert(self.now);
-        if self.now < self.relieve_at {
-            return;
-        }
-        self.relieve_at = self.now.plus_ms(LOOK_AFTER_MS);
-        let lasts = self.now >= since.plus_ms(PAUSE_MS);
-        let holders = self.largest_holders();
-        if pressure == Pressure::Shed || lasts {
-            let wanted = held.saturating_sub(self.shared.ledger.above(Pressure::Refuse));
-            self.shed(&holders, wanted);
-            self.pressed_since = Some(self.now);
-        } else {
-            let half = held / 2;
-            self.choke(&holders, half);
+        match self.relief.step(&self.shared.ledger, held, self.now) {
+            Step::Resume => self.unchoke(),
+            Step::Wait => {}
+            Step::Pause(bytes) => self.choke(bytes),
+            Step::Shed(bytes) => {
+                for key in largest(self.holders(), bytes) {
+                    self.shed_one(key);
+                }
+                self.settle_touched();
+            }
         }
     }
 
-    /// Those who hold most, largest first.
-    fn largest_holders(&mut self) -> Vec<(usize, Key)> {
-        let mut holders = Vec::new();
-        for slot in 0..self.slab.capacity() as u32 {
-            let Some(key) = self.slab.key_at(slot) else {
-                continue;
-            };
-            let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
-                continue;
-            };
-            let bytes = link.held_bytes();
-            if bytes >= SMALL_BYTES {
-                holders.push((bytes, key));
-            }
-        }
-        if holders.len() > CHOSEN_MAX {
-            holders.select_nth_unstable_by(CHOSEN_MAX, |one, other| other.cmp_bytes(one));
-            holders.truncate(CHOSEN_MAX);
-        }
-        holders.sort_unstable_by(|one, other| other.cmp_bytes(one));
-        holders
+    /// Those who hold enough to matter.
+    fn holders(&mut self) -> Vec<(usize, Key)> {
+        let slab = &mut self.slab;
+        let keys = (0..slab.capacity() as u32).filter_map(|slot| slab.key_at(slot));
+        let keys: Vec<_> = keys.collect();
+        let held = keys.into_iter().filter_map(|key| {
+            let held = slab.get_mut(key)?.link.held_bytes();
+            (held >= SMALL_BYTES).then_some((held, key))
+        });
+        held.collect()
     }
 
-    /// Receives nothing more from these, until so many bytes are with those who are paused.
-    fn choke(&mut self, holders: &[(usize, Key)], bytes: usize) {
-        let mut sum = 0;
-        for &(held, key) in holders {
-            if sum >= bytes {
-                break;
-            }
-            sum += held;
+    /// Receives nothing more from those who hold so many bytes together.
+    fn choke(&mut self, bytes: usize) {
+        for key in largest(self.holders(), bytes) {
             let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
                 continue;
             };
@@ -118,19 +84,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 link.choked = false;
                 self.touch(key);
             }
-        }
-        self.settle_touched();
-    }
-
-    /// Ends connections until so many bytes are free.
-    fn shed(&mut self, holders: &[(usize, Key)], bytes: usize) {
-        let mut sum = 0;
-        for &(held, key) in holders {
-            if sum >= bytes {
-                break;
-            }
-            sum += held;
-            self.shed_one(key);
         }
         self.settle_touched();
     }
@@ -156,16 +109,5 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let _ = endpoint.close(CloseCode::TRY_AGAIN_LATER, reason, &mut context);
         endpoint.end_input();
         self.finish(key, Ending::Linger);
-    }
-}
-
-/// By what is held, and else by the place, so that every run of a simulation chooses the same.
-trait CmpBytes {
-    fn cmp_bytes(&self, other: &Self) -> std::cmp::Ordering;
-}
-
-impl CmpBytes for (usize, Key) {
-    fn cmp_bytes(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1.slot).cmp(&(other.0, other.1.slot))
     }
 }

@@ -5,8 +5,9 @@
 //! steps.
 
 use bytes::Bytes;
-use ringwire::ring::{
-    Lent, RecvLease, SendArena, SendQueue, recv_pool::RecvStack, send::CONTIGUOUS_BYTES,
+use ringwire::{
+    kernels::memory::Memory,
+    ring::{Lent, RecvLease, SendArena, SendQueue, recv_pool::RecvStack, send::CONTIGUOUS_BYTES},
 };
 
 use crate::{
@@ -146,7 +147,7 @@ impl Machine {
             ..
         } = &mut self.queues[at];
         model.extend(&bytes);
-        queue.adopt(bytes);
+        queue.adopt(&mut self.arena, bytes);
     }
 
     /// Places are kept for one buffer or two that are still read, with what is written meanwhile
@@ -159,6 +160,7 @@ impl Machine {
                 let bytes = self.bytes(1 + input.len());
                 let end = bytes.len() - input.len().min(bytes.len() - 1);
                 let part = input.len().min(end - 1)..end;
+                let bytes = Memory::Heap(bytes);
                 Some(Lent::Memory { bytes, part })
             } else {
                 let len = 1 + input.len().min(RECV_BYTES as usize - 1);
