@@ -585,9 +585,7 @@ impl Rare {
     fn drop_watch(&mut self) {
         let Some(parts) = &mut self.0 else { return };
         parts.watch = None;
-        if parts.tls.is_none() && parts.cause.is_none() {
-            self.0 = None;
-        }
+        self.forget_if_empty();
     }
 
     /// Why it ends, once it does.
