@@ -426,11 +426,9 @@ impl Connection {
             }
             Stage::Open => self.look_at_open(link, state),
             Stage::Closing | Stage::Finishing(_) | Stage::Lingering => {
-                if link.look_at_end(&self.socket) {
-                    let timeout_ms = state.shared.config.close_timeout_ms;
-                    self.local.set_deadline(state, self.key, timeout_ms);
-                } else {
-                    self.drop_late(link, state, Timeout::Close);
+                match link.look_at_end(&self.socket, &state.shared.config) {
+                    None => self.drop_late(link, state, Timeout::Close),
+                    rest_ms => self.look_again(state, rest_ms),
                 }
             }
             Stage::Stopping | Stage::Closed => {}

@@ -110,6 +110,15 @@ impl Behind {
         fewer.max(moved)
     }
 
+    /// From how many bytes on it matters at the end whether they are taken. Where nobody tells when
+    /// the last of them were, a few have been taken long ago.
+    const fn least_at_end(&self) -> u64 {
+        match self.outgoing.taken {
+            Some(_) => 1,
+            None => LEAST_BYTES,
+        }
+    }
+
     /// Whether that is enough.
     fn has_moved_on(&self, now: &Self) -> bool {
         self.taken_until(now) >= LEAST_BYTES.min(self.bytes())
@@ -300,17 +309,21 @@ impl Link {
     /// Nothing more is queued from here on: remembers what the peer has to take.
     pub fn begin_end(&mut self, kernel: &impl Kernel) {
         let behind = self.behind(kernel);
-        self.remember_behind(behind, 1);
+        self.remember_behind(behind, behind.least_at_end());
         // The respite of the opening handshake is not the one of the closing handshake.
         if self.rare.watch().is_some() {
             self.rare.watch_mut().is_respited = false;
         }
     }
 
-    /// The deadline of a connection at its end is due. Returns whether the peer has taken some of
-    /// what was left for it, so that it has as much time again.
-    pub fn look_at_end(&mut self, kernel: &impl Kernel) -> bool {
-        self.taken_ago(kernel, 1).is_some()
+    /// The deadline of a connection at its end is due. Returns for how many milliseconds it goes on,
+    /// if at all: until all of the time is over since the peer has last taken some of what was left
+    /// for it.
+    pub fn look_at_end(&mut self, kernel: &impl Kernel, config: &Config) -> Option<u64> {
+        let least = self.behind(kernel).least_at_end();
+        let ago_ms = self.taken_ago(kernel, least)?;
+        let rest_ms = config.close_timeout_ms.saturating_sub(ago_ms);
+        (rest_ms > 0).then_some(rest_ms)
     }
 
     /// An idle connection holds no memory for this.

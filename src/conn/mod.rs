@@ -468,19 +468,11 @@ impl Rare {
 
     /// Takes TLS out, for those who need it while the link is not borrowed. Until it is
     /// [put back](Self::put_tls) nothing may be sent.
-    #[cfg_attr(
-        not(feature = "aio"),
-        expect(dead_code, reason = "shards lend links out")
-    )]
     pub fn take_tls(&mut self) -> Option<Secure> {
         self.0.as_mut()?.tls.take()
     }
 
     /// Undoes [`take_tls`](Self::take_tls).
-    #[cfg_attr(
-        not(feature = "aio"),
-        expect(dead_code, reason = "shards lend links out")
-    )]
     pub fn put_tls(&mut self, tls: Option<Secure>) {
         if tls.is_some() {
             self.0.get_or_insert_default().tls = tls;

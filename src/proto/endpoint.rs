@@ -600,12 +600,11 @@ impl Endpoint {
             (None, Progress::Header(spill)) => spill.len > 0,
             (None, Progress::Frame { .. }) => true,
         };
-        let control = |rare: &Box<Rare>| written(&rare.control);
         is_held.then(|| Unfinished {
             // Control frames among the fragments are no part of the message.
             payload_bytes: match self.kind {
                 Some(_) => written(&self.message),
-                None => self.rare.as_ref().map_or(0, control),
+                None => self.rare.as_ref().map_or(0, |rare| written(&rare.control)),
             },
             is_new: !self.marks.set(Marks::KNOWN, true),
         })

@@ -270,10 +270,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     fn set_close_deadline(&mut self, key: Key) {
         self.ask_kernel(key, |link, kernel, _| link.begin_end(kernel));
-        self.give_time_to_close(key);
-    }
-
-    fn give_time_to_close(&mut self, key: Key) {
         self.wheel.set(
             key.slot,
             self.now.plus_ms(self.shared.config.close_timeout_ms),
@@ -375,9 +371,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
             }
             Stage::Open => self.look_at_open(key),
             Stage::Closing | Stage::Finishing(_) | Stage::Lingering => {
-                match self.ask_kernel(key, |link, kernel, _| link.look_at_end(kernel)) {
-                    Some(true) => self.give_time_to_close(key),
-                    _ => self.drop_late(key, Timeout::Close),
+                let rest = self.ask_kernel(key, |link, kernel, shared| {
+                    link.look_at_end(kernel, &shared.config)
+                });
+                match rest.flatten() {
+                    None => self.drop_late(key, Timeout::Close),
+                    rest_ms => self.look_again(key, rest_ms),
                 }
             }
             Stage::Stopping | Stage::Closed => {

@@ -1,7 +1,7 @@
 //! Application code that is called while the library is at work, and uses the library.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     io::{Read, Write},
     sync::{
@@ -158,39 +158,47 @@ fn a_waker_may_use_the_connection_that_it_waits_for() {
     });
 }
 
+thread_local! {
+    /// Times that something was said on this thread, if it listens.
+    static SAID: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Asks how things stand whenever something is said. One for the process: of several, tracing asks
+/// that of the thread on which a place in the code was reached first.
+struct Curious;
+
+impl tracing::Subscriber for Curious {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("ringwire")
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        if let Some(said) = SAID.get() {
+            let context = aio::Context::current().unwrap();
+            let _ = (context.connections(), context.stats());
+            SAID.set(Some(said + 1));
+        }
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
 #[test]
 fn what_listens_to_the_log_may_use_the_connections() {
-    /// Asks how things stand whenever something is said.
-    struct Curious(Arc<AtomicUsize>);
-    impl tracing::Subscriber for Curious {
-        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-            true
-        }
-        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-            tracing::span::Id::from_u64(1)
-        }
-        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-        fn event(&self, event: &tracing::Event<'_>) {
-            if event.metadata().target().starts_with("ringwire") {
-                let context = aio::Context::current().unwrap();
-                let _ = (context.connections(), context.stats());
-                self.0.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        fn enter(&self, _: &tracing::span::Id) {}
-        fn exit(&self, _: &tracing::span::Id) {}
-    }
+    tracing::subscriber::set_global_default(Curious).expect("the only one");
     let host = Host::new(Config::default(), echo);
-    let said = Arc::new(AtomicUsize::new(0));
-    let _guard = tracing::subscriber::set_default(Curious(said.clone()));
+    SAID.set(Some(0));
     run(async {
         let mut socket = aio::connect(&host.url()).await.unwrap();
         socket.send("hello").await.unwrap();
         assert_eq!(socket.next().await.unwrap().text(), Some("hello"));
         socket.close(CloseCode::NORMAL_CLOSURE, "").await.unwrap();
         drop(socket);
-        while said.load(Ordering::Relaxed) == 0 {
+        while SAID.get() == Some(0) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });

@@ -432,22 +432,22 @@ mod stopped {
             ]));
             let address = &ringwire.addresses[0];
             let mut peers: Vec<_> = (0..PEERS).map(|_| Peer::open(address, "/")).collect();
+            let mut sending: Vec<_> = (0..5).map(|_| Peer::open(address, "/")).collect();
             for peer in &mut peers {
                 peer.echo("here");
             }
-            // Half of each kind is stopped in the middle of something.
-            let mut opening: Vec<_> = (0..PEERS).map(|_| Peer::connect(address)).collect();
-            let head = request("/");
-            for peer in &mut opening {
-                peer.write(&head.as_bytes()[..20]);
-            }
-            let mut sending: Vec<_> = (0..PEERS).map(|_| Peer::open(address, "/")).collect();
+            // Some are stopped in the middle of something, and the deadlines of all are in the
+            // middle of the stop.
             let message = masked(TEXT, b"in two pieces");
             for peer in &mut sending {
                 peer.write(&message[..8]);
             }
-            // The deadlines of all are in the middle of the stop.
-            pause(300);
+            let mut opening: Vec<_> = (0..5).map(|_| Peer::connect(address)).collect();
+            let head = request("/");
+            for peer in &mut opening {
+                peer.write(&head.as_bytes()[..20]);
+            }
+            pause(100);
             ringwire.signal(Signal::STOP);
             pause(500);
             for peer in &mut peers {
