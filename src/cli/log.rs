@@ -349,7 +349,8 @@ mod tests {
             log.flush();
             log.put(b"the end\n");
             let (mut reader, (numbers, dropped)) = reading.join().unwrap();
-            assert_eq!(numbers, (0..numbers.len()).collect::<Vec<_>>());
+            // There is a gap wherever the queue was full.
+            assert!(numbers.is_sorted());
             assert_eq!((numbers.len() as u64 + dropped) as usize, COUNT);
             assert_eq!(dropped, log.dropped());
             // And all is well again.
