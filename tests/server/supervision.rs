@@ -1,6 +1,7 @@
 //! A thread of a server that dies takes the server with it, and says why.
 
 use std::{
+    io::Write,
     sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use ringwire::{
 };
 
 use crate::{
-    common::{PATIENCE, Peer, TEXT},
+    common::{PATIENCE, Peer, TEXT, masked},
     host::{ON_PURPOSE, config, guarded, server_threads},
     peer::{CLOSE, close_payload},
 };
@@ -58,8 +59,10 @@ fn see_off(mut peer: Peer) -> bool {
         Ok(frame) => frame.payload == close_payload(1001, b""),
         Err(_) => return false,
     };
-    peer.send(CLOSE, &close_payload(1001, b""));
-    peer.expect_end();
+    // One of the thread that dies may have a goodbye too, and no time to wait for the answer.
+    let answer = masked(CLOSE, &close_payload(1001, b""));
+    let _ = peer.stream.write_all(&answer);
+    while peer.fill().is_ok_and(|more| more) {}
     said_goodbye
 }
 
