@@ -85,10 +85,12 @@ keep_best() {
   local corpus=$ROOT/tests/corpus/$target
   rm -rf "$short" "$merged"
   mkdir -p "$short" "$merged" "$corpus"
-  find "$CACHE/$target" "$corpus" -type f -size -401c -exec cp -t "$short" {} +
+  # One after the other: the same input is in both.
+  find "$CACHE/$target" -type f -size -401c -exec cp -t "$short" {} +
+  find "$corpus" -type f -size -401c -exec cp -t "$short" {} +
   "$program" -set_cover_merge=1 "$merged" "$short" 2>"$CACHE/$target.log"
   find "$corpus" -type f -not -name '*-*' -delete
-  find "$merged" -type f -printf '%T@ %p\n' | sort -n | head -n "$KEPT" | cut -d' ' -f2- |
+  find "$merged" -type f -printf '%T@ %p\n' | sort -n | sed -n "1,${KEPT}p" | cut -d' ' -f2- |
     while read -r input; do
       cp "$input" "$corpus/"
     done

@@ -96,13 +96,13 @@ macro_rules! bodies {
 }
 
 bodies! {
-    differential: 6_000, 30_000, 2_600;
-    endpoints: 500, 10_000, 150;
-    frames: 6_000, 26_000, 2_600;
+    differential: 6_000, 20_000, 2_500;
+    endpoints: 500, 5_000, 500;
+    frames: 6_000, 16_000, 2_500;
     hixie: 6_000, 16_000, 2_000;
     inflate: 2_000, 2_000, 800;
-    negotiation: 6_000, 1_400, 4_600;
+    negotiation: 6_000, 1_400, 4_000;
     request_head: 10_000, 300, 4_600;
-    response_head: 10_000, 2_000, 2_600;
+    response_head: 10_000, 1_500, 3_500;
     send_queue: 3_000, 120_000, 0;
 }
