@@ -15,7 +15,7 @@ use std::{
     hint,
     process::ExitCode,
     sync::{
-        Arc, Mutex, PoisonError,
+        Mutex, PoisonError,
         mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError},
     },
     thread,
@@ -343,10 +343,10 @@ mod tokio_uring {
     }
 
     pub fn dial(urls: &[String]) -> Result<(), Box<dyn Error>> {
-        let urls = Arc::new(each(urls)?);
+        let urls = each(urls)?;
         ::tokio_uring::start(async move {
             let mut tasks = Vec::new();
-            for url in urls.iter().cloned() {
+            for url in urls {
                 tasks.push(::tokio_uring::spawn(async move {
                     let Ok(mut socket) = aio::connect(&url).await else {
                         return;
