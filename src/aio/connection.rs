@@ -24,7 +24,7 @@ use super::{
 use crate::{
     conn::{
         CloseCause, Ending, Key, Link, Stage, Timeout,
-        liveness::{Look, RESPITE_MS, first_look_ms},
+        liveness::{Kernel, Look, RESPITE_MS, first_look_ms},
     },
     proto::{
         CloseCode, Role, SendError,
@@ -258,6 +258,12 @@ impl Connection {
         let shared = &mut state.shared;
         shared.queued_bytes = shared.queued_bytes - link.counted_bytes + queued;
         link.counted_bytes = queued;
+        let held = match link.paused {
+            // What the kernel holds for a peer that does not read is memory like our own.
+            true => self.socket.outgoing().held_bytes as usize,
+            false => 0,
+        };
+        link.rare.set_kernel_bytes(held);
         link.charge(shared);
         let config = &shared.config;
         let full = shared.queued_bytes > config.shard_queue_high_bytes;

@@ -38,14 +38,20 @@ pub enum Command {
 const COMMAND_BYTES: usize = size_of::<Command>();
 
 impl Command {
-    /// Bytes of memory that it holds.
-    pub fn held_bytes(&self) -> usize {
-        COMMAND_BYTES
-            + match self {
-                Self::Send(_, message) => message.payload_len(),
-                Self::Close(_, _, reason) => reason.len(),
-                Self::Stop { .. } => 0,
+    /// Bytes of memory that it holds behind another one. A payload that goes to many connections is
+    /// shared by the commands that send it, one behind the other: it counts once.
+    fn held_bytes(&self, before: Option<&Self>) -> usize {
+        let bytes = match (self, before) {
+            (Self::Send(_, message), Some(Self::Send(_, before)))
+                if std::ptr::eq(message.payload(), before.payload()) =>
+            {
+                0
             }
+            (Self::Send(_, message), _) => message.payload_len(),
+            (Self::Close(_, _, reason), _) => reason.len(),
+            (Self::Stop { .. }, _) => 0,
+        };
+        COMMAND_BYTES + bytes
     }
 }
 
@@ -93,10 +99,10 @@ impl Post {
 
     /// Puts other commands in the place of those that wait, which are returned, and tells those who
     /// wait for room.
-    fn exchange(&self, commands: Option<VecDeque<Command>>) -> Option<VecDeque<Command>> {
+    fn exchange(&self, commands: Option<VecDeque<Command>>) -> Taken {
         let mut waiting = self.waiting();
         let taken = mem::replace(&mut waiting.commands, commands);
-        self.bytes.store(0, Ordering::Relaxed);
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
         let for_room = mem::take(&mut waiting.for_room);
         // Waking runs code that is not ours, and a full queue is long.
         drop(waiting);
@@ -108,8 +114,20 @@ impl Post {
                 tracing::error!("a waker panicked that waited for room in a mailbox");
             }
         }
-        taken
+        Taken {
+            commands: taken.unwrap_or_default(),
+            bytes,
+        }
     }
+}
+
+/// What was taken out of a mailbox.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// The commands, in the order in which they were posted.
+    pub commands: VecDeque<Command>,
+    /// Bytes of memory that they hold.
+    pub bytes: usize,
 }
 
 /// Why a command was not accepted.
@@ -143,13 +161,11 @@ pub fn mailbox(messages_max: usize, bytes_max: usize, waker: Waker) -> (Postbox,
 }
 
 impl Mailbox {
-    /// Everything that waits, in the order in which it was posted.
-    pub fn take(&self) -> VecDeque<Command> {
-        self.0.exchange(Some(VecDeque::new())).unwrap_or_default()
+    /// Everything that waits.
+    pub fn take(&self) -> Taken {
+        self.0.exchange(Some(VecDeque::new()))
     }
-}
 
-impl Mailbox {
     /// Bytes that wait in it.
     #[inline]
     pub fn held_bytes(&self) -> usize {
@@ -180,9 +196,8 @@ impl Postbox {
                 return Err(PostError::Full);
             }
             // Only under the lock is it changed.
-            self.post
-                .bytes
-                .store(bytes + command.held_bytes(), Ordering::Relaxed);
+            let bytes = bytes + command.held_bytes(commands.back());
+            self.post.bytes.store(bytes, Ordering::Relaxed);
             commands.push_back(command);
         }
         self.waker.wake();
@@ -230,7 +245,7 @@ mod tests {
         assert_eq!(postbox.post(message()), Ok(()));
         assert_eq!(postbox.post(message()), Err(PostError::Full));
         assert_eq!(postbox.post(stop()), Ok(()));
-        assert_eq!(mailbox.take().len(), 3);
+        assert_eq!(mailbox.take().commands.len(), 3);
         assert_eq!(postbox.post(message()), Ok(()));
         drop(mailbox);
         assert_eq!(postbox.post(message()), Err(PostError::Stopped));
@@ -247,13 +262,20 @@ mod tests {
         assert_eq!(postbox.post(message(20_000)), Ok(()), "one of any length");
         assert!(mailbox.held_bytes() >= 20_000);
         assert_eq!(postbox.post(message(1)), Err(PostError::Full));
-        assert_eq!(mailbox.take().len(), 1);
+        assert_eq!(mailbox.take().commands.len(), 1);
         assert_eq!(mailbox.held_bytes(), 0);
         let mut count = 0;
         while postbox.post(message(1000)) == Ok(()) {
             count += 1;
         }
         assert!((9..=10).contains(&count), "{count} messages of 1000 bytes");
+        mailbox.take();
+        // A payload of many connections is there once.
+        let shared = bytes::Bytes::from(vec![0; 9000]);
+        for _ in 0..10 {
+            let message = Command::Send(key, shared.clone().into());
+            assert_eq!(postbox.post(message), Ok(()));
+        }
     }
 
     #[derive(Default)]
@@ -305,7 +327,7 @@ mod tests {
                 let context = task::Context::from_waker(&waker);
                 assert_eq!(postbox.poll_room(&context), Poll::Pending);
             }
-            assert_eq!(mailbox.take().len(), 1);
+            assert_eq!(mailbox.take().commands.len(), 1);
             assert_eq!(woken.0.load(Ordering::Relaxed), times);
         }
     }

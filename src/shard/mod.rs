@@ -128,7 +128,7 @@ pub struct Shard<R: Ring, S: Service> {
     mailbox: Mailbox,
     /// What was taken out of the mailbox and not carried out yet.
     commands: VecDeque<Command>,
-    /// Bytes that they hold.
+    /// Bytes that they held when they were taken out: until all are carried out, none are free.
     commands_bytes: usize,
     /// There may be something in the mailbox, or in `commands`.
     has_mail: bool,
@@ -448,14 +448,14 @@ impl<R: Ring, S: Service> Shard<R, S> {
     fn read_mailbox(&mut self) {
         for _ in 0..TURN_COMMANDS_MAX {
             if self.commands.is_empty() {
-                self.commands = self.mailbox.take();
-                self.commands_bytes = self.commands.iter().map(Command::held_bytes).sum();
+                let taken = self.mailbox.take();
+                (self.commands, self.commands_bytes) = (taken.commands, taken.bytes);
             }
             let Some(command) = self.commands.pop_front() else {
+                self.commands_bytes = 0;
                 self.has_mail = false;
                 return;
             };
-            self.commands_bytes -= command.held_bytes();
             self.budget.charge(cost::COMMAND_NS);
             self.carry_out(command);
             self.look_at_budget();

@@ -80,6 +80,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let shared = &mut self.shared;
         shared.queued_bytes = shared.queued_bytes - link.counted_bytes + queued;
         link.counted_bytes = queued;
+        if link.paused
+            && let Some(socket) = &connection.socket
+        {
+            // What the kernel holds for a peer that does not read is memory like our own.
+            let held = self.ring.outgoing(socket).held_bytes;
+            link.rare.set_kernel_bytes(held as usize);
+        }
         link.charge(shared);
         let config = &shared.config;
         let shard_full = shared.queued_bytes > config.shard_queue_high_bytes;
@@ -93,6 +100,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
             }
         } else if queued <= config.queue_low_bytes {
             link.paused = false;
+            link.rare.set_kernel_bytes(0);
+            link.charge(shared);
             link.forgive_message();
             if std::mem::take(&mut link.drain_owed) {
                 self.with_conn(key, |service, conn| service.on_drain(conn));

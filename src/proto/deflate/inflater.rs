@@ -67,8 +67,6 @@ pub struct InflateLimits {
     /// The most bytes that a compressed byte may become, on the average of a message that is longer
     /// than [`RATIO_FREE_BYTES`]. 0: any number.
     pub ratio_max: u32,
-    /// As for [`MessagePool::extend`].
-    pub trusted: usize,
 }
 
 impl InflateLimits {
@@ -168,7 +166,7 @@ impl Inflater {
             // One byte more than is allowed, to see whether there is one.
             let piece = room.min(left.saturating_add(1));
             // How long it gets is not known: memory follows what is really there.
-            let place = pool.extend(message, piece, left.max(piece), limits.trusted);
+            let place = pool.extend(message, piece, left.max(piece), 0);
             let place = place.map_err(|NoRoom| ProtocolError::NoMemory)?;
             let (read, written) = (inflate.total_in(), inflate.total_out());
             let status = inflate.decompress(input, place, InflateFlush::NoFlush);

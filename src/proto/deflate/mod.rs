@@ -270,20 +270,18 @@ impl Codec {
         held + self.tally.windows_bytes as usize
     }
 
-    /// Inflates a whole message of a connection. `trusted`: as for [`MessagePool::extend`].
+    /// Inflates a whole message of a connection.
     pub(super) fn inflate(
         &mut self,
         session: &mut Session,
         compressed: &[u8],
         kind: MessageKind,
-        trusted: usize,
         limits: &Limits,
         pool: &mut MessagePool,
     ) -> Result<Box<MessageBuffer>, ProtocolError> {
         let limits = InflateLimits {
             message_bytes_max: limits.message_bytes_max,
             ratio_max: self.terms.inflate_ratio_max,
-            trusted,
         };
         let window = session.received.as_deref_mut();
         let inflated = self

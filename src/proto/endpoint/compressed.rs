@@ -110,7 +110,6 @@ impl Endpoint {
         context: &mut Context<'_, S>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
         let kind = self.kind.take();
-        let trusted = self.trusted_bytes();
         let (Some(kind), Some(session), false) =
             (kind, deflate_of(&mut self.rare), self.close_sent)
         else {
@@ -120,8 +119,7 @@ impl Endpoint {
         let (limits, pool) = (context.limits, &mut *context.pool);
         let message = context
             .codec
-            .inflate(session, compressed, kind, trusted, limits, pool)?;
-        self.trust(message.written().len());
+            .inflate(session, compressed, kind, limits, pool)?;
         let payload = Payload::Owned(message);
         Ok(Some(Event::Message { kind, payload }))
     }
