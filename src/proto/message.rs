@@ -440,14 +440,15 @@ impl MessagePool {
         if let Some((largest, _)) = sizes.max_by_key(|&(_, len)| len) {
             buffer.bytes = self.kept.swap_remove(largest);
             self.kept_bytes -= buffer.bytes.len();
+            self.room = self.room.saturating_add(buffer.bytes.len());
             self.idle_bytes = self.idle_bytes.min(self.kept_bytes);
             self.takes(buffer.bytes.len());
         }
         buffer
     }
 
-    /// From here on, messages may take so many bytes more than they do now; what comes back makes
-    /// room again. There is no limit unless one is set.
+    /// From here on, messages and what is kept for them may take so many bytes more than they do
+    /// now; what goes back to the allocator makes room again. There is no limit unless one is set.
     pub const fn set_room(&mut self, bytes: usize) {
         self.room = bytes;
     }
@@ -490,8 +491,13 @@ impl MessagePool {
         let wanted = HEADROOM_BYTES + come.max(whole.min(most));
         let before = buffer.bytes.len();
         let kept = self.take_kept(wanted, Memory::rounded(HEADROOM_BYTES + most));
-        if kept.is_none() && Memory::rounded(wanted) - before > self.room {
-            return Err(NoRoom);
+        let needed = Memory::rounded(wanted) - before;
+        if kept.is_none() && needed > self.room {
+            // What is kept for others goes first.
+            self.forget_kept();
+            if needed > self.room {
+                return Err(NoRoom);
+            }
         }
         if kept.is_none() && buffer.bytes.grow(wanted) {
             self.gives_back(before);
@@ -505,8 +511,8 @@ impl MessagePool {
             room.copy_from_slice(written);
         }
         let left = mem::replace(&mut buffer.bytes, bytes);
-        self.takes(buffer.bytes.len());
         self.gives_back(left.len());
+        self.takes(buffer.bytes.len());
         self.keep(left);
         Ok(())
     }
@@ -517,6 +523,7 @@ impl MessagePool {
         let found = self.kept.iter().rposition(fits)?;
         let bytes = self.kept.remove(found);
         self.kept_bytes -= bytes.len();
+        self.room = self.room.saturating_add(bytes.len());
         self.idle_bytes = self.idle_bytes.min(self.kept_bytes);
         Some(bytes)
     }
@@ -534,8 +541,10 @@ impl MessagePool {
     /// Keeps memory for the next message, as far as it may.
     fn keep(&mut self, bytes: Memory) {
         let fits = self.kept_bytes + bytes.len() <= self.kept_bytes_max;
+        let fits = fits && bytes.len() <= self.room;
         if !bytes.is_empty() && fits && self.kept.len() < KEPT_MAX {
             self.kept_bytes += bytes.len();
+            self.room -= bytes.len();
             self.kept.push(bytes);
         }
     }
@@ -549,6 +558,7 @@ impl MessagePool {
     /// Lets go of all memory that is not in use.
     pub fn forget_kept(&mut self) {
         self.kept.clear();
+        self.room = self.room.saturating_add(self.kept_bytes);
         self.kept_bytes = 0;
         self.idle_bytes = 0;
     }
@@ -562,6 +572,7 @@ impl MessagePool {
             if goes {
                 idle_bytes -= bytes.len();
                 self.kept_bytes -= bytes.len();
+                self.room = self.room.saturating_add(bytes.len());
             }
             !goes
         });
@@ -691,6 +702,26 @@ mod tests {
             assert_eq!(buffer.bytes.len(), expected);
             pool.give_back(buffer);
         }
+    }
+
+    #[test]
+    fn what_is_kept_takes_room_until_somebody_needs_it() {
+        let mut pool = MessagePool::new(1 << 20);
+        let room = 40_000;
+        pool.set_room(room);
+        for len in [9_000, 3_000, 17_000, 1_000, 30_000, 9_000] {
+            let mut first = pool.take();
+            pool.extend(&mut first, len, len, 0).unwrap();
+            pool.give_back(first);
+            assert!(pool.held_bytes() <= room, "{} bytes", pool.held_bytes());
+        }
+        let mut long = pool.take();
+        pool.extend(&mut long, 30_000, 30_000, 0).unwrap();
+        let mut longer = pool.take();
+        assert!(pool.extend(&mut longer, 20_000, 20_000, 0).is_err());
+        assert!(pool.held_bytes() <= room);
+        pool.give_up(longer);
+        pool.give_back(long);
     }
 
     /// A long message leaves its memory to others that are as long, and to no others.
