@@ -250,13 +250,14 @@ impl SendQueue {
         self.adopt(arena, payload);
     }
 
-    /// Bytes of memory that it holds, whatever is in it; shared bytes among them, and none that
-    /// were lent.
+    /// Bytes of memory that it holds, whatever is in it: shared bytes among them and messages that
+    /// were lent, and no receive memory.
     pub fn held_bytes(&self) -> usize {
         let pieces = self.pieces.iter().map(|piece| match piece {
             Piece::Chunk { bytes, .. } => bytes.capacity(),
             Piece::Shared(bytes) => bytes.len(),
-            Piece::Header { .. } | Piece::Lent(_) | Piece::Promised { .. } => 0,
+            Piece::Lent(Lent::Memory { bytes, .. }) => bytes.len(),
+            Piece::Lent(Lent::Lease(_)) | Piece::Header { .. } | Piece::Promised { .. } => 0,
         });
         self.open.capacity() + pieces.sum::<usize>() + self.pieces.capacity() * size_of::<Piece>()
     }
