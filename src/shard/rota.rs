@@ -14,8 +14,9 @@
 //!
 //! Whoever needs little is served in passing, when its completion comes. Whoever needs more waits
 //! here, and is received for with `recv(2)` when its turn has come, so that it takes none of the
-//! receive memory that others are received into. In every turn at least one of the rota is served:
-//! with N in it, nobody in it waits for more than N turns.
+//! receive memory that others are received into. In every second turn at least one of the rota is
+//! served, and whoever finds no memory then keeps its place: with N in it, nobody in it waits for
+//! more than 2 N turns.
 
 use super::{GREEDY_FOR, MESSAGE_TURN_BYTES_MAX, Shard, return_lent, service::Service};
 use crate::{
@@ -60,35 +61,41 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// Serves the rota until the turn has cost what it may, and one at least.
     pub(super) fn serve_rota(&mut self) {
         self.rota_blocked = true;
+        let mut starved = Vec::new();
         // Whoever is put back is looked at again in the next turn.
         for _ in 0..self.rota.len() {
             let Some(key) = self.rota.pop_front() else {
                 break;
             };
-            self.serve(key);
+            if self.is_starved(key) {
+                starved.push(key);
+            }
             self.look_at_budget();
             if self.budget.is_turn_over() {
                 break;
             }
         }
+        // Whoever found no receive memory keeps its place: behind those who have it now, it would
+        // find none again.
+        for key in starved.into_iter().rev() {
+            self.rota.push_front(key);
+        }
         self.rota_blocked &= !self.rota.is_empty();
     }
 
-    /// One share of a connection.
-    fn serve(&mut self, key: Key) {
+    /// One share of a connection. Returns whether there was no receive memory for it.
+    fn is_starved(&mut self, key: Key) -> bool {
         let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
-            return;
+            return false;
         };
         link.queued = false;
         if link.paused || link.choked {
             // It is put here again when its peer has read, or when there is memory.
-            return;
+            return false;
         }
         self.touch(key);
         self.budget.begin_share();
-        if self.is_unread_looked_at(key) {
-            self.receive_now(key);
-        }
+        self.is_unread_looked_at(key) && self.receive_now(key)
     }
 
     /// Looks at what was put off. Returns whether nothing of it is left.
@@ -154,20 +161,22 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     /// Receives until the share is over, what a long message may take at once has come, or nothing
-    /// is left in the socket. As long as the same memory is used, it is in the cache.
-    fn receive_now(&mut self, key: Key) {
+    /// is left in the socket. As long as the same memory is used, it is in the cache. Returns
+    /// whether there was no memory at all; it counts as being in the rota then.
+    fn receive_now(&mut self, key: Key) -> bool {
         let until = self.turn_bytes + MESSAGE_TURN_BYTES_MAX;
+        let mut has_received = false;
         loop {
             let Some(Connection { link, socket, .. }) = self.slab.get_mut(key) else {
-                return;
+                return false;
             };
             let queue_high_bytes = self.shared.config.queue_high_bytes;
             let is_held_up = link.paused || link.choked;
             let (Some(socket), true, false) = (socket, link.readable, is_held_up) else {
-                return;
+                return false;
             };
             if !link.wants_receive() || link.queued_bytes() > queue_high_bytes {
-                return;
+                return false;
             }
             let is_long = link.long_for > 0;
             let most = if is_long {
@@ -179,39 +188,49 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return_lent(&mut self.ring, &mut self.shared);
             match self.ring.recv_now(socket, most) {
                 Outcome::Received(lease) => {
+                    has_received = true;
                     self.rota_blocked = false;
                     self.shared.counts.recv_large += 1;
                     let is_drained = !is_long && lease.len() < most;
                     self.bytes_received(key, lease, true);
                     if is_drained {
                         self.nothing_to_receive(key);
-                        return;
+                        return false;
                     }
                 }
-                Outcome::Failed(Errno::NO_BUFFERS) => return self.queue_up(key),
+                Outcome::Failed(Errno::NO_BUFFERS) if has_received => {
+                    self.queue_up(key);
+                    return false;
+                }
+                Outcome::Failed(Errno::NO_BUFFERS) => {
+                    link.queued = true;
+                    return true;
+                }
                 outcome => {
                     self.rota_blocked = false;
                     self.nothing_to_receive(key);
-                    return self.recv_ended(key, outcome);
+                    self.recv_ended(key, outcome);
+                    return false;
                 }
             }
             let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
-                return;
+                return false;
             };
             if link.queued {
                 // Its share is over, with bytes left to look at.
-                return;
+                return false;
             }
             let in_long_message = link.endpoint.announced_bytes() >= self.long_bytes_min;
             if is_long && !in_long_message {
                 // What comes next is most often the next message, which the peer sends when it has
                 // our answer.
                 self.nothing_to_receive(key);
-                return;
+                return false;
             }
             self.look_at_budget();
             if self.turn_bytes >= until || self.budget.is_share_over() {
-                return self.queue_up(key);
+                self.queue_up(key);
+                return false;
             }
         }
     }
