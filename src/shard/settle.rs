@@ -141,6 +141,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if link.readable || link.rare.has_unread() {
             return self.queue_up(key);
         }
+        if link.cancelling {
+            // It was for the receive before this one, which nobody could cancel until it ends.
+            return;
+        }
         let Some(socket) = &connection.socket else {
             return;
         };
