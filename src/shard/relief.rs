@@ -5,7 +5,7 @@
 //! The sum is at hand in every turn, from the pools that all memory comes from. Who holds what is
 //! asked only under pressure, and then not more often than every few milliseconds.
 
-use super::{Shard, service::Service};
+use super::{Shard, return_lent, service::Service};
 use crate::{
     conn::{
         CloseCause, Connection, Ending, Key,
@@ -26,6 +26,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.shared.set_room(room);
         if self.shared.ledger.pressure() > Pressure::None || !self.choked.is_empty() {
             self.relieve();
+            // What was queued for those who ended may have lain in receive memory.
+            return_lent(&mut self.ring, &mut self.shared);
         }
     }
 
@@ -35,7 +37,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.shared.arena.forget_kept();
         self.shared.pool.forget_kept();
         let held = self.shared.held_bytes() + self.mail_bytes();
-        self.shared.ledger.held(held);
+        let room = self.shared.ledger.held(held);
+        self.shared.set_room(room);
         match self.relief.step(&self.shared.ledger, held, self.now) {
             Step::Resume => self.unchoke(),
             Step::Wait => {}
