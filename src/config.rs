@@ -51,10 +51,10 @@ pub struct Config {
     /// 120 s.
     pub idle_timeout_ms: u64,
     /// How long a message may take that does not get on; the connection ends with 1008. It gets on
-    /// when it becomes whole in this time, or by 16 KiB of payload; it is looked at when the time is
-    /// over, so that one that stands still may have twice as much. What this side does not receive,
-    /// because the peer does not read or a handler does other things, is not held against it, and a
-    /// message that the async API hands out in pieces has no deadline. 0: any time. 30 s.
+    /// when it becomes whole in this time, or by 16 KiB of payload; it is looked at when the time
+    /// is over, so that one that stands still may have twice as much. What this side does not
+    /// receive, because the peer does not read or a handler does other things, is not held against
+    /// it, and a message that the async API hands out in pieces has no deadline. 0: any time. 30 s.
     pub message_timeout_ms: u64,
     /// How long the closing handshake may take before the connection is dropped. A peer for which
     /// there is still something to read has as much time again whenever it has taken all of that,

@@ -4,8 +4,8 @@
 //! shard's [`budget`](crate::shard::budget) does. Refuses to know: who is next; the runtime serves
 //! tasks in the order in which they were woken.
 //!
-//! A task whose peer sends without pause would have something to do at each of its awaits, for ever.
-//! When its share is over it is woken again and waits, so that all others come first.
+//! A task whose peer sends without pause would have something to do at each of its awaits, for
+//! ever. When its share is over it is woken again and waits, so that all others come first.
 
 use std::cell::Cell;
 

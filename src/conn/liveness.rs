@@ -4,18 +4,19 @@
 //! is of a message. Refuses to know: when it is asked, and what is done with those who do nothing.
 //!
 //! A connection has one deadline. When it is due in [`Stage::Open`](super::Stage::Open) this looks
-//! at both of what may be late, and says when to look again; in the stages of its end, at the third:
+//! at both of what may be late, and says when to look again; in the stages of its end, at the
+//! third:
 //!
 //! | what | is alive while | limit |
 //! |---|---|---|
-//! | the peer | something comes from it, or it takes of what it was behind with | `idle_timeout_ms` |
+//! | the peer | something comes from it, or it takes what it was behind with | `idle_timeout_ms` |
 //! | a message | it grows | `message_timeout_ms` |
 //! | the end | the peer takes what is left for it | `close_timeout_ms` |
 //!
-//! Whoever gets on does so by [`LEAST_BYTES`] in that time, or by all that there is: slow and steady
-//! passes, and a byte a second does not stay for ever. Nobody is held responsible for what lies
-//! here and was not looked at. An idle connection remembers nothing for all this, and between two
-//! deadlines it costs nothing.
+//! Whoever gets on does so by [`LEAST_BYTES`] in that time, or by all that there is: slow and
+//! steady passes, and a byte a second does not stay for ever. Nobody is held responsible for what
+//! lies here and was not looked at. An idle connection remembers nothing for all this, and between
+//! two deadlines it costs nothing.
 
 use super::{CloseCause, Link, Shared, Timeout};
 use crate::{
@@ -237,8 +238,8 @@ impl Link {
         }
     }
 
-    /// Whether the message in progress gets on, if there is one. Returns after how many milliseconds
-    /// to look again, if at all, or nothing when it does not.
+    /// Whether the message in progress gets on, if there is one. Returns after how many
+    /// milliseconds to look again, if at all, or nothing when it does not.
     fn look_at_message(&mut self, kernel: &impl Kernel, shared: &Shared) -> Option<Option<u64>> {
         let Some(timeout_ms) = message_ms(&shared.config) else {
             return Some(None);
@@ -316,9 +317,9 @@ impl Link {
         }
     }
 
-    /// The deadline of a connection at its end is due. Returns for how many milliseconds it goes on,
-    /// if at all: until all of the time is over since the peer has last taken some of what was left
-    /// for it.
+    /// The deadline of a connection at its end is due. Returns for how many milliseconds it goes
+    /// on, if at all: until all of the time is over since the peer has last taken some of what was
+    /// left for it.
     pub fn look_at_end(&mut self, kernel: &impl Kernel, config: &Config) -> Option<u64> {
         let least = self.behind(kernel).least_at_end();
         let ago_ms = self.taken_ago(kernel, least)?;

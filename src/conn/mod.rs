@@ -22,8 +22,9 @@
 //! | Stopping | both sides are shut down | nothing is in flight any more |
 //! | Closed | the close is in flight | it completes; only then the slot is free |
 //!
-//! Every stage but Open has a deadline of its own, and Open has two, for the peer and for a message:
-//! no peer can keep a connection in any stage by stopping here. [`liveness`] judges who gets on.
+//! Every stage but Open has a deadline of its own, and Open has two, for the peer and for a
+//! message: no peer can keep a connection in any stage by stopping here. [`liveness`] judges who
+//! gets on.
 
 pub mod date;
 pub mod deadline;

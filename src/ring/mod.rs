@@ -362,8 +362,8 @@ pub trait Ring {
     /// Who is at the other end.
     fn peer_address(&self, socket: &Self::Socket) -> PeerAddress;
 
-    /// Bytes that were received and that nobody has looked at: in the kernel, not in completions. An
-    /// end of the stream is none. It is a system call, for those who are about to drop somebody.
+    /// Bytes that were received and that nobody has looked at: in the kernel, not in completions.
+    /// An end of the stream is none. It is a system call, for those who are about to drop somebody.
     fn unread_bytes(&self, socket: &Self::Socket) -> u64;
 
     /// What was sent, as the kernel sees it: how much it holds, and how much the peer's kernel has

@@ -27,8 +27,8 @@ pub struct Taken {
     pub ago_ms: u64,
 }
 
-/// Bytes that were received on `socket` and that nobody has looked at (`FIONREAD`, `tcp(7)`). An end
-/// of the stream is none. 0 for a connection that is gone.
+/// Bytes that were received on `socket` and that nobody has looked at (`FIONREAD`, `tcp(7)`). An
+/// end of the stream is none. 0 for a connection that is gone.
 pub(crate) fn unread_bytes(socket: &impl AsFd) -> u64 {
     rustix::io::ioctl_fionread(socket).unwrap_or(0)
 }
@@ -59,8 +59,8 @@ fn taken(socket: &OwnedFd) -> Option<Taken> {
     // SAFETY: the struct is made of integers, of which all bits zero is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&info) as libc::socklen_t;
-    // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes to the struct, which
-    // is as long, and to `len`; both live until the call is over.
+    // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes to the struct,
+    // which is as long, and to `len`; both live until the call is over.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

@@ -74,10 +74,10 @@ pub trait Service {
         let _ = conn;
     }
 
-    /// A message that was sent through a [`Handle`](crate::Handle) has been dropped on its shard, and
-    /// whoever sent it does not know: the connection's queue was full
-    /// ([`SendError::QueueFull`]), the connection is closing or gone ([`SendError::Closed`]), or the
-    /// peer would not have understood it ([`SendError::Unsupported`]). `id` may be one of which
+    /// A message that was sent through a [`Handle`](crate::Handle) has been dropped on its shard,
+    /// and whoever sent it does not know: the connection's queue was full
+    /// ([`SendError::QueueFull`]), the connection is closing or gone ([`SendError::Closed`]), or
+    /// the peer would not have understood it ([`SendError::Unsupported`]). `id` may be one of which
     /// [`on_close`](Self::on_close) has told.
     fn on_send_failed(&mut self, id: ConnId, error: SendError) {
         let _ = (id, error);
