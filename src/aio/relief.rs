@@ -149,7 +149,12 @@ impl Connection {
 
     /// Receives again.
     fn unchoke(self: &Rc<Self>) {
-        self.link.borrow_mut().choked = false;
+        {
+            let link = &mut *self.link.borrow_mut();
+            link.choked = false;
+            // What was not received meanwhile is not held against its message.
+            link.forgive_message();
+        }
         self.wake_waiting();
     }
 

@@ -134,6 +134,13 @@ impl Wheel {
         }
     }
 
+    /// Whether `slot` has a deadline.
+    #[cfg(feature = "sim")]
+    pub fn has(&self, slot: u32) -> bool {
+        let page = self.nodes.get(slot as usize / PAGE_NODES);
+        page.is_some_and(|page| page[slot as usize % PAGE_NODES].bucket != NONE)
+    }
+
     /// A slot that is due at `now`; its deadline is gone with that. Call until `None`.
     pub fn next_due(&mut self, now: Time) -> Option<u32> {
         let target = now.as_ns() >> TICK_SHIFT;

@@ -26,12 +26,15 @@
 //! message: no peer can keep a connection in any stage by stopping here. [`liveness`] judges who
 //! gets on.
 
+#[cfg(feature = "sim")]
+pub mod check;
 pub mod date;
 pub mod deadline;
 pub mod handle;
 pub mod ledger;
 pub mod lending;
 pub mod liveness;
+pub mod mistake;
 pub mod opening;
 pub mod remote;
 pub mod secure;
@@ -48,6 +51,7 @@ pub use handle::Conn;
 use ledger::{Ledger, Pressure};
 use lending::Lending;
 use liveness::Watch;
+use mistake::Mistake;
 pub use opening::{ClientOpening, Opening};
 pub use remote::Remote;
 pub use secure::Secure;
@@ -199,6 +203,9 @@ pub struct Shared {
     pub date: DateText,
     /// What the service that is called right now may send from where it lies.
     pub lending: Lending,
+    /// What is done wrong, for a simulation to find.
+    #[cfg(feature = "sim")]
+    pub mistake: Option<mistake::Mistake>,
 }
 
 /// What happened on a shard so far, and what it holds now.
@@ -301,6 +308,8 @@ impl Shared {
             scratch: Vec::new(),
             date: DateText::default(),
             lending: Lending::default(),
+            #[cfg(feature = "sim")]
+            mistake: None,
             config,
         }
     }
@@ -308,6 +317,9 @@ impl Shared {
     /// Bytes of memory that the connections hold, and what is kept for them.
     #[inline]
     pub fn held_bytes(&self) -> usize {
+        if self.errs(Mistake::ForgetsPool) {
+            return self.arena.held_bytes() + self.codec.held_bytes() + self.charged_bytes;
+        }
         let pools = self.arena.held_bytes() + self.pool.held_bytes();
         pools + self.codec.held_bytes() + self.charged_bytes
     }
@@ -315,6 +327,9 @@ impl Shared {
     /// Until this is said again, connections may hold so many bytes more.
     #[inline]
     pub const fn set_room(&mut self, bytes: usize) {
+        if self.errs(Mistake::ForgetsRoom) {
+            return;
+        }
         self.pool.set_room(bytes);
         self.send_room = bytes;
     }
@@ -536,6 +551,12 @@ impl Rare {
         }
     }
 
+    /// What the kernel holds for a peer that is behind.
+    #[cfg(feature = "sim")]
+    pub fn kernel_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |parts| parts.kernel_bytes)
+    }
+
     fn forget_if_empty(&mut self) {
         self.0.take_if(|parts| {
             let has_words = parts.tls.is_some() || parts.cause.is_some();
@@ -652,14 +673,23 @@ impl Link {
     /// Brings the shard's count of bytes that no pool counts up to date.
     #[inline]
     pub fn charge(&mut self, shared: &mut Shared) {
+        if shared.errs(Mistake::ForgetsCharge) {
+            return;
+        }
+        let bytes = self.to_charge();
+        shared.charged_bytes = shared.charged_bytes - self.charged_bytes as usize + bytes as usize;
+        self.charged_bytes = bytes;
+    }
+
+    /// Bytes that no pool counts and this connection holds now.
+    #[inline]
+    fn to_charge(&self) -> u32 {
         let opening = match &self.stage {
             Stage::Opening(opening) => opening.held_bytes(),
             _ => 0,
         };
         let bytes = opening + self.rare.held_bytes();
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        shared.charged_bytes = shared.charged_bytes - self.charged_bytes as usize + bytes as usize;
-        self.charged_bytes = bytes;
+        u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
     /// Gives back what is queued: nothing will be sent any more.

@@ -6,6 +6,8 @@
 use std::fmt;
 
 use super::Outbox;
+#[cfg(feature = "sim")]
+use crate::ring::send::Holdings;
 use crate::{
     proto::endpoint::Unfinished,
     ring::{SendArena, SendQueue},
@@ -152,6 +154,14 @@ impl Secure {
     /// Bytes of memory that it takes beside its queue.
     pub fn held_bytes(&self) -> usize {
         self.session.held_bytes()
+    }
+
+    /// Adds what waits for the next send to a sum.
+    #[cfg(feature = "sim")]
+    pub fn add_to(&self, holdings: &mut Holdings) {
+        if let Some(queue) = &self.pending {
+            queue.add_to(holdings);
+        }
     }
 
     /// Gives back what it holds of the arena's.

@@ -139,6 +139,13 @@ impl Unread {
         self.plain.is_empty() && self.bytes.is_empty() && self.end.is_none()
     }
 
+    /// Bytes that are left.
+    #[cfg(feature = "sim")]
+    pub fn len(&self) -> usize {
+        let left = |rest: &Rest| rest.bytes.len() - rest.at;
+        left(&self.plain) + left(&self.bytes)
+    }
+
     /// Bytes of memory that it takes.
     pub fn held_bytes(&self) -> usize {
         self.plain.bytes.capacity() + self.bytes.bytes.capacity()

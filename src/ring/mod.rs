@@ -41,6 +41,8 @@ pub mod standing;
 mod unix_path;
 pub mod uring;
 pub mod waker;
+#[cfg(feature = "sim")]
+pub mod watched;
 
 use rustix::time::ClockId;
 

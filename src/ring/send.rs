@@ -61,6 +61,27 @@ pub struct SendQueue {
     header: Option<libc::msghdr>,
 }
 
+/// What queues hold, to be compared with what their arena counts.
+#[cfg(feature = "sim")]
+#[derive(Debug, Default)]
+pub struct Holdings {
+    queues: usize,
+    chunks: usize,
+    chunk_bytes: usize,
+    shared: std::collections::BTreeSet<(usize, usize)>,
+    shared_bytes: usize,
+    /// Bytes of memory that messages were put together in.
+    pub lent_bytes: usize,
+}
+
+#[cfg(feature = "sim")]
+impl Holdings {
+    /// Bytes that no other queue has.
+    pub const fn own_bytes(&self) -> usize {
+        self.chunk_bytes + self.lent_bytes
+    }
+}
+
 enum Piece {
     Chunk {
         bytes: Vec<u8>,
@@ -260,6 +281,30 @@ impl SendQueue {
             Piece::Lent(Lent::Lease(_)) | Piece::Header { .. } | Piece::Promised { .. } => 0,
         });
         self.open.capacity() + pieces.sum::<usize>() + self.pieces.capacity() * size_of::<Piece>()
+    }
+
+    /// Adds what it holds to a sum.
+    #[cfg(feature = "sim")]
+    pub fn add_to(&self, holdings: &mut Holdings) {
+        holdings.queues += 1;
+        let open = (self.open.capacity() > 0).then_some(&self.open);
+        let sealed = self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Chunk { bytes, .. } => Some(bytes),
+            _ => None,
+        });
+        for chunk in open.into_iter().chain(sealed) {
+            holdings.chunks += 1;
+            holdings.chunk_bytes += chunk.capacity();
+        }
+        for piece in &self.pieces {
+            match piece {
+                Piece::Shared(bytes) if holdings.shared.insert(identity(bytes)) => {
+                    holdings.shared_bytes += bytes.len();
+                }
+                Piece::Lent(Lent::Memory { bytes, .. }) => holdings.lent_bytes += bytes.len(),
+                _ => {}
+            }
+        }
     }
 
     /// Keeps a place for `len` bytes that will be lent. Returns the name of the promise, for
@@ -659,6 +704,38 @@ impl SendArena {
         if self.shared.is_empty() {
             self.shared = HashMap::new();
         }
+    }
+
+    /// Compares its sums with those over all queues that there are.
+    ///
+    /// # Errors
+    ///
+    /// What is not the same.
+    #[cfg(feature = "sim")]
+    pub fn check(&self, holdings: &Holdings) -> Result<(), String> {
+        if !self.returned.is_empty() {
+            return Err(format!("{} loans were not given back", self.returned.len()));
+        }
+        let sums = [
+            ("queues", self.queues_out, holdings.queues),
+            ("chunks", self.chunks_out, holdings.chunks),
+            (
+                "bytes of chunks",
+                self.chunk_bytes_out,
+                holdings.chunk_bytes,
+            ),
+            (
+                "bytes that are shared",
+                self.shared_bytes,
+                holdings.shared_bytes,
+            ),
+        ];
+        for (what, counted, found) in sums {
+            if counted != found {
+                return Err(format!("{counted} {what} count as queued, and {found} are"));
+            }
+        }
+        Ok(())
     }
 
     /// Something that was lent and is no longer needed, to be given back to its owner.

@@ -62,6 +62,13 @@ pub struct Budget {
     messages: u32,
     /// With how many the clock is looked at again.
     messages_max: u32,
+    /// As many times as much is estimated: a simulation's machine is slow, so that little input is
+    /// a flood.
+    #[cfg(feature = "sim")]
+    slowness: u64,
+    /// What the clock shows does not count, by mistake.
+    #[cfg(feature = "sim")]
+    is_blind: bool,
 }
 
 /// What a look at the clock has shown.
@@ -82,6 +89,10 @@ impl Default for Budget {
             share_began_ns: 0,
             messages: 0,
             messages_max: MESSAGES_MAX,
+            #[cfg(feature = "sim")]
+            slowness: 1,
+            #[cfg(feature = "sim")]
+            is_blind: false,
         }
     }
 }
@@ -103,17 +114,43 @@ impl Budget {
         self.share_began_ns = self.spent_ns + self.estimated_ns;
     }
 
+    /// From here on, everything costs so many times as much.
+    #[cfg(feature = "sim")]
+    pub const fn slow_down(&mut self, slowness: u64) {
+        self.slowness = slowness;
+    }
+
+    /// From here on, what the clock shows does not count.
+    #[cfg(feature = "sim")]
+    pub const fn go_blind(&mut self) {
+        self.is_blind = true;
+    }
+
+    /// What was spent in this turn so far.
+    #[cfg(feature = "sim")]
+    pub const fn spent_ns(&self) -> u64 {
+        self.spent_ns + self.estimated_ns
+    }
+
+    #[inline(always)]
+    const fn slowness(&self) -> u64 {
+        #[cfg(feature = "sim")]
+        return self.slowness;
+        #[cfg(not(feature = "sim"))]
+        1
+    }
+
     /// Something was done that costs about so much.
     #[inline(always)]
     pub const fn charge(&mut self, ns: u64) {
-        self.estimated_ns += ns;
+        self.estimated_ns += ns * self.slowness();
     }
 
     /// The service was called so many times.
     #[inline(always)]
     pub const fn charge_calls(&mut self, calls: u32) {
         self.messages += calls;
-        self.estimated_ns += calls as u64 * cost::CALL_NS;
+        self.charge(calls as u64 * cost::CALL_NS);
     }
 
     /// How many messages may be handed to the service before the clock is looked at.
@@ -131,6 +168,8 @@ impl Budget {
 
     /// Looks at the clock.
     pub fn look(&mut self, now: Time) -> Pace {
+        #[cfg(feature = "sim")]
+        let now = if self.is_blind { self.seen_at } else { now };
         let measured_ns = now.ns_since(self.seen_at);
         self.spent_ns += measured_ns.max(self.estimated_ns);
         self.seen_at = now;

@@ -166,6 +166,17 @@ impl Mailbox {
         self.0.exchange(Some(VecDeque::new()))
     }
 
+    /// Bytes that wait in it, added up.
+    #[cfg(feature = "sim")]
+    pub fn sum_bytes(&self) -> usize {
+        let waiting = self.0.waiting();
+        let mut before = None;
+        let commands = waiting.commands.iter().flatten();
+        commands
+            .map(|command| command.held_bytes(before.replace(command)))
+            .sum()
+    }
+
     /// Bytes that wait in it.
     #[inline]
     pub fn held_bytes(&self) -> usize {

@@ -24,6 +24,8 @@
 
 mod accept;
 pub mod budget;
+#[cfg(feature = "sim")]
+pub mod check;
 mod dial;
 mod dispatch;
 pub mod mailbox;
@@ -48,7 +50,7 @@ use crate::{
     config::Config,
     conn::{
         CloseCause, Conn, ConnId, Connection, Key, Shared, Stage, deadline::Wheel, ledger::Relief,
-        slab::Slab,
+        mistake::Mistake, slab::Slab,
     },
     proto::CloseCode,
     ring::{Errno, Lent, Operation, Ring, Time, Token, Wait, process::release_memory},
@@ -130,6 +132,9 @@ pub struct Shard<R: Ring, S: Service> {
     commands: VecDeque<Command>,
     /// Bytes that they held when they were taken out: until all are carried out, none are free.
     commands_bytes: usize,
+    /// How many were carried out.
+    #[cfg(feature = "sim")]
+    commands_done: u64,
     /// There may be something in the mailbox, or in `commands`.
     has_mail: bool,
     /// Deadlines are due that no turn had time for.
@@ -215,6 +220,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
             budget: Budget::default(),
             commands: VecDeque::new(),
             commands_bytes: 0,
+            #[cfg(feature = "sim")]
+            commands_done: 0,
             has_mail: false,
             deadlines_left: false,
             completions: 0,
@@ -317,7 +324,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if !self.rota.is_empty() {
             // What was just answered goes out first: in every other turn at least, a share is
             // served.
-            self.rota_waits = self.answered_some && !self.rota_waits;
+            let waited = self.rota_waits && !self.shared.errs(Mistake::ServesRotaWhenIdle);
+            self.rota_waits = self.answered_some && !waited;
             if !self.rota_waits {
                 self.serve_rota();
             }
@@ -349,6 +357,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
     fn dispatch_completions(&mut self) {
         for _ in 0..TURN_COMPLETIONS_MAX {
             if self.turn_bytes >= TURN_BYTES_MAX || self.budget.is_turn_over() {
+                break;
+            }
+            if self.shared.errs(Mistake::LeavesCompletions) && !self.rota.is_empty() {
                 break;
             }
             let Some(completion) = self.ring.next_completion() else {
@@ -446,18 +457,27 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Carries out what other threads have asked for, as much as a turn has time for.
     fn read_mailbox(&mut self) {
+        if self.shared.errs(Mistake::LeavesMail) && self.budget.is_turn_over() {
+            return;
+        }
         for _ in 0..TURN_COMMANDS_MAX {
             if self.commands.is_empty() {
                 let taken = self.mailbox.take();
                 (self.commands, self.commands_bytes) = (taken.commands, taken.bytes);
             }
             let Some(command) = self.commands.pop_front() else {
-                self.commands_bytes = 0;
                 self.has_mail = false;
                 return;
             };
+            if self.commands.is_empty() {
+                self.commands_bytes = 0;
+            }
             self.budget.charge(cost::COMMAND_NS);
             self.carry_out(command);
+            #[cfg(feature = "sim")]
+            {
+                self.commands_done += 1;
+            }
             self.look_at_budget();
             if self.budget.is_turn_over() {
                 return;

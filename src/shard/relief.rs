@@ -10,6 +10,7 @@ use crate::{
     conn::{
         CloseCause, Connection, Ending, Key,
         ledger::{Pressure, SMALL_BYTES, Step, largest},
+        mistake::Mistake,
     },
     proto::CloseCode,
     ring::Ring,
@@ -82,9 +83,14 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// There is memory again: receives from everybody.
     fn unchoke(&mut self) {
+        if self.shared.errs(Mistake::NeverUnchokes) {
+            return;
+        }
         for key in std::mem::take(&mut self.choked) {
             if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
                 link.choked = false;
+                // What was not received meanwhile is not held against its message.
+                link.forgive_message();
                 self.touch(key);
             }
         }

@@ -20,7 +20,7 @@
 
 use super::{GREEDY_FOR, MESSAGE_TURN_BYTES_MAX, Shard, return_lent, service::Service};
 use crate::{
-    conn::{Connection, Key, Stage, unread::End},
+    conn::{Connection, Key, Stage, mistake::Mistake, unread::End},
     ring::{Errno, Outcome, RecvLease, Ring},
 };
 
@@ -64,7 +64,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut starved = Vec::new();
         // Whoever is put back is looked at again in the next turn.
         for _ in 0..self.rota.len() {
-            let Some(key) = self.rota.pop_front() else {
+            let next = if self.shared.errs(Mistake::ServesNewestFirst) {
+                self.rota.pop_back()
+            } else {
+                self.rota.pop_front()
+            };
+            let Some(key) = next else {
                 break;
             };
             if self.is_starved(key) {
@@ -88,7 +93,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
             return false;
         };
-        link.queued = false;
+        link.queued = self.shared.errs(Mistake::StaysQueued);
         if link.paused || link.choked {
             // It is put here again when its peer has read, or when there is memory.
             return false;

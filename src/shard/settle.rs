@@ -9,6 +9,7 @@ use crate::{
     conn::{
         CloseCause, Connection, Ending, Key, Link, Shared, Stage, Timeout,
         liveness::{Look, OnRing, RESPITE_MS, first_look_ms},
+        mistake::Mistake,
     },
     proto::handshake::{Content, HandshakeError},
     ring::{Operation, Ring, Shutdown, Time},
@@ -92,6 +93,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let shard_full = shared.queued_bytes > config.shard_queue_high_bytes;
         if !link.paused {
             let behind = queued > config.queue_high_bytes;
+            if shared.errs(Mistake::NeverPauses) {
+                return;
+            }
             if behind || shard_full && queued > config.queue_low_bytes {
                 link.paused = true;
                 link.drain_owed = true;
@@ -114,7 +118,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
             return;
         };
-        if !link.receiving || link.cancelling {
+        if !link.receiving || link.cancelling || self.shared.errs(Mistake::ForgetsToCancel) {
             return;
         }
         link.cancelling = true;
@@ -138,7 +142,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         {
             return;
         }
-        if link.readable || link.rare.has_unread() {
+        let has_turn = link.readable || link.rare.has_unread();
+        if has_turn && !self.shared.errs(Mistake::ReceivesWhileReadable) {
             return self.queue_up(key);
         }
         if link.cancelling {
@@ -150,7 +155,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         link.receiving = true;
         link.polling = link.long_for > 0 || link.greedy_for > 0;
-        link.in_flight += 1;
+        link.in_flight += 1 + u8::from(self.shared.errs(Mistake::CountsTwice));
         let token = key.token(recv_operation(link.polling));
         if link.polling {
             self.ring.submit_poll(socket, token);
@@ -282,6 +287,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     fn set_close_deadline(&mut self, key: Key) {
+        if self.shared.errs(Mistake::ForgetsDeadline) {
+            return self.wheel.clear(key.slot);
+        }
         self.ask_kernel(key, |link, kernel, _| link.begin_end(kernel));
         self.wheel.set(
             key.slot,
@@ -348,7 +356,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
     fn is_all_looked_at(&mut self) -> bool {
         let left = self.ring.completions_left() as u64;
         let until = *self.judge_after.get_or_insert(self.completions + left);
-        let is_all = self.completions >= until;
+        let is_all = if self.shared.errs(Mistake::JudgesWhenIdle) {
+            left == 0
+        } else {
+            self.completions >= until
+        };
         if is_all {
             self.judge_after = None;
         }

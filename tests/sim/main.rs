@@ -8,12 +8,15 @@
 //!               +---> raw peers ---------------------+
 //!
 //!   checked all the while: order, bytes, ids, the ring's rules
+//!   checked in every turn: the states of each connection, the ledger, for how long anybody waits
 //!   checked in the end:    causes, codes, nothing lost, nothing left, counts
 //! ```
 //!
 //! A connection that no fault can have broken has to end exactly as planned, with nothing lost; any
 //! other may break, but what it delivers is what was sent. Every check and every fault is counted,
-//! and a run in which one never acted fails.
+//! and a run in which one never acted fails. The checks of every turn are in
+//! `ringwire::shard::check`; `mistakes` shows that each of them can fail, and `situations` has what
+//! they have found, small.
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
@@ -24,9 +27,11 @@
 
 mod clock;
 mod marks;
+mod mistakes;
 mod plan;
 mod raw;
 mod services;
+mod situations;
 mod world;
 
 use std::{
@@ -50,6 +55,9 @@ const SEEDS_WITH_ALL_MARKS: u64 = 1000;
 /// One seed in this many is run twice.
 const TWICE_ONE_IN: u64 = 500;
 
+/// How many seeds come between two lines that say how far it is.
+const PROGRESS_EACH: u64 = 10_000;
+
 /// Seeds after a failure are not worth their time, but a few show whether it is one of many.
 const FAILURES_MAX: usize = 3;
 
@@ -59,6 +67,8 @@ struct Sum {
     tally: Tally,
     turns: u64,
     turns_most: (usize, u64),
+    longest: (u64, u64),
+    most_above: usize,
     clients: u64,
     complete: u64,
     failures: Vec<String>,
@@ -107,6 +117,8 @@ fn run_seed(seed: u64, twice: bool, sum: &Mutex<Sum>) {
             sum.tally.merge(&report.tally);
             sum.turns += report.turns as u64;
             sum.turns_most = sum.turns_most.max((report.turns, seed));
+            sum.longest = sum.longest.max(report.longest);
+            sum.most_above = sum.most_above.max(report.most_above);
             sum.clients += report.clients as u64;
             sum.complete += report.complete as u64;
         }
@@ -141,6 +153,10 @@ fn seeds_keep_every_promise() {
                     if offset >= seeds || failed {
                         return;
                     }
+                    if offset > 0 && offset % PROGRESS_EACH == 0 {
+                        let each_s = offset as f64 / began.elapsed().as_secs_f64();
+                        eprintln!("{offset} of {seeds} seeds, {each_s:.0} a second");
+                    }
                     let twice = offset % TWICE_ONE_IN == 0;
                     run_seed(start.wrapping_add(offset), twice, &sum);
                 }
@@ -160,6 +176,11 @@ fn seeds_keep_every_promise() {
         sum.turns_most.0,
         sum.complete,
         sum.clients,
+    );
+    println!(
+        "longest wait for a look: {} turns, of {} that it may have been; most memory above a \
+         limit: {} bytes",
+        sum.longest.0, sum.longest.1, sum.most_above,
     );
     assert!(sum.failures.is_empty(), "{}", sum.failures.join("\n\n"));
     if seeds >= SEEDS_WITH_ALL_MARKS {

@@ -40,6 +40,14 @@ marks! {
     SeedExactLimits,
     SeedManyConnections,
     SeedCompresses,
+    SeedFloods,
+    SeedSlowMachine,
+    SeedSlowService,
+    SeedMailFloods,
+    SeedCrowds,
+    SeedTightMemory,
+    SeedPrompt,
+    SeedDrips,
 
     // What a connection may go through.
     DialFailed,
@@ -68,6 +76,13 @@ marks! {
     MessageCompressed,
     EchoCompressed,
     WindowsRefused,
+    PutOff,
+    MemoryRefused,
+    MemoryPaused,
+    MemoryShed,
+    MemoryWithoutRoom,
+    MemoryAboveLimit,
+    CrowdTimedOut,
 
     // How it may end.
     EndClientCloses,
@@ -89,6 +104,7 @@ marks! {
     CauseTimeoutIdle,
     CauseTransport,
     CauseVanished,
+    CauseOverloaded,
 
     // What raw peers may do.
     RawGarbage,
@@ -102,6 +118,16 @@ marks! {
     RawLegacy,
     RawLegacySlow,
     RawMutatedLegacy,
+    RawFloodPings,
+    RawFloodFragments,
+    RawFloodEmpty,
+    RawFloodShort,
+    RawFloodLong,
+    RawFloodBombs,
+    RawFloodFinalBlocks,
+    RawFloodLegacy,
+    RawDrips,
+    RawHoards,
     RawReset,
     RawEndOfStream,
     RawHostileServer,
@@ -129,7 +155,15 @@ marks! {
     CheckTimeoutNotEarly,
     CheckEveryDialEnded,
     CheckEveryAcceptEnded,
+    CheckOverloadIsCounted,
+    CheckOverloadIsTold,
     CheckIdsAreNew,
+
+    // What is checked after every turn.
+    CheckStates,
+    CheckLedger,
+    CheckFairness,
+    CheckEchoInTurns,
 
     // What is checked of raw peers.
     CheckServerWritesOnlyFrames,
@@ -205,6 +239,7 @@ pub struct Journal(Rc<RefCell<Entries>>);
 struct Entries {
     tally: Tally,
     failures: Vec<String>,
+    turns: u64,
 }
 
 impl Journal {
@@ -219,6 +254,16 @@ impl Journal {
         if !holds {
             entries.failures.push(format!("{mark:?}: {}", wrong()));
         }
+    }
+
+    /// The server was turned.
+    pub fn count_turn(&self) {
+        self.0.borrow_mut().turns += 1;
+    }
+
+    /// How often the server was turned.
+    pub fn turns(&self) -> u64 {
+        self.0.borrow().turns
     }
 
     pub fn failure(&self) -> Option<String> {

@@ -12,6 +12,7 @@ use crate::marks::{Journal, Mark};
 const PURPOSE_PLAN: u64 = 2_000;
 pub const PURPOSE_DRIVER: u64 = 2_001;
 pub const PURPOSE_RAW: u64 = 2_002;
+const PURPOSE_PRESSURE: u64 = 1_999;
 
 /// Knobs that can cost a connection, or keep it from being opened.
 pub const HARMFUL: [Knob; 9] = [
@@ -24,6 +25,19 @@ pub const HARMFUL: [Knob; 9] = [
     Knob::OpenFails,
     Knob::Reset,
     Knob::SendFails,
+];
+
+/// Knobs that make something come later, or in pieces.
+const LATE: [Knob; 9] = [
+    Knob::CancelTooLate,
+    Knob::CompletionDelayed,
+    Knob::CompletionHeld,
+    Knob::NoBuffers,
+    Knob::PollInVain,
+    Knob::RecvSplit,
+    Knob::SendWaits,
+    Knob::ShortSend,
+    Knob::SmallWindow,
 ];
 
 /// How an echo is sent back.
@@ -87,8 +101,18 @@ pub struct ClientPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawKind {
     Deaf,
+    Drips,
+    FloodBombs,
+    FloodEmpty,
+    FloodFinalBlocks,
+    FloodFragments,
+    FloodLegacy,
+    FloodLong,
+    FloodPings,
+    FloodShort,
     Garbage,
     HalfMessage,
+    Hoards,
     Http,
     Legacy,
     LegacySlow,
@@ -112,6 +136,24 @@ const RAW_KINDS: [RawKind; 8] = [
 
 /// Those of hixie-76, which come on top.
 const LEGACY_KINDS: [RawKind; 3] = [RawKind::Legacy, RawKind::LegacySlow, RawKind::MutatedLegacy];
+
+/// Those who send as fast as they can.
+const FLOOD_KINDS: [RawKind; 8] = [
+    RawKind::FloodBombs,
+    RawKind::FloodEmpty,
+    RawKind::FloodFinalBlocks,
+    RawKind::FloodFragments,
+    RawKind::FloodLegacy,
+    RawKind::FloodLong,
+    RawKind::FloodPings,
+    RawKind::FloodShort,
+];
+
+impl RawKind {
+    pub fn floods(self) -> bool {
+        FLOOD_KINDS.contains(&self)
+    }
+}
 
 /// Which shards are stopped at the end, and in which order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +185,18 @@ pub struct Plan {
     pub drain_timeout_ms: u64,
     pub short_deadlines: bool,
     pub tight_queue: bool,
+    /// Nothing is late and nothing is cut.
+    pub is_prompt: bool,
+    /// Memory of the server runs short.
+    pub tight_memory: bool,
+    /// How many times slower than ours the server's machine is.
+    pub slowness: u64,
+    /// What a message takes the server, in microseconds.
+    pub service_us: u64,
+    /// Turns in which the server's mailbox is filled.
+    pub mail_turns: usize,
+    /// So many peers connect in one turn, and say nothing.
+    pub crowd: usize,
     /// What clients offer, if they offer compression.
     pub offer: Option<CompressionOffer>,
 }
@@ -273,7 +327,79 @@ impl Plan {
             config.recv_buffers = ring.recv_buffers;
             config.recv_buffer_bytes = ring.recv_buffer_bytes.max(256);
         }
+        let pressure = &mut Prng::new(seed, PURPOSE_PRESSURE);
+        let crowd = (pressure.below(150) == 0 && !few_connections) as usize * 150;
+        let mut mail_turns = 0;
+        if pressure.below(8) == 0 {
+            server.mailbox_messages_max = 1 << (6 + pressure.below(3));
+            mail_turns = 20 + pressure.below(100) as usize;
+        }
+        if pressure.below(4) == 0 && !few_connections {
+            for _ in 0..1 + pressure.below(3) {
+                raw.push(FLOOD_KINDS[pressure.below(FLOOD_KINDS.len() as u64) as usize]);
+            }
+        }
+        let mut slowness = 1;
+        if pressure.coin() {
+            slowness = [10, 100, 1_000][pressure.below(3) as usize];
+        }
+        let drips = pressure.below(16) == 0 && !few_connections;
+        if drips {
+            // So many that there is always one more than there is time for.
+            raw.extend([RawKind::Drips; 10]);
+            raw.push(RawKind::FloodPings);
+            slowness = 1_000;
+            if short_deadlines {
+                // Some are due while there is no time.
+                server.idle_timeout_ms = 20 + pressure.below(100);
+            }
+        }
+        let is_prompt = pressure.below(4) == 0;
+        if is_prompt {
+            for knob in LATE {
+                knobs = knobs.with(knob, 0);
+            }
+        }
+        let service_us = [0, 0, 0, 0, 0, 20, 300][pressure.below(7) as usize];
+        let tight_memory = pressure.below(8) == 0 && !few_connections;
+        if tight_memory {
+            server.message_bytes_max = server.message_bytes_max.max(200_000);
+            server.queue_bytes_max = server.queue_bytes_max.max(16 << 20);
+            for client in &mut clients {
+                if client.ending == Ending::TooBig {
+                    // What is too long now takes too long where windows are of one byte.
+                    client.ending = Ending::StaysOpen;
+                }
+            }
+            for _ in 0..pressure.below(4) {
+                raw.push(
+                    [RawKind::Hoards, RawKind::Hoards, RawKind::Deaf][pressure.below(3) as usize],
+                );
+            }
+        }
+        for (mark, drawn) in [
+            (Mark::SeedFloods, raw.iter().any(|kind| kind.floods())),
+            (Mark::SeedSlowMachine, slowness > 1),
+            (Mark::SeedSlowService, service_us > 0),
+            (Mark::SeedMailFloods, mail_turns > 0),
+            (Mark::SeedCrowds, crowd > 0),
+            (Mark::SeedTightMemory, tight_memory),
+            (Mark::SeedPrompt, is_prompt),
+            (Mark::SeedDrips, drips),
+        ] {
+            if drawn {
+                journal.reach(mark);
+            }
+        }
         server.validate().expect("a drawn configuration is valid");
+        if tight_memory {
+            // Less than anybody may set, so that little is much.
+            server.memory_bytes_max = (64 << pressure.below(4)) << 10;
+            if server.compress {
+                // Compressors are there for all connections, whatever these hold.
+                server.memory_bytes_max += 1 << 20;
+            }
+        }
         client.validate().expect("a drawn configuration is valid");
         let stop_order = match prng.below(5) {
             0 => StopOrder::Both,
@@ -306,6 +432,12 @@ impl Plan {
             drain_timeout_ms,
             short_deadlines,
             tight_queue,
+            is_prompt,
+            tight_memory,
+            slowness,
+            service_us,
+            mail_turns,
+            crowd,
             offer,
         }
     }

@@ -37,6 +37,8 @@ pub struct Raw {
     script: Vec<u8>,
     written: usize,
     pub received: Vec<u8>,
+    /// It writes and reads as much at once as it can.
+    hurries: bool,
     reads: bool,
     /// Only the server ends it.
     waits: bool,
@@ -199,6 +201,82 @@ fn violation(prng: &mut Prng, message_bytes_max: u64) -> (Vec<u8>, ProtocolError
     }
 }
 
+/// Bytes of a flood.
+const FLOOD_BYTES_MAX: u64 = 40_000;
+
+/// A handshake, and more than the server has time for.
+fn flood(prng: &mut Prng, kind: RawKind, index: usize, plan: &Plan) -> Vec<u8> {
+    let server = &plan.server;
+    let path = format!("/raw/{index}");
+    let mut script = match (kind, server.compress) {
+        (RawKind::FloodLegacy, _) => legacy_handshake(&path),
+        (RawKind::FloodBombs | RawKind::FloodFinalBlocks, true) => {
+            let mut head = handshake(&path);
+            head.truncate(head.len() - 2);
+            head.extend(b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
+            head
+        }
+        _ => handshake(&path),
+    };
+    let longest = server.message_bytes_max as usize;
+    let len = script.len() + (FLOOD_BYTES_MAX / 4 + prng.below(FLOOD_BYTES_MAX)) as usize;
+    let bomb = compressed(&vec![0; longest.min(200_000)]);
+    while script.len() < len {
+        match kind {
+            RawKind::FloodPings => script.extend(frame(prng, 0x89, b"p")),
+            RawKind::FloodFragments => {
+                let most = longest.min(server.message_fragments_max as usize);
+                let count = prng.up_to(most.clamp(1, 300) as u64);
+                for at in 1..=count {
+                    let first = if at == 1 { 0x02 } else { 0x00 };
+                    let last = if at == count { 0x80 } else { 0x00 };
+                    script.extend(frame(prng, first | last, b"f"));
+                }
+            }
+            RawKind::FloodEmpty => {
+                let fragments = server.message_fragments_max.saturating_sub(1);
+                let most = fragments.min(server.message_empty_fragments_max).min(300);
+                if most == 0 {
+                    script.extend(frame(prng, 0x82, b""));
+                    continue;
+                }
+                script.extend(frame(prng, 0x02, b""));
+                for _ in 1..most {
+                    script.extend(frame(prng, 0x00, b""));
+                }
+                script.extend(frame(prng, 0x80, b"e"));
+            }
+            RawKind::FloodLong => {
+                let payload = vec![8; longest.min(20_000)];
+                script.extend(frame(prng, 0x82, &payload));
+            }
+            RawKind::FloodBombs if server.compress => script.extend(frame(prng, 0xc2, &bomb)),
+            RawKind::FloodFinalBlocks if server.compress => {
+                let blocks = [3, 0].repeat(longest.clamp(1, 500));
+                script.extend(frame(prng, 0xc2, &[&blocks[..], &[0]].concat()));
+            }
+            RawKind::FloodLegacy => script.extend(legacy_frame(prng, longest.min(20) as u64)),
+            _ => {
+                let payload = vec![7; prng.below(longest.min(20) as u64 + 1) as usize];
+                script.extend(frame(prng, 0x82, &payload));
+            }
+        }
+    }
+    script
+}
+
+/// A payload as permessage-deflate has it.
+fn compressed(payload: &[u8]) -> Vec<u8> {
+    let mut deflate = flate2::Compress::new(flate2::Compression::best(), false);
+    let mut bytes = Vec::with_capacity(payload.len() + 1_000);
+    deflate
+        .compress_vec(payload, &mut bytes, flate2::FlushCompress::Sync)
+        .expect("room for it");
+    let end = bytes.len() - 4;
+    bytes.truncate(end);
+    bytes
+}
+
 impl Raw {
     /// A peer of the server.
     pub fn against_server(seed: u64, index: usize, plan: &Plan) -> Self {
@@ -221,6 +299,25 @@ impl Raw {
                     let payload = vec![5; prng.below(most + 1) as usize];
                     script.extend(frame(&mut prng, 0x82, &payload));
                 }
+            }
+            RawKind::FloodBombs
+            | RawKind::FloodEmpty
+            | RawKind::FloodFinalBlocks
+            | RawKind::FloodFragments
+            | RawKind::FloodLegacy
+            | RawKind::FloodLong
+            | RawKind::FloodPings
+            | RawKind::FloodShort => script = flood(&mut prng, kind, index, plan),
+            RawKind::Drips => {
+                for _ in 0..300 {
+                    script.extend(frame(&mut prng, 0x82, &[6; 4][..longest.min(4) as usize]));
+                }
+            }
+            RawKind::Hoards => {
+                let len = plan.server.message_bytes_max.min(200_000) as usize;
+                let whole = frame(&mut prng, 0x82, &vec![9; len]);
+                let part = prng.up_to(whole.len() as u64 - 1) as usize;
+                script.extend(&whole[..part]);
             }
             RawKind::Garbage => {
                 let len = 1 + prng.below(3_000) as usize;
@@ -310,6 +407,7 @@ impl Raw {
             script,
             written: 0,
             received: Vec::new(),
+            hurries: kind.is_some_and(RawKind::floods),
             reads,
             waits,
             exit: exits[prng.below(3) as usize],
@@ -360,7 +458,12 @@ impl Raw {
         let Some(peer) = &mut self.peer else { return };
         self.busy = false;
         if self.written < self.script.len() {
-            let most = [1, 7, 64, 10_000][self.prng.below(4) as usize];
+            let most = match self.kind {
+                _ if self.hurries => usize::MAX - self.written,
+                // A message or two at a time.
+                Some(RawKind::Drips) => 20,
+                _ => [1, 7, 64, 10_000][self.prng.below(4) as usize],
+            };
             let end = self.script.len().min(self.written + most);
             match peer.write(&self.script[self.written..end]) {
                 Ok(0) if self.waits => {}
@@ -376,7 +479,11 @@ impl Raw {
             self.patience = self.patience.saturating_sub(1);
         }
         if self.reads {
-            match peer.read(1 + self.prng.below(500) as usize) {
+            let most = match self.hurries {
+                true => usize::MAX,
+                false => 1 + self.prng.below(500) as usize,
+            };
+            match peer.read(most) {
                 SimRead::Bytes(bytes) => {
                     self.received.extend(bytes);
                     self.busy = true;
@@ -421,8 +528,9 @@ impl Raw {
     }
 
     fn is_legacy(&self) -> bool {
-        use RawKind::{Legacy, LegacySlow, MutatedLegacy};
-        matches!(self.kind, Some(Legacy | LegacySlow | MutatedLegacy))
+        use RawKind::{FloodLegacy, Legacy, LegacySlow, MutatedLegacy};
+        let legacy = [FloodLegacy, Legacy, LegacySlow, MutatedLegacy];
+        self.kind.is_some_and(|kind| legacy.contains(&kind))
     }
 
     /// Whether the server has answered the handshake of hixie-76 and everything behind it with the
@@ -472,7 +580,15 @@ impl Raw {
                 fail = Some(format!("{} bytes after a close frame", rest.len()));
                 break;
             }
-            match FrameHeader::decode(rest, Role::Client) {
+            let mut head = rest[..rest.len().min(14)].to_vec();
+            if matches!(
+                self.kind,
+                Some(RawKind::FloodBombs | RawKind::FloodFinalBlocks)
+            ) {
+                // What was compressed is answered compressed.
+                head[0] &= !0x40;
+            }
+            match FrameHeader::decode(&head, Role::Client) {
                 Err(error) => fail = Some(error.to_string()),
                 Ok(None) => break,
                 Ok(Some((header, at))) => {
@@ -506,6 +622,16 @@ impl Raw {
 fn mark_of(kind: RawKind) -> Mark {
     match kind {
         RawKind::Deaf => Mark::RawDeaf,
+        RawKind::Drips => Mark::RawDrips,
+        RawKind::FloodBombs => Mark::RawFloodBombs,
+        RawKind::FloodEmpty => Mark::RawFloodEmpty,
+        RawKind::FloodFinalBlocks => Mark::RawFloodFinalBlocks,
+        RawKind::FloodFragments => Mark::RawFloodFragments,
+        RawKind::FloodLegacy => Mark::RawFloodLegacy,
+        RawKind::FloodLong => Mark::RawFloodLong,
+        RawKind::FloodPings => Mark::RawFloodPings,
+        RawKind::FloodShort => Mark::RawFloodShort,
+        RawKind::Hoards => Mark::RawHoards,
         RawKind::Garbage => Mark::RawGarbage,
         RawKind::HalfMessage => Mark::RawHalfMessage,
         RawKind::Http => Mark::RawHttp,
@@ -605,5 +731,35 @@ fn answer(prng: &mut Prng, behaviour: u64, question: &[u8]) -> Vec<u8> {
             bytes
         }
         _ => b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_vec(),
+    }
+}
+
+/// Peers that connect all at once, say nothing, and are told that it took too long.
+#[derive(Default)]
+pub struct Crowd {
+    peers: Vec<SimPeer>,
+    came: bool,
+}
+
+impl Crowd {
+    pub fn is_done(&self, plan: &Plan) -> bool {
+        plan.crowd == 0 || self.came && self.peers.is_empty()
+    }
+
+    pub fn act(&mut self, plan: &Plan, kernel: &SimKernel, server: &Address, journal: &Journal) {
+        if !std::mem::replace(&mut self.came, true) {
+            let connects = (0..plan.crowd).map(|_| kernel.connect(server));
+            self.peers.extend(connects.flatten());
+        }
+        self.peers.retain_mut(|peer| match peer.read(1_000) {
+            SimRead::Bytes(bytes) => {
+                if bytes.starts_with(b"HTTP/1.1 408") {
+                    journal.reach(Mark::CrowdTimedOut);
+                }
+                true
+            }
+            SimRead::Nothing => true,
+            SimRead::End | SimRead::Failed(_) => false,
+        });
     }
 }

@@ -24,6 +24,13 @@ use crate::{
 /// What the driver posts into the mailbox begins like this; no planned message does.
 pub const PUSH: &str = "\u{1}push to client ";
 
+/// A message that comes with few receives.
+const SHORT_BYTES: usize = 300;
+
+/// Turns of the server between a message and its echo, beside those for others: how often it is
+/// turned while the client is not, is a matter of luck.
+const ECHO_TURNS: u64 = 120;
+
 /// A panic that was planned: it goes past the hook that prints panics.
 struct Planned;
 
@@ -57,6 +64,7 @@ pub struct AcceptedState(Option<usize>);
 pub struct Echo {
     plan: Rc<Plan>,
     journal: Journal,
+    kernel: SimKernel,
     pub accepted: Vec<Accepted>,
     ids: BTreeSet<ConnId>,
     slots: BTreeSet<u64>,
@@ -68,10 +76,11 @@ pub struct Echo {
 }
 
 impl Echo {
-    pub fn new(plan: Rc<Plan>, journal: Journal) -> Self {
+    pub fn new(plan: Rc<Plan>, journal: Journal, kernel: SimKernel) -> Self {
         Self {
             plan,
             journal,
+            kernel,
             accepted: Vec::new(),
             ids: BTreeSet::new(),
             slots: BTreeSet::new(),
@@ -246,6 +255,9 @@ impl Service for Echo {
     fn on_message(&mut self, conn: &mut Conn<'_, AcceptedState>, message: Message<'_>) {
         self.messages += 1;
         self.payload_bytes += message.payload().len() as u64;
+        if self.plan.service_us > 0 {
+            self.kernel.advance_us(self.plan.service_us);
+        }
         let number = self.number(conn, "a message");
         let quiet = self.accepted[number].closed_with.is_none();
         self.journal.check(Mark::CheckNothingAfterClose, quiet, || {
@@ -288,7 +300,8 @@ impl Service for Echo {
             }
             Err(SendError::QueueFull) => {
                 self.journal.reach(Mark::QueueFull);
-                let full = queued + message.payload().len() > self.plan.server.queue_bytes_max;
+                let full = queued + message.payload().len() > self.plan.server.queue_bytes_max
+                    || self.plan.tight_memory;
                 let mark = Mark::CheckSendRefusedOnlyWhenClosing;
                 self.journal.check(mark, full, || {
                     format!("a queue of {queued} bytes on {} was full", conn.id())
@@ -410,6 +423,8 @@ pub struct Dialled {
     closed_with: Option<CloseCode>,
     too_big_sent: bool,
     pub cause: Option<CloseCause>,
+    /// In which of the server's turns its last message was sent.
+    sent_turn: u64,
 }
 
 pub struct Client {
@@ -453,6 +468,7 @@ impl Client {
             closed_with: None,
             too_big_sent: false,
             cause: None,
+            sent_turn: 0,
         });
     }
 
@@ -515,6 +531,7 @@ impl Client {
                     format!("client {index} cannot send: {sent:?}")
                 });
             dialled.sent += 1;
+            dialled.sent_turn = self.journal.turns();
             self.sent += 1;
             if dialled.sent - dialled.echoes > 1 {
                 self.journal.reach(Mark::SeveralInFlight);
@@ -634,6 +651,15 @@ impl Service for Client {
         journal.check(Mark::CheckClientGotWhatItSent, same, || {
             format!("echo {count} of client {index} came as {message:?}")
         });
+        let is_short = message.payload().len() <= SHORT_BYTES;
+        if plan.is_prompt && client.in_flight_max == 1 && is_short {
+            let turns = journal.turns() - dialled.sent_turn;
+            let others = (plan.clients.len() + plan.raw.len()) as u64;
+            let most = ECHO_TURNS + 4 * others;
+            journal.check(Mark::CheckEchoInTurns, turns <= most, || {
+                format!("client {index} had its echo after {turns} turns of at most {most}")
+            });
+        }
         self.go_on(conn);
     }
 

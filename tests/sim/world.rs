@@ -6,18 +6,18 @@ use std::rc::Rc;
 use ringwire::{
     Address, CloseCause, CloseCode, ConnId, ProtocolError, Timeout,
     client::{ClientRequest, Dial, Time, Wait, WsUrl},
-    conn::Key,
+    conn::{Key, mistake::Mistake},
     ring::{
         Ring,
         sim::{Mark as SimMark, Marks, Prng, SimKernel, SimRing},
     },
-    shard::{Shard, mailbox::Command},
+    shard::{Shard, check::Watch, mailbox::Command},
 };
 
 use crate::{
     marks::{Journal, Mark, Tally},
     plan::{Ending, HARMFUL, PURPOSE_DRIVER, Plan, RawKind, StopOrder},
-    raw::{HostileServer, Raw},
+    raw::{Crowd, HostileServer, Raw},
     services::{Client, Dialled, Echo, PUSH, Whose},
 };
 
@@ -30,6 +30,13 @@ const PUSHES_MAX: u32 = 50;
 /// What may come on top of the drain timeout: completions that are late, and ticks of the wheel.
 const FINISH_SLACK_MS: u64 = 500;
 
+/// What a turn may take beside the calls of the service: nothing else takes time here.
+const TURN_NS_MAX: u64 = 1_000;
+
+/// Calls of the service that may come before the clock was looked at: a batch, one of the rota's,
+/// and those that are not messages.
+const CALLS_MAX: u64 = 160 + 160;
+
 /// What one seed reached.
 pub struct Report {
     pub sim_marks: Marks,
@@ -38,6 +45,9 @@ pub struct Report {
     pub turns: usize,
     pub clients: usize,
     pub complete: usize,
+    /// The longest wait for a turn, and how long it may have been.
+    pub longest: (u64, u64),
+    pub most_above: usize,
 }
 
 struct World {
@@ -50,6 +60,8 @@ struct World {
     server_address: Address,
     raw: Vec<Raw>,
     hostile_server: Option<HostileServer>,
+    crowd: Crowd,
+    watches: [Watch; 2],
     mailbox_closed: Vec<bool>,
     pushes: u32,
     server_was_last: bool,
@@ -66,6 +78,15 @@ struct World {
 ///
 /// What was found wrong.
 pub fn run(seed: u64, print: bool) -> Result<Report, String> {
+    run_with(seed, print, None)
+}
+
+/// As [`run`], with a server that makes a mistake.
+///
+/// # Errors
+///
+/// What was found wrong.
+pub fn run_with(seed: u64, print: bool, mistake: Option<Mistake>) -> Result<Report, String> {
     let journal = Journal::default();
     let plan = Rc::new(Plan::draw(seed, &journal));
     let kernel = SimKernel::new(seed, plan.knobs.clone());
@@ -74,6 +95,9 @@ pub fn run(seed: u64, print: bool) -> Result<Report, String> {
     }
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let mut world = World::new(seed, &kernel, &plan, &journal);
+        if let Some(mistake) = mistake {
+            world.server.make(mistake);
+        }
         let report = world.run();
         if report.is_err() {
             // Its sockets would be dropped while in use, which is a failure of its own.
@@ -104,10 +128,11 @@ impl World {
         let server_address = address("127.0.0.1:80");
         let server_ring = kernel.ring(&plan.server_ring).expect("memory for a ring");
         let client_ring = kernel.ring(&plan.client_ring).expect("memory for a ring");
-        let echo = Echo::new(Rc::clone(plan), journal.clone());
+        let echo = Echo::new(Rc::clone(plan), journal.clone(), kernel.clone());
         let clients = Client::new(Rc::clone(plan), journal.clone(), kernel.clone());
         let mut server = Shard::new(0, server_ring, echo, plan.server.clone(), [1; 32]);
         let client = Shard::new(1, client_ring, clients, plan.client.clone(), [2; 32]);
+        server.slow_down(plan.slowness);
         for _ in 0..plan.listeners {
             server.listen(kernel.listen(&server_address));
         }
@@ -118,6 +143,8 @@ impl World {
             hostile_server: plan
                 .hostile_server
                 .then(|| HostileServer::new(seed, kernel, &hostile_address)),
+            crowd: Crowd::default(),
+            watches: Default::default(),
             mailbox_closed: vec![false; plan.clients.len()],
             plan: Rc::clone(plan),
             journal: journal.clone(),
@@ -175,10 +202,16 @@ impl World {
         if let Some(hostile_server) = &mut self.hostile_server {
             hostile_server.act(&self.kernel, &self.journal);
         }
+        self.crowd.act(
+            &self.plan,
+            &self.kernel,
+            &self.server_address,
+            &self.journal,
+        );
         let hostile_server = self.hostile_server.as_ref();
         let busy =
             self.raw.iter().any(Raw::is_busy) || hostile_server.is_some_and(HostileServer::is_busy);
-        let raw_left = !self.raw.iter().all(Raw::is_done);
+        let raw_left = !(self.raw.iter().all(Raw::is_done) && self.crowd.is_done(&self.plan));
         if busy {
             self.saw_raw = [false; 2];
         }
@@ -208,6 +241,18 @@ impl World {
                 self.client.turn(wait)
             };
             turned.map_err(|errno| errno.to_string())?;
+            let [server, client] = &mut self.watches;
+            if server_next {
+                server.turn_ns_max = TURN_NS_MAX + CALLS_MAX * 1_000 * self.plan.service_us;
+                check_turn(&self.journal, &mut self.server, server)?;
+                self.journal.count_turn();
+                if self.plan.slowness > 1 {
+                    // That its machine is slow shows on the clock, too.
+                    self.kernel.advance_us(self.server.spent_ns() / 1_000);
+                }
+            } else {
+                check_turn(&self.journal, &mut self.client, client)?;
+            }
             self.saw_raw[usize::from(server_next)] = true;
         }
         self.journal.failure().map_or(Ok(()), Err)
@@ -236,6 +281,7 @@ impl World {
         let clients = self.client.service();
         (0..clients.dialled.len()).all(|index| clients.is_settled(index))
             && self.raw.iter().all(Raw::is_done)
+            && self.crowd.is_done(&self.plan)
     }
 
     fn dial(&mut self) {
@@ -286,6 +332,15 @@ impl World {
                 let posted = postbox.post(Command::Close(key(id), code, reason));
                 self.mailbox_closed[index] = posted.is_ok();
             }
+        }
+        if self.turns < self.plan.mail_turns {
+            // For a connection that there never was.
+            let nobody = Key {
+                slot: 0xff_ffff,
+                generation: 0,
+            };
+            let close = || Command::Close(nobody, CloseCode::NORMAL_CLOSURE, "".into());
+            while postbox.post(close()).is_ok() {}
         }
         let Some(one_in) = self.plan.push_one_in else {
             return;
@@ -342,7 +397,7 @@ impl World {
     fn is_harmed(&self) -> bool {
         let marks = self.sim_marks();
         let acted = HARMFUL.iter().any(|&knob| marks.count(knob.into()) > 0);
-        acted || self.stopped_early || self.plan.short_deadlines
+        acted || self.stopped_early || self.plan.short_deadlines || self.plan.tight_memory
     }
 
     fn check_end(&mut self) -> Result<(), String> {
@@ -544,6 +599,15 @@ impl World {
 
     fn check_raw(&mut self, raw: &Raw, harmed: bool) {
         let (status, closed_with) = raw.check_received(&self.journal);
+        let mut all = self.server.service().accepted.iter();
+        let accepted = all.find(|accepted| accepted.whose == Whose::Raw(raw.index));
+        if accepted.is_some_and(|it| it.cause == Some(CloseCause::Overloaded)) {
+            let mark = Mark::CheckOverloadIsTold;
+            let fine = matches!(closed_with, None | Some(1013));
+            self.journal.check(mark, fine, || {
+                format!("raw peer {} held much and got {closed_with:?}", raw.index)
+            });
+        }
         if harmed || self.plan.tight_queue || raw.ended_by_server_at.is_none() {
             return;
         }
@@ -620,11 +684,20 @@ impl World {
             self.server.stats().snapshot(),
             self.client.stats().snapshot(),
         );
-        let shared = &self.server.shared().counts;
         let dialled = self.client.service().dialled.iter().flatten();
         let told = dialled.filter(|one| matches!(one.cause, Some(CloseCause::Timeout(_))));
         // Whoever closes learns that it closed, and not that the answer never came.
         let close_timeouts = client.counts.timeouts - told.count() as u64;
+        let accepted = self.server.service().accepted.iter();
+        let causes: Vec<_> = accepted.filter_map(|one| one.cause.clone()).collect();
+        let of = |cause| causes.iter().filter(|&other| *other == cause).count() as u64;
+        let without_room = of(CloseCause::Protocol(ProtocolError::NoMemory));
+        let shared = &self.server.shared().counts;
+        let (told, shed) = (of(CloseCause::Overloaded), shared.memory_shed);
+        self.journal
+            .check(Mark::CheckOverloadIsCounted, told <= shed, || {
+                format!("{told} connections were told that memory ran short, of {shed}")
+            });
         let reached = [
             (Mark::CloseTimedOut, close_timeouts),
             (Mark::ReadsPaused, shared.reads_paused),
@@ -633,6 +706,11 @@ impl World {
             (Mark::MessageCompressed, shared.inflate_messages),
             (Mark::EchoCompressed, shared.compress_messages),
             (Mark::WindowsRefused, shared.compress_windows_refused),
+            (Mark::MemoryRefused, shared.memory_refusals),
+            (Mark::MemoryPaused, shared.memory_pauses),
+            (Mark::MemoryShed, shared.memory_shed),
+            (Mark::MemoryAboveLimit, self.watches[0].most_above as u64),
+            (Mark::MemoryWithoutRoom, without_room),
         ];
         for (mark, count) in reached {
             if count > 0 {
@@ -720,8 +798,30 @@ impl World {
             tally: self.journal.tally(),
             hash: self.kernel.trace_hash(),
             turns: self.turns,
+            longest: self.watches[0].longest.max(self.watches[1].longest),
+            most_above: self.watches[0].most_above,
         })
     }
+}
+
+/// The oracles that look after every turn.
+fn check_turn<S: ringwire::Service>(
+    journal: &Journal,
+    shard: &mut Shard<SimRing, S>,
+    watch: &mut Watch,
+) -> Result<(), String> {
+    for (mark, checked) in [
+        (Mark::CheckStates, shard.check_states()),
+        (Mark::CheckLedger, shard.check_ledger(watch)),
+        (Mark::CheckFairness, shard.check_fairness(watch)),
+    ] {
+        journal.reach(mark);
+        checked.map_err(|wrong| format!("{mark:?}: shard {}: {wrong}", shard.id()))?;
+    }
+    if shard.is_behind() {
+        journal.reach(Mark::PutOff);
+    }
+    Ok(())
 }
 
 fn check_empty<S: ringwire::Service>(journal: &Journal, side: &str, shard: &Shard<SimRing, S>) {
@@ -774,6 +874,7 @@ fn code_of(cause: &CloseCause) -> Option<CloseCode> {
     match cause {
         CloseCause::Application(code) => Some(*code),
         CloseCause::Protocol(error) => Some(error.close_code()),
+        CloseCause::Overloaded => Some(CloseCode::TRY_AGAIN_LATER),
         CloseCause::Stopping => Some(CloseCode::GOING_AWAY),
         CloseCause::ServicePanicked => Some(CloseCode::INTERNAL_ERROR),
         _ => None,
@@ -786,6 +887,7 @@ fn mark_of(cause: &CloseCause) -> Mark {
         CloseCause::HandshakeFailed(_) => Mark::CauseHandshakeFailed,
         CloseCause::Peer { .. } => Mark::CausePeer,
         CloseCause::Protocol(_) => Mark::CauseProtocol,
+        CloseCause::Overloaded => Mark::CauseOverloaded,
         CloseCause::Stopping => Mark::CauseStopping,
         CloseCause::ServicePanicked => Mark::CauseServicePanicked,
         CloseCause::Timeout(Timeout::Close) => Mark::CloseTimedOut,

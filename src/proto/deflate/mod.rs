@@ -319,7 +319,7 @@ impl Session {
     }
 
     /// Bytes that its windows may take.
-    fn windows_bytes(&self) -> usize {
+    pub(super) fn windows_bytes(&self) -> usize {
         let bytes = |window: &Option<Box<Window>>| window.as_ref().map_or(0, |it| it.bytes_max());
         bytes(&self.sent) + bytes(&self.received)
     }

@@ -24,6 +24,7 @@ use super::{
 use crate::ring::{
     Address, Completion, Errno, Operation, Outcome, RecvLease, SendQueue, Time, Token, Wait, Waker,
     recv_pool::{RecvPool, RecvStack},
+    watched::{Arrived, Overdue},
 };
 
 /// Each turn takes a little time, as it does everywhere.
@@ -118,6 +119,8 @@ pub(super) struct Event {
     due_turn: u64,
     /// It is handed out with others, and ends no wait.
     quiet: bool,
+    /// In which turn it was ready, and how many were before it.
+    ready: (u64, usize),
 }
 
 /// One ring, as the kernel sees it.
@@ -192,8 +195,8 @@ impl Kernel {
         Time::from_ns(self.faults.now)
     }
 
-    pub(super) fn advance(&mut self, ms: u64) {
-        self.faults.now += ms * 1_000_000;
+    pub(super) fn advance_us(&mut self, us: u64) {
+        self.faults.now += us * 1_000;
     }
 
     pub(super) fn waker(&self, ring: usize) -> Waker {
@@ -220,6 +223,59 @@ impl Kernel {
 
     pub(super) fn completions_left(&self, ring: usize) -> usize {
         self.rings[ring].ready.len()
+    }
+
+    pub(super) fn has(&self, ring: usize, token: Token) -> bool {
+        self.rings[ring].live.contains_key(&token.bits())
+    }
+
+    pub(super) fn is_armed(&self, ring: usize, token: Token) -> bool {
+        let flight = self.rings[ring].live.get(&token.bits());
+        flight.is_some_and(|flight| !matches!(flight.work, Work::Over))
+    }
+
+    pub(super) fn each_queue(&self, ring: usize, look: &mut dyn FnMut(&SendQueue)) {
+        let state = &self.rings[ring];
+        for flight in state.live.values() {
+            if let Work::Send { queue, .. } = &flight.work {
+                look(queue);
+            }
+        }
+        for event in state.pending.iter().chain(&state.ready) {
+            if let Outcome::Sent { queue, .. } = &event.completion.outcome {
+                look(queue);
+            }
+        }
+    }
+
+    pub(super) fn arrived(&self, ring: usize, id: SocketId) -> Arrived {
+        let socket = self.network.socket(id);
+        let is_its = |event: &Event| {
+            let token = event.completion.token;
+            let is_receive = matches!(token.operation(), Operation::Poll | Operation::Recv);
+            is_receive && socket.in_flight.contains(&token)
+        };
+        Arrived {
+            is_in_socket: socket.has_something_to_receive(),
+            is_ready: self.rings[ring].ready.iter().any(is_its),
+            handed_out: socket.handed_out,
+        }
+    }
+
+    pub(super) fn is_late(&self, ring: usize) -> bool {
+        !self.rings[ring].pending.is_empty()
+    }
+
+    pub(super) fn overdue(&self, ring: usize) -> Option<Overdue> {
+        let state = &self.rings[ring];
+        let event = state.ready.front()?;
+        let (since, ahead) = event.ready;
+        let turns = state.turn - since;
+        (turns > ahead as u64).then_some(Overdue {
+            token: event.completion.token,
+            turns,
+            ahead,
+        })
     }
 
     pub(super) fn recv_now_ready(&self, ring: usize) -> bool {
@@ -541,6 +597,7 @@ impl Kernel {
             due,
             due_turn,
             quiet: false,
+            ready: (0, 0),
         });
     }
 
@@ -565,6 +622,7 @@ impl Kernel {
             due: 0,
             due_turn: 0,
             quiet: true,
+            ready: (0, 0),
         });
     }
 
@@ -596,9 +654,12 @@ impl Kernel {
         if mixed && self.faults.draws(Knob::CompletionsReordered) {
             self.reorder(&mut due);
         }
-        let ready = &mut self.rings[ring].ready;
-        ready.extend(due);
-        ready.iter().any(|event| !event.quiet)
+        let state = &mut self.rings[ring];
+        for mut event in due {
+            event.ready = (state.turn, state.ready.len());
+            state.ready.push_back(event);
+        }
+        state.ready.iter().any(|event| !event.quiet)
     }
 
     /// Shuffles, but keeps the order within each token.
@@ -631,7 +692,7 @@ impl Kernel {
         if self.faults.roll(Knob::ClockJump) {
             let most = self.faults.knobs.clock_jump_ms_max;
             let ms = self.faults.prng(Knob::ClockJump).up_to(most);
-            self.advance(ms);
+            self.advance_us(ms * 1_000);
         }
         self.execute(ring);
         self.pump(ring);
@@ -738,6 +799,9 @@ impl Kernel {
         }
         if matches!(outcome, Outcome::Woken) {
             self.rings[ring].waker.clear();
+        }
+        if let (Some(id), Operation::Recv) = (id, token.operation()) {
+            self.network.socket_mut(id).hand_out(outcome);
         }
         if !more {
             self.rings[ring].live.remove(&token.bits());

@@ -39,6 +39,7 @@ pub use peer::{SimPeer, SimPeerListener, SimRead};
 use super::{
     Address, Completion, Errno, Outcome, Outgoing, PeerAddress, RecvLease, Ring, SendQueue,
     Shutdown, Time, Token, Wait, Waker,
+    watched::{Arrived, Overdue, Watched},
 };
 
 type Shared = Rc<RefCell<Kernel>>;
@@ -129,7 +130,12 @@ impl SimKernel {
 
     /// Moves the virtual clock ahead.
     pub fn advance(&self, ms: u64) {
-        self.shared.borrow_mut().advance(ms);
+        self.advance_us(1_000 * ms);
+    }
+
+    /// As [`advance`](Self::advance), by microseconds: what a call of a service takes.
+    pub fn advance_us(&self, us: u64) {
+        self.shared.borrow_mut().advance_us(us);
     }
 
     /// What was reached so far.
@@ -435,5 +441,31 @@ impl Ring for SimRing {
 
     fn in_flight(&self) -> usize {
         self.shared.borrow().in_flight(self.id)
+    }
+}
+
+impl Watched for SimRing {
+    fn has(&self, token: Token) -> bool {
+        self.shared.borrow().has(self.id, token)
+    }
+
+    fn is_armed(&self, token: Token) -> bool {
+        self.shared.borrow().is_armed(self.id, token)
+    }
+
+    fn each_queue(&self, look: &mut dyn FnMut(&SendQueue)) {
+        self.shared.borrow().each_queue(self.id, look);
+    }
+
+    fn arrived(&self, socket: &SimSocket) -> Arrived {
+        self.shared.borrow().arrived(self.id, socket.id)
+    }
+
+    fn is_late(&self) -> bool {
+        self.shared.borrow().is_late(self.id)
+    }
+
+    fn overdue(&self) -> Option<Overdue> {
+        self.shared.borrow().overdue(self.id)
     }
 }

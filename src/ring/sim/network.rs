@@ -14,7 +14,7 @@ use super::{
     knobs::{Knob, PURPOSE_LISTENER, Prng},
     marks::OUTSIDE,
 };
-use crate::ring::{Address, Errno, PeerAddress, Shutdown, Token};
+use crate::ring::{Address, Errno, Outcome, PeerAddress, Shutdown, Token};
 
 /// Sockets are numbered, and no number is used again.
 pub(super) type SocketId = usize;
@@ -70,6 +70,8 @@ pub(super) struct Socket {
     pub(super) error: Option<Errno>,
     /// An end of the stream was handed out.
     pub(super) end_seen: bool,
+    /// Bytes and other outcomes of receives that were handed out.
+    pub(super) handed_out: u64,
 }
 
 impl Socket {
@@ -90,7 +92,17 @@ impl Socket {
             reset: false,
             error: None,
             end_seen: false,
+            handed_out: 0,
         }
+    }
+
+    /// A receive has come to this. One without a buffer has brought nothing.
+    pub(super) fn hand_out(&mut self, outcome: &Outcome<SocketId>) {
+        self.handed_out += match outcome {
+            Outcome::Received(lease) => lease.len() as u64,
+            Outcome::Failed(Errno::NO_BUFFERS | Errno::CANCELLED) => 0,
+            _ => 1,
+        };
     }
 
     pub(super) fn has_something_to_receive(&self) -> bool {

@@ -186,6 +186,12 @@ impl Kernel {
         id: SocketId,
         bytes_max: usize,
     ) -> Outcome<SocketId> {
+        let outcome = self.try_recv_now(ring, id, bytes_max);
+        self.network.socket_mut(id).hand_out(&outcome);
+        outcome
+    }
+
+    fn try_recv_now(&mut self, ring: usize, id: SocketId, bytes_max: usize) -> Outcome<SocketId> {
         let in_flight = &self.network.socket(id).in_flight;
         let first = in_flight
             .iter()
