@@ -210,6 +210,9 @@ impl Plan {
             for knob in HARMFUL {
                 knobs = knobs.with(knob, 0);
             }
+            // Where next to nothing that is polled for is there, nobody is done in time.
+            let in_vain = knobs.per_mille(Knob::PollInVain).min(600);
+            knobs = knobs.with(Knob::PollInVain, in_vain);
         }
         let short_deadlines = !lossless && prng.below(2) == 0;
         let server_ring = draw_ring(prng);
@@ -411,7 +414,7 @@ impl Plan {
         let drain_timeout_ms = match (short_deadlines, prng.below(3)) {
             (true, 0) => 0,
             (true, _) => prng.below(500),
-            (false, _) => 60_000,
+            (false, _) => 600_000,
         };
         if !few_connections && prng.below(3) == 0 {
             raw.push(LEGACY_KINDS[prng.below(LEGACY_KINDS.len() as u64) as usize]);
@@ -518,7 +521,7 @@ fn draw_config(prng: &mut Prng, short_deadlines: bool) -> Config {
     } else {
         config.handshake_timeout_ms = [60_000, 300_000][prng.below(2) as usize];
         config.idle_timeout_ms = 0;
-        config.close_timeout_ms = 60_000;
+        config.close_timeout_ms = 600_000;
     }
     config
 }

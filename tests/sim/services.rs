@@ -24,7 +24,7 @@ use crate::{
 /// What the driver posts into the mailbox begins like this; no planned message does.
 pub const PUSH: &str = "\u{1}push to client ";
 
-/// A message that comes with few receives.
+/// The longest message whose echo has to be there within so many turns.
 const SHORT_BYTES: usize = 300;
 
 /// Turns of the server between a message and its echo, beside those for others: how often it is
@@ -654,8 +654,12 @@ impl Service for Client {
         let is_short = message.payload().len() <= SHORT_BYTES;
         if plan.is_prompt && client.in_flight_max == 1 && is_short {
             let turns = journal.turns() - dialled.sent_turn;
-            let others = (plan.clients.len() + plan.raw.len()) as u64;
-            let most = ECHO_TURNS + 4 * others;
+            let others = (plan.clients.len() + plan.raw.len() + plan.crowd) as u64;
+            let ring = &plan.server_ring;
+            let at_once = ring.recv_buffer_bytes.min(ring.large_buffer_bytes);
+            // Each of its receives may have to wait for a turn of the rota's.
+            let receives = 1 + (SHORT_BYTES as u64).div_ceil(u64::from(at_once));
+            let most = ECHO_TURNS + receives * (2 * others + 8);
             journal.check(Mark::CheckEchoInTurns, turns <= most, || {
                 format!("client {index} had its echo after {turns} turns of at most {most}")
             });
