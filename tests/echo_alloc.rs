@@ -198,10 +198,15 @@ fn a_warm_shard_echoes_compressed_messages_without_allocating() {
         let frame = masked(TEXT | 0x40, &stored.concat());
         exchange(&mut peer, &frame, MESSAGES, 100);
         exchange(&mut peer, &frame, MESSAGES, 1);
-        let before = allocations(&mut peer);
-        exchange(&mut peer, &frame, MESSAGES, 100);
-        exchange(&mut peer, &frame, MESSAGES, 1);
-        assert_eq!(allocations(&mut peer) - before, 0, "takeover {takeover}");
+        // As above: how much is put off to a later turn may peak late.
+        let mut counts = Vec::new();
+        while counts.last() != Some(&0) && counts.len() < 4 {
+            let before = allocations(&mut peer);
+            exchange(&mut peer, &frame, MESSAGES, 100);
+            exchange(&mut peer, &frame, MESSAGES, 1);
+            counts.push(allocations(&mut peer) - before);
+        }
+        assert_eq!(counts.last(), Some(&0), "takeover {takeover}: {counts:?}");
         let counts = server.handle().stats().counts;
         assert!(counts.compress_messages >= 4 * MESSAGES as u64);
         drop(peer);

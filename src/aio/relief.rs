@@ -23,6 +23,9 @@ use crate::{
 /// Idle memory is given back this often.
 const TRIM_AFTER_MS: u64 = 1000;
 
+/// So much idle memory is kept, however long it was not needed: it is soon needed again.
+const KEPT_FREELY_BYTES: usize = 1 << 20;
+
 /// So much less has to be held for the allocator to be told to give memory back.
 const RELEASED_BYTES_MIN: usize = 1 << 20;
 
@@ -56,8 +59,7 @@ impl State {
 
     fn keeps_memory(&self) -> bool {
         let is_less = self.held_bytes() + RELEASED_BYTES_MIN <= self.relieving.most_held_bytes;
-        let shared = &self.shared;
-        is_less || shared.arena.keeps_chunks() || shared.pool.keeps_memory()
+        is_less || self.shared.kept_bytes() > KEPT_FREELY_BYTES
     }
 
     /// When the keeper is to see to memory again, if it is.
@@ -73,8 +75,10 @@ impl State {
             return;
         }
         self.relieving.trim_at = now.plus_ms(TRIM_AFTER_MS);
-        self.shared.arena.trim();
-        self.shared.pool.trim();
+        if self.shared.kept_bytes() > KEPT_FREELY_BYTES {
+            self.shared.arena.trim();
+            self.shared.pool.trim();
+        }
         let held = self.held_bytes();
         if held + RELEASED_BYTES_MIN <= self.relieving.most_held_bytes {
             release_memory();

@@ -324,6 +324,13 @@ impl Shared {
         pools + self.codec.held_bytes() + self.charged_bytes
     }
 
+    /// Bytes of memory that is kept for later.
+    #[inline]
+    pub fn kept_bytes(&self) -> usize {
+        let arena = self.arena.held_bytes() - self.arena.out_bytes();
+        arena + self.pool.held_bytes() - self.pool.out_bytes()
+    }
+
     /// Until this is said again, connections may hold so many bytes more.
     #[inline]
     pub const fn set_room(&mut self, bytes: usize) {
@@ -533,12 +540,15 @@ impl Rare {
             .get_or_insert_default()
     }
 
-    /// Forgets what was not looked at, or that there was something.
-    pub fn drop_unread(&mut self) {
-        if let Some(parts) = &mut self.0 {
-            parts.unread = None;
-        }
-        self.forget_if_empty();
+    /// As [`unread_mut`](Self::unread_mut), with this memory if there is none yet.
+    pub fn unread_in(&mut self, spare: &mut Vec<Box<Unread>>) -> &mut Unread {
+        let place = &mut self.0.get_or_insert_default().unread;
+        place.get_or_insert_with(|| spare.pop().unwrap_or_default())
+    }
+
+    /// Forgets what was not looked at, or that there was something. Returns its memory.
+    pub fn take_unread(&mut self) -> Option<Box<Unread>> {
+        self.0.as_mut()?.unread.take()
     }
 
     /// Remembers what the kernel holds for a peer that is behind; 0 for one that is not.

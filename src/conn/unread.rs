@@ -13,6 +13,9 @@
 
 use crate::{ring::Errno, tls::TlsError};
 
+/// Memory that is kept for whoever is put off next.
+const KEPT_BYTES_MAX: usize = 256 << 10;
+
 /// Bytes that are taken from the front.
 #[derive(Debug, Default)]
 struct Rest {
@@ -116,11 +119,9 @@ impl Unread {
     }
 
     fn put_back(rest: &mut Rest, taken: Taken, left: usize) {
-        if left > 0 {
-            let Taken { bytes, .. } = taken;
-            let at = bytes.len() - left;
-            *rest = Rest { bytes, at };
-        }
+        let Taken { bytes, .. } = taken;
+        let at = bytes.len() - left;
+        *rest = Rest { bytes, at };
     }
 
     /// How the stream ended, once there is nothing in front of that any more.
@@ -132,6 +133,16 @@ impl Unread {
     /// Whether there is plaintext.
     pub fn has_plain(&self) -> bool {
         !self.plain.is_empty()
+    }
+
+    /// Forgets what is here, but for its memory. Returns whether that is little enough to be kept.
+    pub fn clear(&mut self) -> bool {
+        for rest in [&mut self.plain, &mut self.bytes] {
+            rest.bytes.clear();
+            rest.at = 0;
+        }
+        self.end = None;
+        self.held_bytes() <= KEPT_BYTES_MAX
     }
 
     /// Whether nothing is left.

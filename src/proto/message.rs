@@ -11,7 +11,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{Opcode, SendError, frame::FrameHeader};
-use crate::kernels::{memory::Memory, utf8};
+use crate::kernels::{
+    memory::{MAPPED_BYTES_MIN, Memory},
+    utf8,
+};
 
 /// Text or binary (RFC 6455 section 5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -490,7 +493,10 @@ impl MessagePool {
         let most = FIRST_BYTES.max(come.saturating_mul(2)).max(trusted);
         let wanted = HEADROOM_BYTES + come.max(whole.min(most));
         let before = buffer.bytes.len();
-        let kept = self.take_kept(wanted, Memory::rounded(HEADROOM_BYTES + most));
+        // Of little memory that is kept, anybody may have some: there is not much of it in all, and
+        // messages in pieces of any length find what fits.
+        let reused = Memory::rounded(HEADROOM_BYTES + most).max(MAPPED_BYTES_MIN);
+        let kept = self.take_kept(wanted, reused);
         let needed = Memory::rounded(wanted) - before;
         if kept.is_none() && needed > self.room {
             // What is kept for others goes first.
@@ -547,12 +553,6 @@ impl MessagePool {
             self.room -= bytes.len();
             self.kept.push(bytes);
         }
-    }
-
-    /// Whether there is memory that no message takes.
-    #[inline]
-    pub const fn keeps_memory(&self) -> bool {
-        self.kept_bytes > 0
     }
 
     /// Lets go of all memory that is not in use.

@@ -678,14 +678,6 @@ impl SendArena {
         self.out_bytes() + kept(&self.large) + kept(&self.small) + kept(&self.tiny)
     }
 
-    /// Whether there are chunks that no queue holds.
-    #[inline]
-    pub const fn keeps_chunks(&self) -> bool {
-        !(self.large.unused.is_empty()
-            && self.small.unused.is_empty()
-            && self.tiny.unused.is_empty())
-    }
-
     /// Lets go of all chunks that are not in use.
     pub fn forget_kept(&mut self) {
         for chunks in [&mut self.large, &mut self.small, &mut self.tiny] {

@@ -50,7 +50,7 @@ use crate::{
     config::Config,
     conn::{
         CloseCause, Conn, ConnId, Connection, Key, Shared, Stage, deadline::Wheel, ledger::Relief,
-        mistake::Mistake, slab::Slab,
+        mistake::Mistake, slab::Slab, unread::Unread,
     },
     proto::CloseCode,
     ring::{Errno, Lent, Operation, Ring, Time, Token, Wait, process::release_memory},
@@ -96,6 +96,9 @@ const GREEDY_FOR: u8 = 16;
 /// Idle memory is given back this often.
 const TRIM_AFTER_MS: u64 = 1000;
 
+/// So much idle memory is kept, however long it was not needed: it is soon needed again.
+const KEPT_FREELY_BYTES: usize = 1 << 20;
+
 /// So much less has to be held for the allocator to be told to give memory back.
 const RELEASED_BYTES_MIN: usize = 1 << 20;
 
@@ -120,6 +123,12 @@ pub struct Shard<R: Ring, S: Service> {
     touched: Vec<Key>,
     /// Those with something left to be looked at, in the order in which they are.
     rota: VecDeque<Key>,
+    /// Memory for those who are put off.
+    #[expect(
+        clippy::vec_box,
+        reason = "what was put off moves in and out of connections as a box"
+    )]
+    spare_unread: Vec<Box<Unread>>,
     /// Nobody in the rota could be served, for want of receive memory.
     rota_blocked: bool,
     /// It was not served in the last turn, so that others were answered sooner.
@@ -214,6 +223,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             waiting: VecDeque::new(),
             touched: Vec::new(),
             rota: VecDeque::new(),
+            spare_unread: Vec::new(),
             rota_blocked: false,
             rota_waits: false,
             answered_some: false,
@@ -380,12 +390,17 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// Gives memory back that was not needed for a while.
     fn trim(&mut self) {
         self.trim_at = self.now.plus_ms(TRIM_AFTER_MS);
-        self.shared.arena.trim();
-        self.shared.pool.trim();
-        self.plain = Vec::new();
+        if self.shared.kept_bytes() > KEPT_FREELY_BYTES {
+            self.shared.arena.trim();
+            self.shared.pool.trim();
+        }
         // It is worth a walk over the allocator's pages once much of what they held is free, and
         // nobody is about to ask for it again.
         let received_bytes = mem::replace(&mut self.received_bytes, 0);
+        if received_bytes == 0 {
+            self.plain = Vec::new();
+            self.spare_unread = Vec::new();
+        }
         if self.has_memory_to_release() && received_bytes < CALM_BYTES_MAX {
             release_memory();
             self.most_held_bytes = self.shared.held_bytes();
@@ -394,7 +409,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Sees to it that the ring wakes up for the first deadline.
     fn arm_tick(&mut self) {
-        let keeps_memory = self.shared.arena.keeps_chunks() || self.shared.pool.keeps_memory();
+        let keeps_memory = self.shared.kept_bytes() > KEPT_FREELY_BYTES;
         let first = [
             self.wheel.first(),
             self.accept_retry_at,

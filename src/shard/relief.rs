@@ -107,7 +107,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let is_behind = link.queued_bytes() > 0;
         link.ends(CloseCause::Overloaded);
         link.endpoint.release(&mut self.shared.pool);
-        link.rare.drop_unread();
+        link.rare.take_unread();
         if is_behind || !link.is_open() {
             // What is queued is what it holds, and a close frame would wait behind it.
             link.release_queues(&mut self.shared.arena);

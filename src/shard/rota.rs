@@ -20,9 +20,16 @@
 
 use super::{GREEDY_FOR, MESSAGE_TURN_BYTES_MAX, Shard, return_lent, service::Service};
 use crate::{
-    conn::{Connection, Key, Stage, mistake::Mistake, unread::End},
+    conn::{
+        Connection, Key, Stage,
+        mistake::Mistake,
+        unread::{End, Unread},
+    },
     ring::{Errno, Outcome, RecvLease, Ring},
 };
+
+/// What was put off and looked at, whose memory is kept.
+const SPARE_UNREAD_MAX: usize = 4;
 
 impl<R: Ring, S: Service> Shard<R, S> {
     /// Puts a connection at the end of the rota, unless it is there already.
@@ -41,7 +48,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
             return;
         };
-        link.rare.unread_mut().push(bytes);
+        link.rare.unread_in(&mut self.spare_unread).push(bytes);
         self.grow_greedy(key);
         self.queue_up(key);
     }
@@ -137,14 +144,16 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return true;
         };
         if !link.wants_receive() {
-            link.rare.drop_unread();
+            let unread = link.rare.take_unread();
+            self.keep_unread(unread);
             return true;
         }
         let unread = link.rare.unread_mut();
         let end = unread.take_end();
         let is_empty = unread.is_empty();
         if is_empty {
-            link.rare.drop_unread();
+            let unread = link.rare.take_unread();
+            self.keep_unread(unread);
         } else {
             self.queue_up(key);
         }
@@ -153,6 +162,16 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return false;
         }
         is_empty
+    }
+
+    /// Keeps memory for whoever is put off next.
+    fn keep_unread(&mut self, unread: Option<Box<Unread>>) {
+        if let Some(mut unread) = unread
+            && unread.clear()
+            && self.spare_unread.len() < SPARE_UNREAD_MAX
+        {
+            self.spare_unread.push(unread);
+        }
     }
 
     /// There will be no more from this peer.
@@ -270,7 +289,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// As [`put_off`](Self::put_off), of a whole lease.
     pub(super) fn put_lease_off(&mut self, key: Key, lease: RecvLease) {
         if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
-            link.rare.unread_mut().push(&lease);
+            link.rare.unread_in(&mut self.spare_unread).push(&lease);
         }
         self.ring.recycle(lease);
         self.queue_up(key);

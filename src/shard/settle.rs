@@ -239,7 +239,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let shared = &mut self.shared;
         shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
         shared.charged_bytes -= std::mem::take(&mut link.charged_bytes) as usize;
-        link.rare.drop_unread();
+        link.rare.take_unread();
         link.endpoint.release(&mut shared.pool);
         link.endpoint.leave(&mut shared.codec);
         link.release_queues(&mut shared.arena);
