@@ -18,7 +18,7 @@ use ringwire::{
 
 use crate::{
     marks::{Journal, Mark},
-    plan::{ClientPlan, EchoStyle, Ending, Plan},
+    plan::{ClientPlan, EchoStyle, Ending, Plan, RawKind},
 };
 
 /// What the driver posts into the mailbox begins like this; no planned message does.
@@ -282,7 +282,12 @@ impl Service for Echo {
         }
         self.accepted[number].messages += 1;
         let queued = conn.queued_bytes();
-        let bound = queue_bound(&self.plan);
+        let mut bound = queue_bound(&self.plan);
+        if let Whose::Raw(index) = self.accepted[number].whose
+            && self.plan.raw[index] == RawKind::FloodBombs
+        {
+            bound += SHARE_INFLATED_BYTES;
+        }
         self.journal
             .check(Mark::CheckQueueIsBounded, queued <= bound, || {
                 format!(
@@ -386,6 +391,9 @@ impl Service for Echo {
             });
     }
 }
+
+/// What is inflated in one share may be much more than what was received for it.
+const SHARE_INFLATED_BYTES: usize = 400_000;
 
 /// What may be queued for one peer when another message of it is handed out. Reading stops above
 /// the high mark, but the receive buffers may be full in the turn that finds this, when the cancel
