@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, thread};
 
-use crate::{Tally, input::Prng};
+use crate::{Tally, prng::Prng};
 
 /// Names the input that fails: it belongs into the corpus then.
 struct Shown<'a> {

@@ -1,5 +1,7 @@
 //! The fuzzer's bytes, read as choices.
 
+use crate::prng::Prng;
+
 /// What is left of an input. Where it has ended every choice is 0, so that any bytes are an input.
 pub struct Input<'a>(&'a [u8]);
 
@@ -40,26 +42,6 @@ impl<'a> Input<'a> {
     /// All that is left.
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): what a single byte of the input becomes where many choices
-/// follow from it.
-pub struct Prng(pub u64);
-
-impl Prng {
-    /// The next 64 bits.
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.draw() % bound as u64) as usize
     }
 }
 

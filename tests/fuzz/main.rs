@@ -4,7 +4,8 @@
 //! Each body takes any bytes and asserts what must hold whatever they are. `scripts/fuzz.sh` gives
 //! them to libFuzzer, for which `fuzz/` compiles this file as its library; `corpus` gives them what
 //! libFuzzer found worth keeping, in `tests/corpus`. `reference`, `hixie_reference` and
-//! `inflate_reference` read what is fuzzed without the code under test.
+//! `inflate_reference` read what is fuzzed without the code under test. They and `prng` are those
+//! of `tests/proto`.
 
 pub mod differential;
 pub mod endpoints;
@@ -25,6 +26,8 @@ mod corpus;
 mod hixie_reference;
 #[path = "../proto/inflate.rs"]
 mod inflate_reference;
+#[path = "../proto/prng.rs"]
+mod prng;
 #[path = "../proto/reference.rs"]
 mod reference;
 
