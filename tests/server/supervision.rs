@@ -66,6 +66,18 @@ fn see_off(mut peer: Peer) -> bool {
     said_goodbye
 }
 
+/// Sees all of them off at once. Returns how many were told goodbye.
+fn see_all_off(peers: Vec<Peer>) -> usize {
+    thread::scope(|scope| {
+        let leaving: Vec<_> = peers
+            .into_iter()
+            .map(|it| scope.spawn(|| see_off(it)))
+            .collect();
+        let left = leaving.into_iter().map(|it| it.join().unwrap());
+        left.filter(|&said_goodbye| said_goodbye).count()
+    })
+}
+
 #[test]
 fn any_shard_that_dies_ends_the_server_and_join_says_which_and_why() {
     guarded(|| {
@@ -75,14 +87,7 @@ fn any_shard_that_dies_ends_the_server_and_join_says_which_and_why() {
             let address = server.addresses()[0].clone();
             let peers: Vec<_> = (0..12).map(|_| Peer::open(&address, "/")).collect();
             kill(&server, shard);
-            let farewells = thread::scope(|scope| {
-                let leaving: Vec<_> = peers
-                    .into_iter()
-                    .map(|it| scope.spawn(|| see_off(it)))
-                    .collect();
-                let left = leaving.into_iter().map(|it| it.join().unwrap());
-                left.filter(|&said_goodbye| said_goodbye).count()
-            });
+            let farewells = see_all_off(peers);
             assert!(farewells > 0, "the others close their connections");
             let error = server.join().unwrap_err();
             let StartError::ShardPanicked {
@@ -216,14 +221,7 @@ mod in_async_code {
             let mut victim = peers.pop().unwrap();
             victim.echo("hello");
             victim.send(TEXT, b"explode");
-            let farewells = thread::scope(|scope| {
-                let leaving: Vec<_> = peers
-                    .into_iter()
-                    .map(|it| scope.spawn(|| see_off(it)))
-                    .collect();
-                let left = leaving.into_iter().map(|it| it.join().unwrap());
-                left.filter(|&said_goodbye| said_goodbye).count()
-            });
+            let farewells = see_all_off(peers);
             assert!(farewells > 0, "the others close their connections");
             let error = server.join().unwrap_err();
             let StartError::ShardPanicked { message, .. } = &error else {
