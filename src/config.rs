@@ -81,8 +81,10 @@ pub struct Config {
     pub memory_bytes_max: usize,
     /// Bytes of messages from other threads that may wait for one shard. 64 MiB.
     pub mailbox_bytes_max: usize,
-    /// The most connections of one shard; more wait in the listener's backlog. 16,777,216, which is
-    /// also the most it can be.
+    /// The most connections of one shard. More wait for a place for a tenth of
+    /// `handshake_timeout_ms`, 64 of them at most; then their opening handshakes are answered 503.
+    /// The same happens to newcomers that get one of the last descriptors of the process: an eighth
+    /// of them, 1,024 at most. 16,777,216, which is also the most it can be.
     pub shard_connections_max: u32,
     /// Connections that may wait to be accepted (`listen(2)`; the kernel's `net.core.somaxconn`
     /// caps it). 4,096.

@@ -376,8 +376,8 @@ mod tests {
     use super::*;
     use crate::{conn::Stage, proto::Role, ring::Time};
 
-    /// A Unix socket whose peer empties its kernel four times in a second, so that it is found alike
-    /// twice in each; or not at all.
+    /// A Unix socket whose peer empties its kernel four times in a second, so that it is found
+    /// alike twice in each; or not at all.
     struct Emptied {
         now_ms: u64,
         is_read: bool,

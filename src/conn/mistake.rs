@@ -40,6 +40,10 @@ pub enum Mistake {
     ForgetsDeadline,
     /// An operation counts twice.
     CountsTwice,
+    /// There is a place for every newcomer.
+    LetsEverybodyIn,
+    /// Who had no place is thought to be there for ever.
+    ForgetsWhoLeft,
 }
 
 impl Shared {

@@ -36,6 +36,7 @@ pub mod lending;
 pub mod liveness;
 pub mod mistake;
 pub mod opening;
+pub mod places;
 pub mod remote;
 pub mod secure;
 pub mod slab;
@@ -211,8 +212,13 @@ pub struct Shared {
 /// What happened on a shard so far, and what it holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Times that accepting was paused for want of descriptors or connections.
+    /// Times that accepting was paused for want of descriptors.
     pub accept_pauses: u64,
+    /// Newcomers for whom no place was free: `shard_connections_max` was reached, or few
+    /// descriptors were left. They waited for one, unread.
+    pub places_waited: u64,
+    /// Opening handshakes that were answered 503 because no place got free in time.
+    pub places_refusals: u64,
     /// Connections accepted or dialled.
     pub connections: u64,
     /// Opening handshakes that succeeded.

@@ -4,7 +4,8 @@
 //! Knows: all of a shard. Refuses to know: what was asked of it.
 //!
 //! - **States**: those of each connection fit together, and to what the ring has of it. Whoever
-//!   wants to receive is received for or is in the rota, exactly once.
+//!   wants to receive is received for or is in the rota, exactly once. No more are inside than
+//!   there are places.
 //! - **Ledger**: the sum of what is held is what walking over everything finds, and it is above
 //!   the limit by no more than one turn may add.
 //! - **Fairness**: nobody with something to say waits for more than a bounded number of turns.
@@ -149,6 +150,17 @@ impl<R: Watched, S: Service> Shard<R, S> {
             if listed != flagged {
                 return Err(format!("{listed} are {what}, and {flagged} say so"));
             }
+        }
+        let beyond = self.places.all_beyond();
+        let there = beyond.clone();
+        let there = there.filter(|&key| self.slab.get_mut(key).is_some());
+        let (there, beyond) = (there.count(), beyond.count());
+        let inside = self.slab.len() - there;
+        let places = self.shared.config.shard_connections_max as usize;
+        if there != beyond || inside > places {
+            return Err(format!(
+                "{inside} are inside, of {places}, and of {beyond} beyond {there} are there"
+            ));
         }
         if !self.touched.is_empty() {
             return Err("somebody was touched and not settled".into());

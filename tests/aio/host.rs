@@ -12,6 +12,11 @@ use ringwire::{Config, Snapshot, aio};
 pub const WAIT: Duration = Duration::from_secs(10);
 
 /// A server on one thread, stopped and joined at the end.
+/// An opening handshake.
+pub const REQUEST: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+      Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
 pub struct Host {
     server: Option<aio::Server>,
 }
@@ -59,12 +64,7 @@ impl Host {
     pub fn raw(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(WAIT)).unwrap();
-        stream
-            .write_all(
-                b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                  Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-            )
-            .unwrap();
+        stream.write_all(REQUEST).unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];

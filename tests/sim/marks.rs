@@ -72,6 +72,8 @@ marks! {
     PlaceUsedAgain,
     ReadsPaused,
     AcceptsPaused,
+    PlaceWaitedFor,
+    PlaceRefused,
     RecvStarved,
     MessageCompressed,
     EchoCompressed,

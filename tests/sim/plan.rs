@@ -15,13 +15,14 @@ pub const PURPOSE_RAW: u64 = 2_002;
 const PURPOSE_PRESSURE: u64 = 1_999;
 
 /// Knobs that can cost a connection, or keep it from being opened.
-pub const HARMFUL: [Knob; 9] = [
+pub const HARMFUL: [Knob; 10] = [
     Knob::AcceptFails,
     Knob::ClockJump,
     Knob::ConnectHangs,
     Knob::ConnectRefused,
     Knob::EndAfterData,
     Knob::EndBeforeData,
+    Knob::FewDescriptors,
     Knob::OpenFails,
     Knob::Reset,
     Knob::SendFails,

@@ -702,6 +702,8 @@ impl World {
             (Mark::CloseTimedOut, close_timeouts),
             (Mark::ReadsPaused, shared.reads_paused),
             (Mark::AcceptsPaused, shared.accept_pauses),
+            (Mark::PlaceWaitedFor, shared.places_waited),
+            (Mark::PlaceRefused, shared.places_refusals),
             (Mark::RecvStarved, shared.recv_starved),
             (Mark::MessageCompressed, shared.inflate_messages),
             (Mark::EchoCompressed, shared.compress_messages),
