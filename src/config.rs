@@ -81,7 +81,7 @@ pub struct Config {
     pub memory_bytes_max: usize,
     /// Bytes of messages from other threads that may wait for one shard. 64 MiB.
     pub mailbox_bytes_max: usize,
-    /// The most connections of one shard. More wait for a place for a tenth of
+    /// The most connections of one shard. More wait for a place for a twentieth of
     /// `handshake_timeout_ms`, 64 of them at most; then their opening handshakes are answered 503.
     /// The same happens to newcomers that get one of the last descriptors of the process: an eighth
     /// of them, 1,024 at most. 16,777,216, which is also the most it can be.

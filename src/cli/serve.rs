@@ -91,8 +91,8 @@ pub struct Args {
     /// what the process may have, in equal parts for each shard
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().memory_bytes_max)]
     memory_bytes_max: usize,
-    /// The most connections of one shard; more wait for a tenth of the handshake timeout, and are
-    /// answered 503 then
+    /// The most connections of one shard; more wait for a twentieth of the handshake timeout, and
+    /// are answered 503 then
     #[arg(long, value_name = "N", default_value_t = Config::default().shard_connections_max)]
     shard_connections_max: u32,
     /// Connections that may wait to be accepted

@@ -174,8 +174,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 }
                 self.accept_paused = true;
                 self.accept_retry_at = Some(self.now.plus_ms(RETRY_AFTER_MS));
-                // Who was told, or had the time for it, has a descriptor for the next one. Who waits
-                // is told now.
+                // Who was told, or had the time for it, has a descriptor for the next one. Who
+                // waits is told now.
                 if let Some(oldest) = self.places.make_room() {
                     self.let_go(oldest);
                 }

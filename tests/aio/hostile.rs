@@ -110,7 +110,7 @@ fn a_plain_request_that_is_refused_is_no_refused_handshake() {
 fn with_two_places(wait_ms: u64) -> Host {
     let mut config = Config::default();
     config.shard_connections_max = 2;
-    config.handshake_timeout_ms = 10 * wait_ms;
+    config.handshake_timeout_ms = 20 * wait_ms;
     Host::new(config, echo)
 }
 

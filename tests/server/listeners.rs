@@ -110,7 +110,7 @@ fn of_one_shard(engine: Engine) -> Engine {
 fn with_three_places(wait_ms: u64) -> Config {
     config(|config| {
         config.shard_connections_max = 3;
-        config.handshake_timeout_ms = 10 * wait_ms;
+        config.handshake_timeout_ms = 20 * wait_ms;
     })
 }
 
@@ -216,7 +216,7 @@ fn newcomers_that_say_nothing_keep_nobody_from_being_told(engine: Engine) {
 fn a_crowd_does_not_push_a_shard_over_its_connections() {
     let config = config(|config| {
         config.shard_connections_max = 10;
-        // It waits for a tenth of this.
+        // It waits for a twentieth of this.
         config.handshake_timeout_ms = 600_000;
     });
     host(Engine::Shard, config, Obedient::default, |host| {
