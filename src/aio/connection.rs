@@ -80,8 +80,13 @@ impl Connection {
     /// # Errors
     ///
     /// `EMFILE` when there are as many as a table can have.
-    pub fn beyond(local: &Rc<Local>, socket: Socket, link: Link) -> Result<Rc<Self>, Errno> {
-        let (key, oldest) = local.enter_beyond()?;
+    pub fn beyond(
+        local: &Rc<Local>,
+        socket: Socket,
+        link: Link,
+        speaks: bool,
+    ) -> Result<Rc<Self>, Errno> {
+        let (key, oldest) = local.enter_beyond(speaks)?;
         let connection = Self::with_key(local, key, socket, link);
         if let Some(oldest) = oldest {
             local.let_go(oldest);

@@ -133,9 +133,9 @@ impl Local {
     /// # Errors
     ///
     /// `EMFILE` when there are as many as a table can have.
-    pub fn enter_beyond(&self) -> Result<(Key, Option<Key>), Errno> {
+    pub fn enter_beyond(&self, speaks: bool) -> Result<(Key, Option<Key>), Errno> {
         let key = self.enter_table()?;
-        let oldest = self.state.borrow_mut().places.goes_beyond(key);
+        let oldest = self.state.borrow_mut().places.goes_beyond(key, speaks);
         Ok((key, oldest))
     }
 }

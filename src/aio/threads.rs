@@ -29,11 +29,11 @@ use super::{
 use crate::{
     CloseCause, CloseCode,
     conn::{Ending, Link, Stage, places::DESCRIPTORS_RAN_OUT},
-    ring::{Errno, Time, errno::AcceptError},
+    ring::{Errno, Time, errno::AcceptError, standing},
     tls::ServerTls,
 };
 
-/// How long accepting pauses when descriptors ran out.
+/// How long accepting pauses when descriptors ran out, unless a connection is gone before.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Connections accepted in one go, before those that are there have their turn.
@@ -155,6 +155,8 @@ async fn accept_all<H: Handler>(local: Rc<Local>, listening: Listening, handler:
                             told,
                         );
                         tokio_uring::spawn(newcomer);
+                        // Those who are told for it have their descriptors until they run.
+                        in_a_row += 7;
                     }
                 }
                 in_a_row += 1;
@@ -172,7 +174,7 @@ async fn accept_all<H: Handler>(local: Rc<Local>, listening: Listening, handler:
                     if let Some(oldest) = local.make_room() {
                         local.let_go(oldest);
                     }
-                    tokio::time::sleep(RETRY_AFTER).await;
+                    let _ = tokio::time::timeout(RETRY_AFTER, local.left.notified()).await;
                 }
             },
         }
@@ -197,10 +199,13 @@ async fn wait_for_place<H: Handler>(
             admit(connection, &handler);
         }
         Ok(Told::NoPlace) => {
-            admit(
-                connection(&local, fd, &listening, Connection::beyond),
-                &handler,
-            );
+            let speaks = standing::unread_bytes(&fd) > 0;
+            if !local.state.borrow().places.can_be_told(speaks) {
+                // Closing the socket tells the peer.
+                return;
+            }
+            let beyond = |local: &_, socket, link| Connection::beyond(local, socket, link, speaks);
+            admit(connection(&local, fd, &listening, beyond), &handler);
         }
         // The thread ends; closing the socket tells the peer.
         Err(_) => {}

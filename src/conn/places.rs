@@ -9,13 +9,15 @@
 //!       +-- none is --> waits, unread --- one gets free -------> inside
 //!                          |
 //!                          +-- not in time, or too many wait --> beyond: its opening handshake
-//!                                                                is answered 503
+//!                                                                is answered 503; or it is
+//!                                                                closed, if it is one of too many
+//!                                                                that say nothing
 //! ```
 //!
 //! The invariant: however many come, at most [`WAITING_MAX`] wait and at most [`BEYOND_MAX`] are
-//! beyond, and nobody waits for longer than a twentieth of the time for a handshake. Who is beyond
-//! for the longest makes room for the next, so that peers which say nothing keep nobody from his
-//! 503.
+//! beyond, and nobody waits for longer than a twentieth of the time for a handshake. Who says
+//! something makes those go that say nothing, or else the one who is beyond for the longest: a
+//! crowd keeps nobody from his 503.
 
 use std::collections::VecDeque;
 
@@ -41,6 +43,17 @@ const SAID_AFTER_MS: u64 = 60_000;
 pub const DESCRIPTORS_RAN_OUT: &str = "accepting pauses until connections close; raise the limit \
      on open files (ulimit -n, LimitNOFILE=) if this happens often";
 
+/// Who is beyond the places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beyond {
+    /// It had said nothing when it was made a connection.
+    Silent,
+    /// It had, and is about to be answered.
+    Speaks,
+    /// It has made room for others, and is on its way out.
+    Leaving,
+}
+
 /// The places of a shard or a thread, for newcomers that are `W` until they are connections.
 #[derive(Debug)]
 pub struct Places<W> {
@@ -48,9 +61,7 @@ pub struct Places<W> {
     wait_ms: u64,
     waiting: VecDeque<(W, Time)>,
     /// In the order in which they came.
-    beyond: VecDeque<Key>,
-    /// So many of the first of them are on their way out: they made room for others.
-    leaving: usize,
+    beyond: VecDeque<(Key, Beyond)>,
     say_again_at: Time,
 }
 
@@ -62,7 +73,6 @@ impl<W> Places<W> {
             wait_ms: handshake_timeout_ms / WAIT_SHARE,
             waiting: VecDeque::new(),
             beyond: VecDeque::new(),
-            leaving: 0,
             say_again_at: Time::default(),
         }
     }
@@ -108,47 +118,57 @@ impl<W> Places<W> {
         self.waiting.clear();
     }
 
-    /// A connection is there only to be told. Returns who has to go for it, if too many are.
-    pub fn goes_beyond(&mut self, key: Key) -> Option<Key> {
-        self.beyond.push_back(key);
-        (self.beyond.len() - self.leaving > BEYOND_MAX).then(|| self.make_room())?
+    /// A connection is there only to be told; it has said something already, or not. Returns who
+    /// has to go for it, if too many are.
+    pub fn goes_beyond(&mut self, key: Key, speaks: bool) -> Option<Key> {
+        let how = if speaks {
+            Beyond::Speaks
+        } else {
+            Beyond::Silent
+        };
+        self.beyond.push_back((key, how));
+        (self.staying() > BEYOND_MAX).then(|| self.make_room())?
     }
 
-    /// Who has to go so that others can be told: the one who is beyond for the longest.
+    /// Whether somebody who was pushed out can be told: one who has said nothing makes nobody else
+    /// go, and is not to become a connection if he had to.
+    pub fn can_be_told(&self, speaks: bool) -> bool {
+        speaks || self.staying() < BEYOND_MAX
+    }
+
+    fn staying(&self) -> usize {
+        let all = self.beyond.iter();
+        all.filter(|(_, how)| *how != Beyond::Leaving).count()
+    }
+
+    /// Who has to go so that others can be told: of those who said nothing, or else of all, the one
+    /// who is beyond for the longest.
     pub fn make_room(&mut self) -> Option<Key> {
-        let oldest = self.beyond.get(self.leaving).copied()?;
-        self.leaving += 1;
-        Some(oldest)
+        let first = |wanted| self.beyond.iter().position(|&(_, how)| how == wanted);
+        let at = first(Beyond::Silent).or_else(|| first(Beyond::Speaks))?;
+        let (key, how) = self.beyond.get_mut(at)?;
+        *how = Beyond::Leaving;
+        Some(*key)
     }
 
     /// Whether a connection is only to be told.
     #[inline]
     pub fn is_beyond(&self, key: Key) -> bool {
-        !self.beyond.is_empty() && self.beyond.contains(&key)
+        self.beyond.iter().any(|&(beyond, _)| beyond == key)
     }
 
     /// Those beyond, in the order in which they came.
     #[cfg(feature = "sim")]
     pub fn all_beyond(&self) -> impl Iterator<Item = Key> + Clone {
-        self.beyond.iter().copied()
+        self.beyond.iter().map(|&(key, _)| key)
     }
 
     /// A connection is gone. Returns whether its place is free now: those beyond had none.
     #[inline]
     pub fn leaves(&mut self, key: Key) -> bool {
-        if self.beyond.is_empty() {
-            return true;
-        }
-        match self.beyond.iter().position(|&beyond| beyond == key) {
-            Some(at) => {
-                self.beyond.remove(at);
-                if at < self.leaving {
-                    self.leaving -= 1;
-                }
-                false
-            }
-            None => true,
-        }
+        let at = self.beyond.iter().position(|&(beyond, _)| beyond == key);
+        let had_none = at.and_then(|at| self.beyond.remove(at));
+        had_none.is_none()
     }
 
     /// What the log is to say of a newcomer without a place, if it is to say anything.
@@ -220,21 +240,30 @@ mod tests {
         }
         assert_eq!(places.wait(WAITING_MAX, NOW), Some(0));
         assert_eq!(places.wait(WAITING_MAX + 1, NOW), Some(1));
+    }
+
+    #[test]
+    fn who_is_beyond_makes_room_and_the_silent_first() {
+        let mut places = Places::<()>::new(0, 10_000);
         for slot in 0..BEYOND_MAX {
-            assert_eq!(places.goes_beyond(key(slot)), None);
+            assert!(places.can_be_told(false));
+            assert_eq!(places.goes_beyond(key(slot), slot != 2 && slot != 3), None);
         }
-        assert_eq!(places.goes_beyond(key(BEYOND_MAX)), Some(key(0)));
-        assert_eq!(places.make_room(), Some(key(1)));
+        assert!(places.can_be_told(true) && !places.can_be_told(false));
+        for (slot, leaves) in [(70, 2), (71, 3), (72, 0), (73, 1), (74, 4)] {
+            assert_eq!(places.goes_beyond(key(slot), true), Some(key(leaves)));
+        }
+        assert_eq!(places.make_room(), Some(key(5)));
         // Until they are gone, they take no place, and leave none.
-        assert!(places.is_beyond(key(0)) && places.is_beyond(key(1)));
+        assert!(places.is_beyond(key(0)) && places.is_beyond(key(5)));
         assert!(!places.leaves(key(0)) && !places.leaves(key(5)));
-        assert_eq!(places.make_room(), Some(key(2)));
+        assert_eq!(places.make_room(), Some(key(6)));
     }
 
     #[test]
     fn who_is_beyond_takes_no_place_and_leaves_none() {
         let mut places = Places::<()>::new(2, 10_000);
-        places.goes_beyond(key(2));
+        places.goes_beyond(key(2), false);
         assert!(places.is_beyond(key(2)) && !places.is_beyond(key(1)));
         assert!(places.are_taken(3) && !places.are_taken(2));
         assert!(!places.leaves(key(2)), "it had no place");

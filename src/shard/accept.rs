@@ -114,8 +114,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Makes a newcomer a connection whose opening handshake will be answered 503.
     fn admit_to_tell(&mut self, index: usize, socket: R::Socket) {
+        let speaks = self.ring.unread_bytes(&socket) > 0;
+        if !self.places.can_be_told(speaks) {
+            // Dropping it tells the peer.
+            return;
+        }
         if let Some(key) = self.admit(index, socket)
-            && let Some(oldest) = self.places.goes_beyond(key)
+            && let Some(oldest) = self.places.goes_beyond(key, speaks)
         {
             self.let_go(oldest);
         }

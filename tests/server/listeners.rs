@@ -16,7 +16,7 @@ use ringwire::{
 use crate::{
     common::{PATIENCE, Peer, request},
     host::{
-        Engine, Obedient, config, guarded, host, host_at, in_a_folder, on_each_engine,
+        Engine, Host, Obedient, config, guarded, host, host_at, in_a_folder, on_each_engine,
         on_each_plain_engine,
     },
     peer::until,
@@ -150,9 +150,14 @@ fn a_shard_with_all_its_connections_lets_others_wait(engine: Engine) {
     });
 }
 
-/// Asks for a WebSocket, and reads that there is no place for it.
-fn expect_no_place(mut peer: Peer) {
+/// Asks for a WebSocket, for which there is no place.
+fn ask_in_vain(host: &Host) {
+    let mut peer = host.connect();
     peer.write(request("/").as_bytes());
+    expect_no_place(&mut peer);
+}
+
+fn expect_no_place(peer: &mut Peer) {
     let head = peer.read_head();
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
 }
@@ -162,7 +167,7 @@ fn newcomers_are_told_when_no_place_gets_free(engine: Engine) {
     host(of_one_shard(engine), config, Obedient::default, |host| {
         let mut inside: Vec<_> = (0..2).map(|_| host.open()).collect();
         for _ in 0..3 {
-            expect_no_place(host.connect());
+            ask_in_vain(host);
         }
         host.expect_count(3, |counts| counts.places_refusals);
         host.expect_count(3, |counts| counts.places_waited);
@@ -174,7 +179,7 @@ fn newcomers_are_told_when_no_place_gets_free(engine: Engine) {
         until("two are left", || host.stats().connections_open == 2);
         let mut next = host.open();
         next.echo("let in");
-        expect_no_place(host.connect());
+        ask_in_vain(host);
         host.expect_count(4, |counts| counts.places_refusals);
     });
 }
@@ -192,9 +197,10 @@ fn newcomers_that_say_nothing_keep_nobody_from_being_told(engine: Engine) {
         until("those without a place are few", || {
             host.stats().connections_open <= most
         });
-        let honest = host.connect();
+        let mut honest = host.connect();
+        honest.write(request("/").as_bytes());
         let pushing: Vec<_> = (0..WAITING_MAX).map(|_| host.connect()).collect();
-        expect_no_place(honest);
+        expect_no_place(&mut honest);
         for peer in &mut inside {
             peer.echo("inside");
         }
