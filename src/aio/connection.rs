@@ -553,7 +553,7 @@ impl Drop for Connection {
         let shared = &mut state.shared;
         shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
         shared.charged_bytes -= std::mem::take(&mut link.charged_bytes) as usize;
-        link.endpoint.release(&mut shared.pool);
+        link.endpoint.release(&mut shared.pool, &mut shared.codec);
         link.endpoint.leave(&mut shared.codec);
         link.release_queues(&mut shared.arena);
         self.local.leave(state, self.key);

@@ -683,7 +683,8 @@ impl Link {
     pub fn held_bytes(&self) -> usize {
         let outgoing = self.outgoing.as_ref().map_or(0, |queue| queue.held_bytes());
         let charged = self.charged_bytes as usize;
-        self.endpoint.held_bytes() + outgoing + self.sending_bytes + charged
+        let messages = self.endpoint.held_bytes() + self.endpoint.inflater_bytes();
+        messages + outgoing + self.sending_bytes + charged
     }
 
     /// Brings the shard's count of bytes that no pool counts up to date.
@@ -875,6 +876,13 @@ impl Link {
             queue: &mut self.outgoing,
             arena,
         }
+    }
+
+    /// Whether something of what was received waits to be gone on with, be there input left or not:
+    /// a message that was inflated in part.
+    #[inline]
+    pub const fn goes_on(&self) -> bool {
+        self.endpoint.is_inflating() && matches!(self.stage, Stage::Open | Stage::Closing)
     }
 
     /// Whether the TLS handshake is still to be finished: nothing can be sent before it is.

@@ -32,6 +32,8 @@ pub struct Watch {
     pub turn_ns_max: u64,
     /// How long one has taken.
     pub turn_ns: u64,
+    /// What one step of inflating may cost, in nanoseconds of our machine; 0: anything.
+    pub step_ns_max: u64,
     /// Who has waited for longest, as turns and as many as that may be.
     pub longest: (u64, u64),
     /// The most that was held above the limit.
@@ -71,9 +73,26 @@ impl<R: Watched, S: Service> Shard<R, S> {
         self.budget.slow_down(slowness);
     }
 
+    /// Sets up a simulation: what a step of inflating costs.
+    pub const fn inflate_in_steps(&mut self, step_ns: u64) {
+        self.shared.codec.set_inflate_step_ns(step_ns);
+    }
+
+    /// Whether a message is being inflated that needs more than one step.
+    pub fn is_inflating(&mut self) -> bool {
+        let slab = &mut self.slab;
+        let mut keys = (0..slab.capacity() as u32).filter_map(|slot| slab.key_at(slot));
+        let keys: Vec<_> = keys.by_ref().collect();
+        keys.into_iter()
+            .any(|key| slab.get_mut(key).is_some_and(|it| it.link.goes_on()))
+    }
+
     /// Makes a mistake from here on.
     pub fn make(&mut self, mistake: Mistake) {
         self.shared.mistake = Some(mistake);
+        if mistake == Mistake::InflatesAtOnce {
+            self.shared.codec.set_inflate_step_ns(u64::MAX);
+        }
         if mistake == Mistake::ForgetsTheClock {
             self.budget.go_blind();
         }
@@ -290,6 +309,13 @@ impl<R: Watched, S: Service> Shard<R, S> {
             let most = watch.turn_ns_max;
             return Err(format!("a turn took {turn_ns} ns of at most {most}"));
         }
+        let step_ns = self.shared.codec.longest_inflate_step_ns();
+        if watch.step_ns_max > 0 && step_ns > watch.step_ns_max {
+            let most = watch.step_ns_max;
+            return Err(format!(
+                "a step of inflating has cost {step_ns} ns of at most {most}"
+            ));
+        }
         self.check_mail(watch)?;
         self.check_deadlines(watch)?;
         let ready = self.ring.completions_left() as u64;
@@ -346,7 +372,8 @@ impl<R: Watched, S: Service> Shard<R, S> {
         let arrived = self.ring.arrived(socket);
         let looked_at = arrived
             .handed_out
-            .saturating_sub(link.unread_bytes() as u64);
+            .saturating_sub(link.unread_bytes() as u64)
+            .wrapping_add(link.endpoint.inflated_so_far());
         if !link.is_willing() {
             return (Waits::Unwilling, looked_at);
         }

@@ -240,7 +240,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
         shared.charged_bytes -= std::mem::take(&mut link.charged_bytes) as usize;
         link.rare.take_unread();
-        link.endpoint.release(&mut shared.pool);
+        link.endpoint.release(&mut shared.pool, &mut shared.codec);
         link.endpoint.leave(&mut shared.codec);
         link.release_queues(&mut shared.arena);
         if let Some(socket) = connection.socket.take() {

@@ -62,9 +62,17 @@ impl Host {
 
     /// A raw connection whose opening handshake is done.
     pub fn raw(&self) -> TcpStream {
+        self.raw_offering("x-nothing")
+    }
+
+    /// As [`raw`](Self::raw), with these extensions offered.
+    pub fn raw_offering(&self, extensions: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(WAIT)).unwrap();
-        stream.write_all(REQUEST).unwrap();
+        let (request, end) = REQUEST.split_at(REQUEST.len() - 2);
+        let offer = format!("Sec-WebSocket-Extensions: {extensions}\r\n");
+        let request = [request, offer.as_bytes(), end].concat();
+        stream.write_all(&request).unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];

@@ -16,7 +16,7 @@ use ringwire::{
 };
 
 use crate::{
-    common::{BINARY, Frame, Peer, TEXT, request},
+    common::{BINARY, Frame, Peer, TEXT, masked, request},
     host::{Engine, Host, Obedient, config, host, on_each_engine},
     peer::{FIN, PING, PONG, Prng, until},
 };
@@ -29,6 +29,7 @@ on_each_engine! {
     fragments_and_control_frames_between_them_are_one_message
     memory_for_windows_is_bounded_and_counted
     messages_are_compressed_both_ways
+    long_messages_are_inflated_over_many_turns
     nothing_is_agreed_on_unless_it_is_switched_on
     what_goes_back_as_it_came_is_compressed_all_the_same
 }
@@ -108,6 +109,53 @@ fn resident_bytes() -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
     kib.expect("VmRSS") * 1024
+}
+
+/// Counts what comes, and says so.
+struct Counting;
+
+impl Service for Counting {
+    type State = ();
+
+    fn on_message(&mut self, conn: &mut Conn<'_, ()>, message: Message<'_>) {
+        let zeros = message.payload().iter().all(|byte| *byte == 0);
+        let answer = format!("{} {zeros}", message.payload().len());
+        conn.send(answer).unwrap();
+    }
+}
+
+/// A message that costs many shares takes as many turns, in each of which others are served. What
+/// follows it in the same receive is looked at when it was handed out, and not before.
+fn long_messages_are_inflated_over_many_turns(engine: Engine) {
+    let config = compressing(|config| config.message_bytes_max = 16 * MIB as u64);
+    host(
+        engine,
+        config,
+        || Counting,
+        |host| {
+            let (mut peer, _) = open(host, "permessage-deflate");
+            let zeros = Miniz::new().deflate(&vec![0; 16 * MIB]);
+            let finals = [b"\x03\x00".repeat(1000), b"\x00".to_vec()].concat();
+            for (compressed, answer) in [(zeros, "16777216 true"), (finals, "0 true")] {
+                let before = host.counts().turns;
+                // One that ends with the receive, and one with something behind it.
+                peer.send(BINARY | RSV1, &compressed);
+                assert_eq!(peer.read_message().payload, answer.as_bytes());
+                let long = masked(BINARY | RSV1, &compressed);
+                peer.write(&[long, masked(FIN | PING, b"behind")].concat());
+                assert_eq!(peer.read_message().payload, answer.as_bytes());
+                let pong = peer.read_frame();
+                assert_eq!(
+                    (pong.first, &pong.payload[..]),
+                    (FIN | PONG, &b"behind"[..])
+                );
+                // Both of them cost many shares.
+                let turns = host.counts().turns - before;
+                assert!(turns >= 12, "{turns} turns");
+            }
+            peer.close();
+        },
+    );
 }
 
 fn nothing_is_agreed_on_unless_it_is_switched_on(engine: Engine) {

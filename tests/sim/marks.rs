@@ -79,6 +79,7 @@ marks! {
     EchoCompressed,
     WindowsRefused,
     PutOff,
+    InflatedInPart,
     MemoryRefused,
     MemoryPaused,
     MemoryShed,

@@ -9,13 +9,15 @@ use crate::{marks::Mark, world};
 const SEEDS_MAX: u64 = 1_000;
 
 /// Each mistake, and the oracle that has to find it.
-const MISTAKES: [(Mistake, Mark); 18] = [
+const MISTAKES: [(Mistake, Mark); 20] = [
     (Mistake::LeavesCompletions, Mark::CheckFairness),
     (Mistake::LeavesMail, Mark::CheckFairness),
     (Mistake::JudgesWhenIdle, Mark::CheckFairness),
     (Mistake::ServesRotaWhenIdle, Mark::CheckFairness),
     (Mistake::ServesNewestFirst, Mark::CheckFairness),
     (Mistake::ForgetsTheClock, Mark::CheckFairness),
+    (Mistake::InflatesAtOnce, Mark::CheckFairness),
+    (Mistake::ForgetsToGoOn, Mark::CheckStates),
     (Mistake::ForgetsCharge, Mark::CheckStates),
     (Mistake::ForgetsPool, Mark::CheckLedger),
     (Mistake::ForgetsRoom, Mark::CheckLedger),

@@ -454,7 +454,7 @@ fn windows_are_agreed_on_while_there_is_memory_for_them() {
 
 #[test]
 fn what_a_connection_keeps_without_context_is_small() {
-    assert_eq!(size_of::<Session>(), 24);
+    assert_eq!(size_of::<Session>(), 32);
     assert_eq!(size_of::<Option<Box<Session>>>(), 8);
 }
 
