@@ -1351,17 +1351,23 @@ impl Endpoint {
         matches!(self.role, Role::Server) && !self.close_sent
     }
 
-    /// The frame as which the message would be sent, if it lies there already. Where messages are
-    /// compressed that is for [`send`](Self::send) to find out.
-    pub fn as_sent<'m>(&self, outgoing: &Outgoing<'m>) -> Option<&'m [u8]> {
+    /// The frame as which the message would be sent, if it lies there already. Whether one that may
+    /// be compressed gets shorter is for [`send`](Self::send) to find out.
+    pub fn as_sent<'m>(&self, outgoing: &Outgoing<'m>, codec: &Codec) -> Option<&'m [u8]> {
         match outgoing.payload {
             OutgoingPayload::Framed { frame, .. }
-                if self.sends_as_received() && !self.is_compressing() =>
+                if self.sends_as_received() && !self.may_compress(outgoing, codec) =>
             {
                 Some(frame)
             }
             _ => None,
         }
+    }
+
+    /// Whether the message would be compressed, if it gets shorter.
+    #[inline]
+    pub fn may_compress(&self, outgoing: &Outgoing<'_>, codec: &Codec) -> bool {
+        self.is_compressing() && codec.wants(outgoing.payload_len())
     }
 
     fn send_shared<S: Sink>(

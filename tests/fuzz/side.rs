@@ -38,6 +38,7 @@ pub const NARROW: Limits = Limits {
 /// What an endpoint says about compression.
 pub const TERMS: Terms = Terms {
     bytes_min: 126,
+    bytes_max: usize::MAX,
     level: 6,
     window_bits: 15,
     context_takeover: true,

@@ -5,13 +5,17 @@ use bytes::Bytes;
 use ringwire::{
     CloseCode, Outgoing,
     ProtocolError::{self, *},
-    proto::{Role, endpoint::Control},
+    proto::{
+        Role,
+        deflate::{Codec, Terms},
+        endpoint::Control,
+    },
 };
 
 use crate::{
     Prng,
     inflate::{inflate_message, inflate_tolerantly},
-    side::{Seen, Side},
+    side::{Seen, Side, TERMS},
     wire::*,
 };
 
@@ -268,6 +272,42 @@ fn go_round(offer: &str, sender: Role, bits: u32, has_context: bool) {
     );
     from.end();
     to.end();
+}
+
+/// Compressing one is done in one go, so that its length has a limit (RFC 7692 section 6).
+#[test]
+fn what_is_too_long_is_sent_as_it_is_and_no_context_remembers_it() {
+    for offer in [OFFER, NO_CONTEXT] {
+        for sender in [Role::Client, Role::Server] {
+            let terms = Terms {
+                bytes_max: 10_000,
+                ..TERMS
+            };
+            let mut from = Side::in_batches(sender);
+            from.codec = Codec::new(terms);
+            from.compress(offer);
+            let mut to = Side::compressing(other(sender), offer);
+            let mut sent = |message: Outgoing<'_>, seen: &[u8]| {
+                from.send(message).unwrap();
+                let stream = from.take_output();
+                to.feed(&stream);
+                assert_eq!(to.seen.pop(), Some(Seen::Binary(seen.into())));
+                (stream[0], stream.len())
+            };
+            for len in [10_000, 10_001, 9_999, 300_000, 10_000] {
+                let bytes = b"0123456789".repeat(len / 10 + 1)[..len].to_vec();
+                for shared in [false, true] {
+                    let outgoing = match shared {
+                        true => Outgoing::from(bytes.clone()),
+                        false => Outgoing::from(&bytes[..]),
+                    };
+                    let (first, stream_len) = sent(outgoing, &bytes);
+                    assert_eq!(first & RSV1 != 0, len <= 10_000, "{len} bytes, {offer}");
+                    assert_eq!(stream_len < len, len <= 10_000, "{stream_len} of {len}");
+                }
+            }
+        }
+    }
 }
 
 /// zlib-rs 0.6.8 loses its place when it is cut short by what does not get shorter.

@@ -33,6 +33,7 @@ pub const LIMITS: Limits = Limits {
 
 pub const TERMS: Terms = Terms {
     bytes_min: 126,
+    bytes_max: usize::MAX,
     level: 6,
     window_bits: 15,
     context_takeover: true,
@@ -81,9 +82,14 @@ impl Side {
     /// One that agreed on compression with a client that offered this.
     pub fn compressing(role: Role, offer: &str) -> Self {
         let mut side = Self::in_batches(role);
-        let agreed = agree([offer.as_bytes()].into_iter(), &TERMS).expect("a valid offer");
-        side.endpoint.compress(&mut side.codec, &agreed);
+        side.compress(offer);
         side
+    }
+
+    /// From here on it compresses as was agreed on with a client that offered this.
+    pub fn compress(&mut self, offer: &str) {
+        let agreed = agree([offer.as_bytes()].into_iter(), &TERMS).expect("a valid offer");
+        self.endpoint.compress(&mut self.codec, &agreed);
     }
 
     /// From here on it receives step by step, as a shard does, and a step of inflating costs so

@@ -27,6 +27,7 @@ on_each_engine! {
     bad_offers_open_connections_without_compression
     broken_messages_end_only_their_own_connection
     fragments_and_control_frames_between_them_are_one_message
+    long_messages_go_back_as_they_are_from_where_they_were_inflated
     memory_for_windows_is_bounded_and_counted
     messages_are_compressed_both_ways
     long_messages_are_inflated_over_many_turns
@@ -40,6 +41,7 @@ const MIB: usize = 1 << 20;
 fn compressing(change: impl FnOnce(&mut Config)) -> Config {
     config(|config| {
         config.compress = true;
+        config.compress_bytes_max = usize::MAX;
         change(config);
     })
 }
@@ -156,6 +158,36 @@ fn long_messages_are_inflated_over_many_turns(engine: Engine) {
             peer.close();
         },
     );
+}
+
+/// Compressing them would hold up all others.
+fn long_messages_go_back_as_they_are_from_where_they_were_inflated(engine: Engine) {
+    let config = compressing(|config| {
+        config.message_bytes_max = 4 * MIB as u64;
+        config.compress_bytes_max = 100_000;
+    });
+    host(engine, config, Obedient::default, |host| {
+        let (mut peer, _) = open(host, "permessage-deflate");
+        for (len, rounds) in [(100_000, 1), (100_001, 3), (4 * MIB, 3)] {
+            for _ in 0..rounds {
+                let payload = vec![b'a'; len];
+                peer.send(BINARY | RSV1, &Miniz::new().deflate(&payload));
+                let echo = peer.read_message();
+                if len <= 100_000 {
+                    assert_eq!(echo.first, BINARY | RSV1);
+                    assert!(Miniz::new().inflate(&echo.payload) == payload);
+                } else {
+                    assert_eq!(echo.first, BINARY);
+                    assert!(echo.payload == payload, "{len} bytes");
+                }
+            }
+        }
+        host.expect_count(1, |counts| counts.compress_messages);
+        if engine != Engine::Tls {
+            host.expect_count(6, |counts| counts.messages_sent_in_place);
+        }
+        peer.close();
+    });
 }
 
 fn nothing_is_agreed_on_unless_it_is_switched_on(engine: Engine) {

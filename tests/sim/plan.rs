@@ -398,6 +398,11 @@ impl Plan {
                 journal.reach(mark);
             }
         }
+        let steps = &mut Prng::new(seed, PURPOSE_STEPS);
+        let step_ns = [1, 1_000, 10_000, 64_000][steps.below(4) as usize];
+        if server.compress && steps.coin() {
+            server.compress_bytes_max = server.compress_bytes_min + steps.below(2_000) as usize;
+        }
         server.validate().expect("a drawn configuration is valid");
         if tight_memory {
             // Less than anybody may set, so that little is much.
@@ -442,7 +447,7 @@ impl Plan {
             is_prompt,
             tight_memory,
             slowness,
-            step_ns: [1, 1_000, 10_000, 64_000][Prng::new(seed, PURPOSE_STEPS).below(4) as usize],
+            step_ns,
             service_us,
             mail_turns,
             crowd,

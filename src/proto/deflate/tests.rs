@@ -11,6 +11,7 @@ use crate::proto::{Role, random::Random};
 /// Everything is allowed and nothing is limited.
 const OPEN: Terms = Terms {
     bytes_min: 126,
+    bytes_max: usize::MAX,
     level: 6,
     window_bits: 15,
     context_takeover: true,

@@ -154,7 +154,12 @@ impl Endpoint {
         message: Option<Box<MessageBuffer>>,
     ) -> Option<Event<'a>> {
         self.marks.set(Marks::INFLATING, message.is_none());
-        let payload = Payload::Owned(message?);
+        let mut message = message?;
+        if self.role == Role::Server {
+            // It may go back as it is.
+            message.put_header(kind.opcode());
+        }
+        let payload = Payload::Owned(message);
         self.kind = None;
         Some(Event::Message { kind, payload })
     }
