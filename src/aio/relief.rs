@@ -14,28 +14,17 @@ use super::{
 use crate::{
     conn::{
         CloseCause,
-        ledger::{Pressure, SMALL_BYTES, Step, largest},
+        ledger::{Idle, Pressure, Relief, SMALL_BYTES, Step, largest},
     },
     proto::CloseCode,
     ring::{Time, process::release_memory},
 };
 
-/// Idle memory is given back this often.
-const TRIM_AFTER_MS: u64 = 1000;
-
-/// So much idle memory is kept, however long it was not needed: it is soon needed again.
-const KEPT_FREELY_BYTES: usize = 1 << 20;
-
-/// So much less has to be held for the allocator to be told to give memory back.
-const RELEASED_BYTES_MIN: usize = 1 << 20;
-
 /// What was done, and when something is to be done again.
 #[derive(Debug, Default)]
 pub struct Relieving {
-    relief: crate::conn::ledger::Relief,
-    trim_at: Time,
-    /// The most that was held since the allocator was last told to give memory back.
-    most_held_bytes: usize,
+    relief: Relief,
+    idle: Idle,
     choked: Vec<Rc<Connection>>,
 }
 
@@ -50,39 +39,33 @@ impl State {
     pub fn settle_ledger(&mut self) -> bool {
         let held = self.held_bytes();
         self.shared.counts.memory_held_bytes = held as u64;
-        let relieving = &mut self.relieving;
-        relieving.most_held_bytes = relieving.most_held_bytes.max(held);
+        self.relieving.idle.held(held);
         let room = self.shared.ledger.held(held);
         self.shared.set_room(room);
         self.shared.ledger.pressure() > Pressure::None
-    }
-
-    fn keeps_memory(&self) -> bool {
-        let is_less = self.held_bytes() + RELEASED_BYTES_MIN <= self.relieving.most_held_bytes;
-        is_less || self.shared.kept_bytes() > KEPT_FREELY_BYTES
     }
 
     /// When the keeper is to see to memory again, if it is.
     pub fn relieve_at(&self) -> Option<Time> {
         let relieving = &self.relieving;
         let again_at = (!relieving.choked.is_empty()).then(|| relieving.relief.again_at());
-        let trim_at = self.keeps_memory().then_some(relieving.trim_at);
+        let kept_bytes = self.shared.kept_bytes();
+        let trim_at = relieving.idle.due_at(self.held_bytes(), kept_bytes);
         [again_at, trim_at].into_iter().flatten().min()
     }
 
     fn trim(&mut self, now: Time) {
-        if now < self.relieving.trim_at {
+        if !self.relieving.idle.is_due(now) {
             return;
         }
-        self.relieving.trim_at = now.plus_ms(TRIM_AFTER_MS);
-        if self.shared.kept_bytes() > KEPT_FREELY_BYTES {
+        if Idle::keeps_much(self.shared.kept_bytes()) {
             self.shared.arena.trim();
             self.shared.pool.trim();
         }
         let held = self.held_bytes();
-        if held + RELEASED_BYTES_MIN <= self.relieving.most_held_bytes {
+        if self.relieving.idle.is_released(held) {
             release_memory();
-            self.relieving.most_held_bytes = held;
+            self.relieving.idle.released(held);
         }
     }
 

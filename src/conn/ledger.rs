@@ -27,6 +27,15 @@ const CHOSEN_MAX: usize = 64;
 /// Whoever holds less is left alone whatever happens: there is nothing to be gained.
 pub const SMALL_BYTES: usize = 16 << 10;
 
+/// Idle memory is given back this often.
+const TRIM_AFTER_MS: u64 = 1000;
+
+/// So much idle memory is kept, however long it was not needed: it is soon needed again.
+const KEPT_FREELY_BYTES: usize = 1 << 20;
+
+/// So much less has to be held for the allocator to be told to give memory back.
+const RELEASED_BYTES_MIN: usize = 1 << 20;
+
 /// How near the limit is, in the order in which it comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pressure {
@@ -145,6 +154,57 @@ impl Relief {
     }
 }
 
+/// When memory that nobody needs any more goes back to the kernel, in two steps: what the pools keep
+/// for later, and then what the allocator has of it.
+#[derive(Debug, Default)]
+pub struct Idle {
+    at: Time,
+    /// The most that was held since the allocator was last told to give memory back.
+    most_held_bytes: usize,
+}
+
+impl Idle {
+    /// So many bytes are held now.
+    #[inline]
+    pub fn held(&mut self, bytes: usize) {
+        self.most_held_bytes = self.most_held_bytes.max(bytes);
+    }
+
+    /// When there is something to give back, if there is, while so many bytes are held and pools
+    /// keep so many of them.
+    #[inline]
+    pub fn due_at(&self, held_bytes: usize, kept_bytes: usize) -> Option<Time> {
+        let is_wanted = Self::keeps_much(kept_bytes) || self.is_released(held_bytes);
+        is_wanted.then_some(self.at)
+    }
+
+    /// Whether it is time to look. It is again after a second.
+    #[inline]
+    pub fn is_due(&mut self, now: Time) -> bool {
+        let is_due = now >= self.at;
+        if is_due {
+            self.at = now.plus_ms(TRIM_AFTER_MS);
+        }
+        is_due
+    }
+
+    /// Whether pools that keep so many bytes are to give some back.
+    pub const fn keeps_much(kept_bytes: usize) -> bool {
+        kept_bytes > KEPT_FREELY_BYTES
+    }
+
+    /// Whether the allocator is to be told that much of what it gave is free again: that is worth a
+    /// walk over its pages.
+    pub const fn is_released(&self, held_bytes: usize) -> bool {
+        held_bytes + RELEASED_BYTES_MIN <= self.most_held_bytes
+    }
+
+    /// The allocator was told.
+    pub const fn released(&mut self, held_bytes: usize) {
+        self.most_held_bytes = held_bytes;
+    }
+}
+
 /// Of connections and what they hold, those with most, largest first, until they hold so many bytes
 /// together. Of equals the place decides, so that every run of a simulation chooses the same.
 pub fn largest(mut holders: Vec<(usize, Key)>, bytes: usize) -> Vec<Key> {
@@ -211,6 +271,22 @@ mod tests {
         assert_eq!(largest(holders.clone(), 2000), [key(199), key(198)]);
         assert_eq!(largest(holders.clone(), 0), []);
         assert_eq!(largest(holders, usize::MAX).len(), CHOSEN_MAX);
+    }
+
+    #[test]
+    fn idle_memory_goes_back_once_it_is_much_and_a_second_later() {
+        let mut idle = Idle::default();
+        let at = |ms| Time::default().plus_ms(ms);
+        assert!(idle.is_due(at(0)) && !idle.is_due(at(999)));
+        assert_eq!(idle.due_at(0, KEPT_FREELY_BYTES), None);
+        assert_eq!(idle.due_at(0, KEPT_FREELY_BYTES + 1), Some(at(1000)));
+        idle.held(5 << 20);
+        idle.held(4 << 20);
+        assert!(!idle.is_released((4 << 20) + 1) && idle.is_released(4 << 20));
+        assert_eq!(idle.due_at(4 << 20, 0), Some(at(1000)));
+        assert!(idle.is_due(at(1000)));
+        idle.released(4 << 20);
+        assert_eq!(idle.due_at(4 << 20, 0), None);
     }
 
     #[test]

@@ -49,8 +49,13 @@ use stats::Stats;
 use crate::{
     config::Config,
     conn::{
-        CloseCause, Conn, ConnId, Connection, Key, Shared, Stage, deadline::Wheel, ledger::Relief,
-        mistake::Mistake, places::Places, slab::Slab, unread::Unread,
+        CloseCause, Conn, ConnId, Connection, Key, Shared, Stage,
+        deadline::Wheel,
+        ledger::{Idle, Relief},
+        mistake::Mistake,
+        places::Places,
+        slab::Slab,
+        unread::Unread,
     },
     proto::CloseCode,
     ring::{Errno, Lent, Operation, Ring, Time, Token, Wait, process::release_memory},
@@ -92,15 +97,6 @@ const LONG_FOR: u8 = 16;
 
 /// Receives for which a connection is served by the rota after it has used up its share.
 const GREEDY_FOR: u8 = 16;
-
-/// Idle memory is given back this often.
-const TRIM_AFTER_MS: u64 = 1000;
-
-/// So much idle memory is kept, however long it was not needed: it is soon needed again.
-const KEPT_FREELY_BYTES: usize = 1 << 20;
-
-/// So much less has to be held for the allocator to be told to give memory back.
-const RELEASED_BYTES_MIN: usize = 1 << 20;
 
 /// A shard that has received fewer bytes than this since idle memory was given back is not busy.
 const CALM_BYTES_MAX: usize = 1 << 20;
@@ -172,10 +168,7 @@ pub struct Shard<R: Ring, S: Service> {
     /// The next turn waits for nothing: there is something left to do, or the end of a quiet send
     /// is waited for.
     hurries: bool,
-    /// When idle memory is given back.
-    trim_at: Time,
-    /// The most that was held since the allocator was last told to give memory back.
-    most_held_bytes: usize,
+    idle: Idle,
     /// Bytes received since idle memory was given back.
     received_bytes: usize,
     /// Those who hold so much memory that nothing is received from them now.
@@ -236,8 +229,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             deadlines_left: false,
             completions: 0,
             judge_after: None,
-            trim_at: now.plus_ms(TRIM_AFTER_MS),
-            most_held_bytes: 0,
+            idle: Idle::default(),
             received_bytes: 0,
             choked: Vec::new(),
             relief: Relief::default(),
@@ -349,7 +341,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.shared.settle_codec();
         let is_rota_left = !self.rota.is_empty() && (self.rota_waits || !self.rota_blocked);
         self.hurries |= is_rota_left || self.has_mail || self.deadlines_left;
-        if self.now >= self.trim_at {
+        if self.idle.is_due(self.now) {
             self.trim();
         }
         self.received_bytes += self.turn_bytes;
@@ -382,39 +374,35 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
-    /// Whether the allocator is to be told that much of what it gave is free again.
-    fn has_memory_to_release(&self) -> bool {
-        self.shared.held_bytes() + RELEASED_BYTES_MIN <= self.most_held_bytes
-    }
-
     /// Gives memory back that was not needed for a while.
     fn trim(&mut self) {
-        self.trim_at = self.now.plus_ms(TRIM_AFTER_MS);
-        if self.shared.kept_bytes() > KEPT_FREELY_BYTES {
+        if Idle::keeps_much(self.shared.kept_bytes()) {
             self.shared.arena.trim();
             self.shared.pool.trim();
         }
-        // It is worth a walk over the allocator's pages once much of what they held is free, and
-        // nobody is about to ask for it again.
+        // The allocator keeps it for those who are about to ask for it again.
         let received_bytes = mem::replace(&mut self.received_bytes, 0);
         if received_bytes == 0 {
             self.plain = Vec::new();
             self.spare_unread = Vec::new();
         }
-        if self.has_memory_to_release() && received_bytes < CALM_BYTES_MAX {
+        let held_bytes = self.held_bytes();
+        if self.idle.is_released(held_bytes) && received_bytes < CALM_BYTES_MAX {
             release_memory();
-            self.most_held_bytes = self.shared.held_bytes();
+            self.idle.released(held_bytes);
         }
     }
 
     /// Sees to it that the ring wakes up for the first deadline.
     fn arm_tick(&mut self) {
-        let keeps_memory = self.shared.kept_bytes() > KEPT_FREELY_BYTES;
+        let kept_bytes = self.shared.kept_bytes();
+        // As of the end of the last turn.
+        let held_bytes = self.shared.counts.memory_held_bytes as usize;
         let first = [
             self.wheel.first(),
             self.accept_retry_at,
             self.drain_until,
-            (keeps_memory || self.has_memory_to_release()).then_some(self.trim_at),
+            self.idle.due_at(held_bytes, kept_bytes),
             (!self.choked.is_empty()).then_some(self.relief.again_at()),
             self.places.late_at(),
         ];
@@ -498,6 +486,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 return;
             }
         }
+    }
+
+    /// Bytes of memory that its connections and its mailbox hold.
+    fn held_bytes(&self) -> usize {
+        self.shared.held_bytes() + self.mail_bytes()
     }
 
     /// Bytes that wait in the mailbox or were taken out of it.

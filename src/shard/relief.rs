@@ -20,9 +20,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// The end of a turn, for the ledger: how much is held, and what follows from that.
     #[inline]
     pub(super) fn settle_ledger(&mut self) {
-        let held = self.shared.held_bytes() + self.mail_bytes();
+        let held = self.held_bytes();
         self.shared.counts.memory_held_bytes = held as u64;
-        self.most_held_bytes = self.most_held_bytes.max(held);
+        self.idle.held(held);
         let room = self.shared.ledger.held(held);
         self.shared.set_room(room);
         if self.shared.ledger.pressure() > Pressure::None || !self.choked.is_empty() {
@@ -37,7 +37,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         // What nobody needs right now goes first.
         self.shared.arena.forget_kept();
         self.shared.pool.forget_kept();
-        let held = self.shared.held_bytes() + self.mail_bytes();
+        let held = self.held_bytes();
         let room = self.shared.ledger.held(held);
         self.shared.set_room(room);
         match self.relief.step(&self.shared.ledger, held, self.now) {
