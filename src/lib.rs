@@ -97,7 +97,7 @@ pub use proto::{
     message::Outgoing,
 };
 pub use ring::{
-    Address, Errno, PeerAddress,
+    Address, Errno, PeerAddress, RingKind,
     probe::{self, Probe, Unavailable},
     process::defer_huge_pages,
 };

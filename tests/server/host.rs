@@ -25,7 +25,7 @@ use std::{
 use ringwire::{
     Address, Answer, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message, Refusal,
     Remote, Request, SendError, Server, Service, Snapshot, Upgrade,
-    ring::{Uring, UringOptions, socket::Listener},
+    ring::{Epoll, Ring, RingOptions, Uring, socket::Listener},
     shard::{
         Shard,
         mailbox::{Command, Postbox},
@@ -51,6 +51,8 @@ pub enum Engine {
     ServerOfOneShard,
     /// A shard on a thread of the test's.
     Shard,
+    /// A shard likewise, on epoll.
+    Epoll,
     /// A shard likewise, which the plain client reaches over a bridge of TLS.
     #[cfg(feature = "tls")]
     Tls,
@@ -67,7 +69,7 @@ impl Engine {
     }
 }
 
-/// Makes each function a test on a server, on a bare shard, and over TLS.
+/// Makes each function a test on a server, on a bare shard on each ring, and over TLS.
 macro_rules! on_each_engine {
     ($($name:ident)*) => {
         mod on_a_server {
@@ -76,6 +78,9 @@ macro_rules! on_each_engine {
         mod on_a_shard {
             $(#[test] fn $name() { super::$name($crate::host::Engine::Shard) })*
         }
+        mod on_epoll {
+            $(#[test] fn $name() { super::$name($crate::host::Engine::Epoll) })*
+        }
         #[cfg(feature = "tls")]
         mod over_tls {
             $(#[test] fn $name() { super::$name($crate::host::Engine::Tls) })*
@@ -83,7 +88,7 @@ macro_rules! on_each_engine {
     };
 }
 
-/// Makes each function a test on a server and a test on a bare shard: it looks at addresses, and
+/// Makes each function a test on a server and tests on bare shards: it looks at addresses, and
 /// over TLS those are of the bridge.
 macro_rules! on_each_plain_engine {
     ($($name:ident)*) => {
@@ -92,6 +97,9 @@ macro_rules! on_each_plain_engine {
         }
         mod plain_on_a_shard {
             $(#[test] fn $name() { super::$name($crate::host::Engine::Shard) })*
+        }
+        mod plain_on_epoll {
+            $(#[test] fn $name() { super::$name($crate::host::Engine::Epoll) })*
         }
     };
 }
@@ -424,7 +432,10 @@ impl Host {
         #[cfg(feature = "tls")]
         let mut bridges = Vec::new();
         let (running, addresses) = match engine {
-            Engine::Shard => start_shard(listen, config, watched, |shard, socket| {
+            Engine::Shard => start_shard::<Uring, _>(listen, config, watched, |shard, socket| {
+                shard.listen(socket);
+            }),
+            Engine::Epoll => start_shard::<Epoll, _>(listen, config, watched, |shard, socket| {
                 shard.listen(socket);
             }),
             #[cfg(feature = "tls")]
@@ -434,7 +445,7 @@ impl Host {
                 let tls = ServerTls::builder().certificate(pair.certificate, pair.key);
                 let tls = tls.load().unwrap();
                 let (running, secured) =
-                    start_shard(listen, config, watched, move |shard, socket| {
+                    start_shard::<Uring, _>(listen, config, watched, move |shard, socket| {
                         shard.listen_tls(socket, tls.clone());
                     });
                 let client = ClientTls::builder().authorities(&authority.file);
@@ -631,11 +642,38 @@ impl Host {
     }
 }
 
-fn start_shard<S: Service>(
+/// A ring of the kernel, and what it knows of itself.
+trait RealRing: Ring<Detached = OwnedFd> {
+    fn make(options: &RingOptions) -> Self;
+
+    fn leases(&self) -> usize;
+}
+
+impl RealRing for Uring {
+    fn make(options: &RingOptions) -> Self {
+        Self::new(&options.into()).unwrap()
+    }
+
+    fn leases(&self) -> usize {
+        Uring::leases(self)
+    }
+}
+
+impl RealRing for Epoll {
+    fn make(options: &RingOptions) -> Self {
+        Self::new(&options.into()).unwrap()
+    }
+
+    fn leases(&self) -> usize {
+        Epoll::leases(self)
+    }
+}
+
+fn start_shard<R: RealRing, S: Service>(
     listen: &[&str],
     config: Config,
     service: impl FnOnce() -> S + Send + 'static,
-    listen_on: impl Fn(&mut Shard<Uring, S>, OwnedFd) + Send + 'static,
+    listen_on: impl Fn(&mut Shard<R, S>, R::Socket) + Send + 'static,
 ) -> (Running, Vec<Address>) {
     config.validate().unwrap();
     let mut listeners: Vec<Listener> = listen
@@ -646,17 +684,18 @@ fn start_shard<S: Service>(
     let sockets: Vec<_> = listeners.iter_mut().map(|it| it.take_socket()).collect();
     let (report, reported) = mpsc::channel();
     let body = move || {
-        let options = UringOptions {
+        let options = RingOptions {
             recv_buffers: config.recv_buffers,
             recv_buffer_bytes: config.recv_buffer_bytes,
             recv_incremental: config.recv_incremental,
             large_buffer_bytes: config.recv_large_buffer_bytes,
             busy_poll_us: config.busy_poll_us,
-            ..UringOptions::default()
         };
-        let ring = Uring::new(&options).unwrap();
+        let mut ring = R::make(&options);
+        let sockets = sockets.into_iter().flatten();
+        let sockets: Vec<_> = sockets.map(|socket| ring.adopt(socket)).collect();
         let mut shard = Shard::new(0, ring, service(), config, [7; 32]);
-        for socket in sockets.into_iter().flatten() {
+        for socket in sockets {
             listen_on(&mut shard, socket);
         }
         report.send((shard.postbox(), shard.stats())).unwrap();
