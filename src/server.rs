@@ -620,10 +620,16 @@ impl fmt::Display for StartError {
             }
             Self::Config(error) => error.fmt(f),
             Self::NoAddress => f.write_str("there is no address to listen on; name at least one"),
-            Self::Ring { shard, errno } => write!(
-                f,
-                "the kernel refused shard {shard} what it needs to run: {errno}"
-            ),
+            Self::Ring { shard, errno } => {
+                write!(
+                    f,
+                    "the kernel refused shard {shard} what it needs to run: {errno}"
+                )?;
+                match errno.number() {
+                    libc::EMFILE | libc::ENFILE => write!(f, "; {MORE_FILES}"),
+                    _ => Ok(()),
+                }
+            }
             Self::ShardPanicked { shard, message } => write!(
                 f,
                 "shard {shard} panicked: {message}; if that is not the service's, please report it"
@@ -640,6 +646,9 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// What to do for want of descriptors.
+const MORE_FILES: &str = "raise the limit on open files (ulimit -n, LimitNOFILE=)";
+
 fn bind_remedy(errno: Errno) -> &'static str {
     match errno.number() {
         libc::EADDRINUSE => "another process listens there: stop it, or choose another address",
@@ -648,7 +657,7 @@ fn bind_remedy(errno: Errno) -> &'static str {
              path a folder that may be written to"
         }
         libc::EADDRNOTAVAIL => "this machine does not have that address",
-        libc::EMFILE | libc::ENFILE => "raise the limit on open files (ulimit -n, LimitNOFILE=)",
+        libc::EMFILE | libc::ENFILE => MORE_FILES,
         libc::ENOENT => "the folder of the Unix path does not exist: make it first",
         _ => "see bind(2)",
     }

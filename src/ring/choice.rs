@@ -5,12 +5,16 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::{Epoll, EpollOptions, Errno, Uring, UringOptions, probe::Unavailable};
+use super::{
+    Epoll, EpollOptions, Errno, Uring, UringOptions,
+    probe::{Cause, Unavailable},
+};
 
 /// Which ring to run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RingKind {
-    /// io_uring where this host allows it, and epoll where it does not.
+    /// io_uring where this host allows it, and epoll where it does not. A process that has no
+    /// descriptors left is told so, and does not run on epoll for it.
     #[default]
     Auto,
     /// epoll: on every kernel since Linux 4.18, and where io_uring is forbidden.
@@ -188,6 +192,10 @@ impl Ballot {
                 let mut tried = None;
                 match uring(options) {
                     Ok(ring) => tried = Some(ring),
+                    // Whoever has no descriptor for a ring has none for connections.
+                    Err(unavailable) if *unavailable.cause() == Cause::TooManyFiles => {
+                        return Err(NoRing::Uring(Box::new(unavailable)));
+                    }
                     Err(unavailable) => vote.refused = Some(unavailable),
                 }
                 drop(vote);

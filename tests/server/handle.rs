@@ -251,7 +251,7 @@ fn a_sender_without_a_pause_starves_nobody() {
 /// A server whose end is the test's subject, with connections of its own.
 fn server(config: Config) -> (Server, Office) {
     let (porter, office) = office();
-    let builder = Server::builder().listen("127.0.0.1:0").shards(2);
+    let builder = crate::host::builder().listen("127.0.0.1:0").shards(2);
     let server = builder.pinned(false).config(config);
     (server.start(move |_| porter.clone()).unwrap(), office)
 }

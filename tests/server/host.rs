@@ -23,8 +23,8 @@ use std::{
 };
 
 use ringwire::{
-    Address, Answer, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message, Refusal,
-    Remote, Request, SendError, Server, Service, Snapshot, Upgrade,
+    Address, Answer, Builder, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message,
+    Refusal, Remote, Request, RingKind, SendError, Server, Service, Snapshot, Upgrade,
     ring::{Epoll, Ring, RingOptions, Uring, socket::Listener},
     shard::{
         Shard,
@@ -104,6 +104,23 @@ macro_rules! on_each_plain_engine {
     };
 }
 pub(crate) use {on_each_engine, on_each_plain_engine};
+
+/// Names the ring of whatever does not choose one: `epoll`, or `uring`, which it is without.
+pub const RING: &str = "RINGWIRE_TEST_RING";
+
+/// The ring of whatever does not choose one.
+pub fn ring() -> RingKind {
+    match std::env::var(RING).as_deref() {
+        Ok("epoll") => RingKind::Epoll,
+        Ok("uring") | Err(_) => RingKind::Uring,
+        Ok(other) => panic!("{RING} is {other}, which is no ring"),
+    }
+}
+
+/// A server to be, on the ring that was chosen, whose shards share the machine with other tests.
+pub fn builder() -> Builder {
+    Server::builder().ring(ring()).pinned(false)
+}
 
 /// The defaults with some changes.
 pub fn config(change: impl FnOnce(&mut Config)) -> Config {
@@ -432,22 +449,31 @@ impl Host {
         #[cfg(feature = "tls")]
         let mut bridges = Vec::new();
         let (running, addresses) = match engine {
-            Engine::Shard => start_shard::<Uring, _>(listen, config, watched, |shard, socket| {
-                shard.listen(socket);
-            }),
-            Engine::Epoll => start_shard::<Epoll, _>(listen, config, watched, |shard, socket| {
-                shard.listen(socket);
-            }),
+            Engine::Shard if ring() == RingKind::Uring => {
+                start_shard::<Uring, _>(listen, config, watched, |shard, socket| {
+                    shard.listen(socket);
+                })
+            }
+            Engine::Shard | Engine::Epoll => {
+                start_shard::<Epoll, _>(listen, config, watched, |shard, socket| {
+                    shard.listen(socket);
+                })
+            }
             #[cfg(feature = "tls")]
             Engine::Tls => {
                 let authority = Authority::new();
                 let pair = authority.issue(&["localhost"]);
                 let tls = ServerTls::builder().certificate(pair.certificate, pair.key);
                 let tls = tls.load().unwrap();
-                let (running, secured) =
+                let (running, secured) = if ring() == RingKind::Uring {
                     start_shard::<Uring, _>(listen, config, watched, move |shard, socket| {
                         shard.listen_tls(socket, tls.clone());
-                    });
+                    })
+                } else {
+                    start_shard::<Epoll, _>(listen, config, watched, move |shard, socket| {
+                        shard.listen_tls(socket, tls.clone());
+                    })
+                };
                 let client = ClientTls::builder().authorities(&authority.file);
                 let client = client.load().unwrap();
                 bridges.extend(secured.iter().map(|at| Bridge::start(at, client.clone())));
@@ -456,10 +482,7 @@ impl Host {
             }
             Engine::Server | Engine::ServerOfOneShard => {
                 let shards = if engine == Engine::Server { 2 } else { 1 };
-                let mut builder = Server::builder()
-                    .shards(shards)
-                    .pinned(false)
-                    .config(config);
+                let mut builder = builder().shards(shards).config(config);
                 for address in listen {
                     builder = builder.listen(*address);
                 }
