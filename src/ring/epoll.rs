@@ -735,6 +735,7 @@ impl Epoll {
             }
             connected => connected,
         };
+        self.slots[index as usize].set(FULL, false);
         self.end_incoming(index);
         let outcome = connected.map_or_else(Outcome::Failed, |()| Outcome::Done);
         self.over(token, outcome);
@@ -1170,5 +1171,146 @@ impl Drop for Epoll {
         for lease in queues.flat_map(|queue| queue.into_leases()) {
             self.recycle(lease);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    const ACCEPT: Token = Token::new(Operation::Accept, 0);
+    const CONNECT: Token = Token::new(Operation::Connect, 0);
+
+    fn ring() -> Epoll {
+        Epoll::new(&EpollOptions::default()).unwrap()
+    }
+
+    fn soon(ring: &Epoll) -> Wait {
+        Wait::Until(ring.now().plus_ms(10_000))
+    }
+
+    /// What a turn hands out, with everything recycled: whose it is, and how many bytes it brought.
+    fn handed_out(ring: &mut Epoll) -> Vec<(u64, usize)> {
+        let mut all = Vec::new();
+        while let Some(completion) = ring.next_completion() {
+            let bytes = match completion.outcome {
+                Outcome::Received(lease) => {
+                    let len = lease.len();
+                    ring.recycle(lease);
+                    len
+                }
+                outcome => panic!("{outcome:?}"),
+            };
+            all.push((completion.token.tag(), bytes));
+        }
+        all
+    }
+
+    #[test]
+    fn whoever_has_more_waits_behind_the_others() {
+        let options = EpollOptions {
+            recv_buffers: 1,
+            recv_buffer_bytes: 4096,
+            ..EpollOptions::default()
+        };
+        let mut ring = Epoll::new(&options).unwrap();
+        let pairs: Vec<_> = (0..3).map(|_| UnixStream::pair().unwrap()).collect();
+        let mut sockets = Vec::new();
+        for (tag, (ours, _)) in pairs.iter().enumerate() {
+            let socket = EpollSocket::from(OwnedFd::from(ours.try_clone().unwrap()));
+            ring.submit_recv(&socket, Token::new(Operation::Recv, tag as u64));
+            sockets.push(socket);
+        }
+        rustix::io::write(&pairs[0].1, &[1; 4 * 4096]).unwrap();
+        ring.turn(Wait::Poll).unwrap();
+        // Once, although there is more.
+        assert_eq!(handed_out(&mut ring), [(0, 4096)]);
+        for tag in [1, 2] {
+            rustix::io::write(&pairs[tag].1, &[1; 10]).unwrap();
+        }
+        ring.turn(Wait::Poll).unwrap();
+        assert_eq!(handed_out(&mut ring), [(1, 10), (2, 10), (0, 4096)]);
+        ring.turn(soon(&ring)).unwrap();
+        assert_eq!(handed_out(&mut ring), [(0, 4096)]);
+        ring.turn(soon(&ring)).unwrap();
+        assert_eq!(handed_out(&mut ring), [(0, 4096)]);
+        // That it was all is found out at last, by asking for more.
+        ring.turn(soon(&ring)).unwrap();
+        assert_eq!(handed_out(&mut ring), []);
+        assert_eq!(ring.completions_left(), 0);
+    }
+
+    #[test]
+    fn a_turn_accepts_no_more_than_a_batch() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let crowd = ACCEPTS_MAX as usize + 10;
+        let peers: Vec<_> = (0..crowd)
+            .map(|_| UnixStream::connect(&path).unwrap())
+            .collect();
+        let mut ring = ring();
+        let listener = EpollSocket::from(OwnedFd::from(listener));
+        ring.submit_accept(&listener, ACCEPT);
+        for expected in [ACCEPTS_MAX as usize, 10] {
+            ring.turn(soon(&ring)).unwrap();
+            let accepted = std::iter::from_fn(|| ring.next_completion());
+            assert_eq!(accepted.map(|it| assert!(it.more)).count(), expected);
+        }
+        drop(peers);
+    }
+
+    #[test]
+    fn a_full_backlog_is_asked_again_until_it_has_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let address = Address::Unix(path.clone());
+        let mut listening = socket::Listener::bind(&address, 1, 1).unwrap();
+        let listener = listening.take_socket().unwrap();
+        let any = socket::to_any(&address).unwrap();
+        // Until no more fit.
+        let mut peers = Vec::new();
+        loop {
+            let peer = socket::stream(&address).unwrap();
+            ioctl_fionbio(&peer, true).unwrap();
+            match connect(&peer, &any) {
+                Ok(()) => peers.push(peer),
+                Err(errno) => break assert_eq!(errno, rustix::io::Errno::AGAIN),
+            }
+        }
+        let mut ring = ring();
+        let client = ring.open(&address).unwrap();
+        ring.submit_connect(&client, &address, CONNECT);
+        for _ in 0..3 {
+            ring.turn(Wait::Until(ring.now().plus_ms(20))).unwrap();
+            assert!(ring.next_completion().is_none(), "there is no room");
+        }
+        // It can be given up meanwhile, and is tried no more then.
+        ring.submit_cancel(CONNECT, Token::new(Operation::Cancel, 0));
+        ring.turn(Wait::Poll).unwrap();
+        let ended = std::iter::from_fn(|| ring.next_completion()).count();
+        assert_eq!((ended, ring.in_flight(), ring.knocks.len()), (2, 0, 0));
+        ring.submit_connect(&client, &address, CONNECT);
+        ring.turn(Wait::Poll).unwrap();
+        drop(accept_with(&listener, SocketFlags::CLOEXEC).unwrap());
+        let deadline = ring.now().plus_ms(10_000);
+        let completion = loop {
+            ring.turn(Wait::Until(deadline)).unwrap();
+            if let Some(completion) = ring.next_completion() {
+                break completion;
+            }
+            assert!(ring.now() < deadline, "nobody knocks");
+        };
+        assert!(matches!(completion.outcome, Outcome::Done));
+        assert!(!completion.more && ring.in_flight() == 0);
+    }
+
+    #[test]
+    fn a_socket_takes_little_memory() {
+        // The kernel has an entry of its own, which is not counted here.
+        assert_eq!(size_of::<Slot>(), 24);
+        assert_eq!(size_of::<Option<EpollSocket>>(), 8);
     }
 }

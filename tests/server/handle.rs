@@ -330,7 +330,8 @@ fn a_service_is_told_of_messages_that_did_not_get_into_their_queue() {
         config.queue_bytes_max = 2 << 20;
     });
     let make = move || service.clone();
-    host(Engine::Server, config, make, |host| {
+    // Of one shard, so that whoever comes later has the same mailbox.
+    host(Engine::ServerOfOneShard, config, make, |host| {
         let handle = host.handle();
         let peer = host.open();
         let id = ids.recv_timeout(PATIENCE).unwrap();
