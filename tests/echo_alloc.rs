@@ -235,6 +235,7 @@ fn what_compressing_holds_is_told() {
     for bits in 9..=15 {
         let terms = Terms {
             bytes_min: 126,
+            bytes_max: usize::MAX,
             level: 6,
             window_bits: bits,
             context_takeover: false,

@@ -220,7 +220,7 @@ def afterwards(row, server, found, threads):
         if back and left <= judge.DESCRIPTORS_SPARE:
             break
         waits = "left" in row.judged or left > judge.DESCRIPTORS_SPARE
-        if time.monotonic() - began > (BACK_SECONDS_MAX if waits else 1):
+        if time.monotonic() - began > (BACK_SECONDS_MAX if waits else 3):
             break
         time.sleep(0.05)
     back_after = time.monotonic() - began

@@ -91,7 +91,7 @@ class Judgements(unittest.TestCase):
             (EVERYTHING, {"peak_bytes": 600 * MIB}, "beside a limit of 512.0 MiB"),
             (EVERYTHING, {"peak_socket_bytes": 100 * MIB}, "in the kernel"),
             (EVERYTHING, {"after_bytes": 30 * MIB}, "30.0 MiB after it"),
-            (EVERYTHING, {"peak_descriptors": 200}, "190 descriptors, with 100 slots"),
+            (EVERYTHING, {"peak_descriptors": 300}, "290 descriptors, with 100 slots"),
             (EVERYTHING, {"after_descriptors": 60}, "50 descriptors are left"),
             (EVERYTHING, {"idle_share": 0.5}, "50% of a processor"),
             (EVERYTHING, {"threads_lost": 1}, "1 threads are gone"),

@@ -70,8 +70,31 @@ impl Connection {
     /// # Errors
     ///
     /// `EMFILE` when there is no place for it.
-    pub fn new(local: &Rc<Local>, socket: Socket, mut link: Link) -> Result<Rc<Self>, Errno> {
-        let key = local.enter()?;
+    pub fn new(local: &Rc<Local>, socket: Socket, link: Link) -> Result<Rc<Self>, Errno> {
+        Ok(Self::with_key(local, local.enter()?, socket, link))
+    }
+
+    /// The same, of one that is only to be told that there is no place for it. Whoever has to go
+    /// for it is ended.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` when there are as many as a table can have.
+    pub fn beyond(
+        local: &Rc<Local>,
+        socket: Socket,
+        link: Link,
+        speaks: bool,
+    ) -> Result<Rc<Self>, Errno> {
+        let (key, oldest) = local.enter_beyond(speaks)?;
+        let connection = Self::with_key(local, key, socket, link);
+        if let Some(oldest) = oldest {
+            local.let_go(oldest);
+        }
+        Ok(connection)
+    }
+
+    fn with_key(local: &Rc<Local>, key: Key, socket: Socket, mut link: Link) -> Rc<Self> {
         let now = Time::monotonic_coarse();
         link.heard_ms = now.as_ms() as u32;
         let connection = Rc::new(Self {
@@ -99,7 +122,7 @@ impl Connection {
         let timeout_ms = state.shared.config.handshake_timeout_ms;
         local.set_deadline(state, key, timeout_ms);
         local.counted(now);
-        Ok(connection)
+        connection
     }
 
     /// Whether messages may still come.
@@ -530,7 +553,7 @@ impl Drop for Connection {
         let shared = &mut state.shared;
         shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
         shared.charged_bytes -= std::mem::take(&mut link.charged_bytes) as usize;
-        link.endpoint.release(&mut shared.pool);
+        link.endpoint.release(&mut shared.pool, &mut shared.codec);
         link.endpoint.leave(&mut shared.codec);
         link.release_queues(&mut shared.arena);
         self.local.leave(state, self.key);

@@ -135,16 +135,14 @@ impl Input {
         loop {
             if connection.share.is_over() {
                 // Others have their turn before what is left is looked at.
-                connection.share.renew();
                 connection.flush_if_dirty();
-                context.waker().wake_by_ref();
-                return Poll::Pending;
+                return connection.share.give_way(context);
             }
             if let Some(found) = self.next(connection) {
                 connection.share.charge_message(found.len());
                 return Poll::Ready(Some(found));
             }
-            if self.has_rest() && connection.is_receiving() {
+            if self.has_rest(connection) && connection.is_receiving() {
                 continue;
             }
             if !connection.is_receiving() {
@@ -161,9 +159,10 @@ impl Input {
         }
     }
 
-    /// Whether there are bytes that were not looked at, for want of time.
-    pub fn has_rest(&self) -> bool {
-        !self.rest.is_empty()
+    /// Whether there is something left to look at, for want of time: bytes, or a message that was
+    /// inflated in part.
+    pub fn has_rest(&self, connection: &Connection) -> bool {
+        !self.rest.is_empty() || connection.link.borrow().goes_on()
     }
 
     /// The next message of what was received.
@@ -175,7 +174,8 @@ impl Input {
         } else if let Some(found) = self.next_of_batch() {
             return Some(found);
         }
-        if self.rest.is_empty() && self.held.is_none() && !self.batch_failed {
+        let is_idle = self.rest.is_empty() && self.held.is_none() && !self.batch_failed;
+        if is_idle && !connection.link.borrow().goes_on() {
             return None;
         }
         self.look(connection)
@@ -264,10 +264,11 @@ impl Input {
             let share = &connection.share;
             share.charge(u64::from(FRAMES_AT_ONCE - frames) * cost::FRAME_NS);
             if state.shared.codec.is_used() {
-                share.charge(state.shared.codec.take_cost_ns());
+                share.charge_unsure(state.shared.codec.take_cost_ns());
             }
             let Some(event) = event else {
-                if left > 0 && !share.is_over() {
+                let goes_on = left > 0 || link.endpoint.is_inflating();
+                if goes_on && !share.is_over() {
                     continue;
                 }
                 return None;

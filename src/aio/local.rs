@@ -27,12 +27,13 @@ use std::{
 use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{
-    buffers::Buffers, connection::Connection, opening::OpenError, relief::Relieving, timer::Timer,
+    buffers::Buffers, connection::Connection, newcomers::Waiting, opening::OpenError,
+    relief::Relieving, timer::Timer,
 };
 use crate::{
     config::Config,
-    conn::{CloseCause, Key, Shared, deadline::Wheel, slab::Slab},
-    ring::{Errno, Time},
+    conn::{CloseCause, Key, Shared, deadline::Wheel, places::Places, slab::Slab},
+    ring::{Errno, Time, socket::LastDescriptors},
     server::seed,
     shard::stats::Stats,
 };
@@ -160,6 +161,7 @@ pub struct Local {
     publish_at: Cell<Option<Time>>,
     /// A connection is gone: there is room for another, or none is left.
     pub left: Notify,
+    pub last_descriptors: LastDescriptors,
     /// The runtime ends: no more tasks.
     over: Cell<bool>,
     /// The keeper, until a server watches over it.
@@ -174,6 +176,9 @@ pub struct State {
     pub wheel: Wheel,
     pub buffers: Buffers,
     pub relieving: Relieving,
+    pub places: Places<Waiting>,
+    /// Places that newcomers are about to take.
+    pub promised: usize,
 }
 
 impl Local {
@@ -184,6 +189,7 @@ impl Local {
     /// When there is no timer to be had.
     pub fn new(config: Config, seed: [u8; 32], stats: Arc<Stats>) -> Result<Rc<Self>, Errno> {
         let timer = Timer::new()?;
+        let places = Places::new(config.shard_connections_max, config.handshake_timeout_ms);
         let local = Rc::new(Self {
             state: RefCell::new(State {
                 buffers: Buffers::new(config.recv_large_buffer_bytes as usize),
@@ -191,6 +197,8 @@ impl Local {
                 slab: Slab::default(),
                 shared: Shared::new(config, seed),
                 relieving: Relieving::default(),
+                places,
+                promised: 0,
             }),
             dirty: RefCell::default(),
             later: RefCell::default(),
@@ -201,6 +209,7 @@ impl Local {
             set_to: Cell::new(None),
             publish_at: Cell::new(None),
             left: Notify::new(),
+            last_descriptors: LastDescriptors::of_process(),
             over: Cell::new(false),
             keeping: RefCell::default(),
         });
@@ -302,7 +311,7 @@ impl Local {
     }
 
     /// Sees to it that the keeper wakes up in time.
-    fn wake_by(&self, at: Time) {
+    pub fn wake_by(&self, at: Time) {
         if self.armed.get().is_none_or(|armed| at < armed) {
             self.armed.set(Some(at));
             self.wake_keeper();
@@ -347,20 +356,19 @@ impl Local {
     pub fn leave(&self, state: &mut State, key: Key) {
         state.wheel.clear(key.slot);
         state.slab.remove(key);
+        if state.places.leaves(key) {
+            Self::promise_place(state);
+        }
         self.left.notify_waiters();
     }
 
-    /// Puts a connection into the table.
+    /// Puts a connection into the table, whether there is a place for it or not.
     ///
     /// # Errors
     ///
-    /// `EMFILE` when there is no place for it.
-    pub fn enter(&self) -> Result<Key, Errno> {
+    /// `EMFILE` when there are as many as a table can have.
+    pub fn enter_table(&self) -> Result<Key, Errno> {
         let mut state = self.state.borrow_mut();
-        let full = state.slab.len() >= state.shared.config.shard_connections_max as usize;
-        if full {
-            return Err(Errno::TOO_MANY_FILES);
-        }
         let inserted = state.slab.insert(Weak::new());
         inserted.map_err(|_| Errno::TOO_MANY_FILES)
     }
@@ -388,6 +396,7 @@ impl Local {
         self.flush_dirty();
         let now = Time::monotonic();
         self.handle_deadlines(now);
+        Self::tell_late(&mut self.state.borrow_mut(), now);
         self.flush_dirty();
         self.do_later();
         if self.publish_at.get().is_some_and(|at| at <= now) {
@@ -395,11 +404,12 @@ impl Local {
         }
         self.relieve(now);
         self.flush_dirty();
-        let (first, relieve_at) = {
+        let (first, relieve_at, late_at) = {
             let state = self.state.borrow();
-            (state.wheel.first(), state.relieve_at())
+            let late_at = state.places.late_at();
+            (state.wheel.first(), state.relieve_at(), late_at)
         };
-        let next = [first, relieve_at, self.publish_at.get()];
+        let next = [first, relieve_at, late_at, self.publish_at.get()];
         let next = next.into_iter().flatten().min();
         if self.set_to.replace(next) != next {
             timer.set(next);

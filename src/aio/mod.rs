@@ -71,6 +71,7 @@ mod farewell;
 mod handler;
 mod input;
 mod local;
+mod newcomers;
 mod opening;
 mod pieces;
 mod relief;

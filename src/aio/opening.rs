@@ -190,7 +190,11 @@ fn answer_head<J: Judge>(
             return false;
         }
     };
-    let admission = connection.local.state.borrow().shared.admission();
+    let admission = {
+        let state = connection.local.state.borrow();
+        let has_place = !state.places.is_beyond(connection.key);
+        state.shared.admission(has_place)
+    };
     let tls = connection.link.borrow_mut().rare.take_tls();
     let session = tls.as_ref().map(|tls| tls.session());
     let peer = Remote::new(connection.socket.peer_address(), session);

@@ -180,7 +180,8 @@ impl Connection {
         }
         let link = &mut *self.link.borrow_mut();
         let state = &mut *self.local.state.borrow_mut();
-        link.endpoint.release(&mut state.shared.pool);
+        let shared = &mut state.shared;
+        link.endpoint.release(&mut shared.pool, &mut shared.codec);
         link.endpoint.end_input();
         link.choked = false;
     }

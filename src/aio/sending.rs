@@ -14,6 +14,7 @@ use crate::{
     conn::{Link, Stage},
     proto::{
         Role, Sink, Version,
+        deflate::Codec,
         endpoint::Control,
         frame::{FrameHeader, HEADER_BYTES_MAX},
         message::{Outgoing, OutgoingPayload},
@@ -69,7 +70,8 @@ impl Connection {
         // An answer to the only message there is sent as it came, once: a second may have company.
         let is_answer = matches!(message.payload, OutgoingPayload::Framed { .. });
         let alone = is_answer && self.alone.take() && link.queued_bytes() == 0;
-        if (alone || payload_len >= DIRECT_BYTES_MIN) && can_go_directly(link, &message) {
+        let is_direct = alone || payload_len >= DIRECT_BYTES_MIN;
+        if is_direct && can_go_directly(link, &message, &state.shared.codec) {
             self.send_directly(link, state, &message);
         } else {
             let (endpoint, mut outbox) = link.endpoint_and_outbox(&mut state.shared.arena);
@@ -188,13 +190,13 @@ impl Connection {
 }
 
 /// Whether these bytes are sent as they lie. What is shared is adopted by the queue without a copy.
-fn can_go_directly(link: &Link, message: &Outgoing<'_>) -> bool {
+fn can_go_directly(link: &Link, message: &Outgoing<'_>, codec: &Codec) -> bool {
     let endpoint = &link.endpoint;
     link.rare.tls().is_none()
         && !link.sending
         && endpoint.role() == Role::Server
         && endpoint.version() == Version::Rfc6455
         && !endpoint.is_close_sent()
-        && !endpoint.is_compressing()
+        && !endpoint.may_compress(message, codec)
         && !matches!(message.payload, OutgoingPayload::Shared(_))
 }

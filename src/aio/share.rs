@@ -5,9 +5,16 @@
 //! tasks in the order in which they were woken.
 //!
 //! A task whose peer sends without pause would have something to do at each of its awaits, for
-//! ever. When its share is over it is woken again and waits, so that all others come first.
+//! ever. When its share is over it is woken again and waits, so that all others come first, those
+//! too whose peers have sent something meanwhile: a task that merely wakes itself is polled dozens
+//! of times before the runtime asks the kernel what has come.
 
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    future::Future,
+    pin::pin,
+    task::{Context, Poll},
+};
 
 use crate::{ring::Time, shard::budget::cost};
 
@@ -32,6 +39,15 @@ impl Share {
     #[inline]
     pub fn charge(&self, ns: u64) {
         self.spent_ns.set(self.spent_ns.get() + ns);
+    }
+
+    /// Something was done that costs about so much, and may cost much more: the clock is asked too.
+    #[inline]
+    pub fn charge_unsure(&self, ns: u64) {
+        if ns > 0 {
+            self.charge(ns);
+            self.look();
+        }
     }
 
     /// A message of so many bytes is handed out.
@@ -59,6 +75,16 @@ impl Share {
     #[inline]
     pub fn is_over(&self) -> bool {
         self.spent_ns.get() >= SHARE_NS
+    }
+
+    /// The task gives way to all others, and then begins another share.
+    pub fn give_way<T>(&self, context: &mut Context<'_>) -> Poll<T> {
+        self.renew();
+        let others = pin!(tokio::task::yield_now());
+        if others.poll(context).is_ready() {
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 
     /// The task waits: others have their turn.

@@ -12,24 +12,28 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 
 use super::{
     connection::Connection,
     handler::{Asked, Handler},
     local::Local,
-    opening::{accept, server_link},
+    newcomers::Told,
+    opening::{OpenError, accept, server_link},
     socket::{Acceptor, Socket},
     websocket::WebSocket,
 };
 use crate::{
     CloseCause, CloseCode,
-    conn::{Ending, Stage},
-    ring::{Errno, Time, errno::AcceptError},
+    conn::{Ending, Link, Stage, places::DESCRIPTORS_RAN_OUT},
+    ring::{Errno, Time, errno::AcceptError, standing},
     tls::ServerTls,
 };
 
-/// How long accepting pauses when descriptors ran out.
+/// How long accepting pauses when descriptors ran out, unless a connection is gone before.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Connections accepted in one go, before those that are there have their turn.
@@ -116,6 +120,7 @@ async fn until_told(
 
 /// Closes every connection with 1001.
 fn go_away(local: &Rc<Local>) {
+    local.state.borrow_mut().places.clear_waiting();
     for connection in local.connections() {
         let is_open = matches!(connection.link.borrow().stage, Stage::Open);
         if is_open {
@@ -131,18 +136,29 @@ fn go_away(local: &Rc<Local>) {
 }
 
 async fn accept_all<H: Handler>(local: Rc<Local>, listening: Listening, handler: Rc<H>) {
+    let listening = Rc::new(listening);
     let mut in_a_row = 0;
     loop {
-        if is_full(&local) {
-            tracing::warn!("shard_connections_max is reached: accepting pauses");
-            local.state.borrow_mut().shared.counts.accept_pauses += 1;
-            while is_full(&local) {
-                local.left.notified().await;
-            }
-        }
         match poll_fn(|context| listening.acceptor.poll_accept(context)).await {
             Ok(fd) => {
-                admit(&local, fd, &listening, &handler);
+                match local.has_to_wait(&fd) {
+                    None => admit(
+                        connection(&local, fd, &listening, Connection::new),
+                        &handler,
+                    ),
+                    Some(told) => {
+                        let newcomer = wait_for_place(
+                            local.clone(),
+                            fd,
+                            listening.clone(),
+                            handler.clone(),
+                            told,
+                        );
+                        tokio_uring::spawn(newcomer);
+                        // Those who are told for it have their descriptors until they run.
+                        in_a_row += 7;
+                    }
+                }
                 in_a_row += 1;
                 if in_a_row >= ACCEPTED_MAX {
                     in_a_row = 0;
@@ -152,29 +168,63 @@ async fn accept_all<H: Handler>(local: Rc<Local>, listening: Listening, handler:
             Err(errno) => match errno.of_accept() {
                 AcceptError::Cancelled | AcceptError::Retry => {}
                 AcceptError::Exhausted | AcceptError::Unexpected => {
-                    local.state.borrow_mut().shared.counts.accept_pauses += 1;
-                    tracing::warn!(
-                        %errno,
-                        "accepting pauses until connections close; raise the limit on open files \
-                         (ulimit -n, LimitNOFILE=) if this happens often"
-                    );
-                    tokio::time::sleep(RETRY_AFTER).await;
+                    if local.accept_pauses() {
+                        tracing::warn!(%errno, "{DESCRIPTORS_RAN_OUT}");
+                    }
+                    if let Some(oldest) = local.make_room() {
+                        local.let_go(oldest);
+                    }
+                    let _ = tokio::time::timeout(RETRY_AFTER, local.left.notified()).await;
                 }
             },
         }
     }
 }
 
-fn is_full(local: &Local) -> bool {
-    let state = local.state.borrow();
-    state.slab.len() >= state.shared.config.shard_connections_max as usize
+/// Waits, unread, until there is a place or it is to be told that there is none.
+async fn wait_for_place<H: Handler>(
+    local: Rc<Local>,
+    fd: OwnedFd,
+    listening: Rc<Listening>,
+    handler: Rc<H>,
+    told: oneshot::Receiver<Told>,
+) {
+    match told.await {
+        Ok(Told::Promised) => {
+            local.redeem();
+            let connection = connection(&local, fd, &listening, Connection::new);
+            if connection.is_err() {
+                Local::promise_place(&mut local.state.borrow_mut());
+            }
+            admit(connection, &handler);
+        }
+        Ok(Told::NoPlace) => {
+            let speaks = standing::unread_bytes(&fd) > 0;
+            if !local.state.borrow().places.can_be_told(speaks) {
+                // Closing the socket tells the peer.
+                return;
+            }
+            let beyond = |local: &_, socket, link| Connection::beyond(local, socket, link, speaks);
+            admit(connection(&local, fd, &listening, beyond), &handler);
+        }
+        // The thread ends; closing the socket tells the peer.
+        Err(_) => {}
+    }
 }
 
-fn admit<H: Handler>(local: &Rc<Local>, fd: OwnedFd, listening: &Listening, handler: &Rc<H>) {
-    let connection = server_link(listening.tls.as_ref()).and_then(|link| {
-        let socket = Socket::new(fd)?;
-        Ok(Connection::new(local, socket, link)?)
-    });
+/// Makes an accepted socket a connection, with a place or without.
+fn connection(
+    local: &Rc<Local>,
+    fd: OwnedFd,
+    listening: &Listening,
+    enter: impl FnOnce(&Rc<Local>, Socket, Link) -> Result<Rc<Connection>, Errno>,
+) -> Result<Rc<Connection>, OpenError> {
+    let link = server_link(listening.tls.as_ref())?;
+    let socket = Socket::new(fd)?;
+    Ok(enter(local, socket, link)?)
+}
+
+fn admit<H: Handler>(connection: Result<Rc<Connection>, OpenError>, handler: &Rc<H>) {
     match connection {
         Ok(connection) => {
             tokio_uring::spawn(run(connection, handler.clone()));

@@ -419,8 +419,13 @@ impl Clone for Writer {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        self.connection
+            .link
+            .borrow_mut()
+            .endpoint
+            .discard_messages();
         // What was received before is not lost to the protocol: a close frame may be in it.
-        while self.input.next(&self.connection).is_some() || self.input.has_rest() {
+        while self.input.next(&self.connection).is_some() || self.input.has_rest(&self.connection) {
             self.connection.share.renew();
         }
         self.input.give_back(&self.connection);

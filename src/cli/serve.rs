@@ -96,7 +96,8 @@ pub struct Args {
     /// what the process may have, in equal parts for each shard
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().memory_bytes_max)]
     memory_bytes_max: usize,
-    /// The most connections of one shard; more wait in the backlog
+    /// The most connections of one shard; more wait for a twentieth of the handshake timeout, and
+    /// are answered 503 then
     #[arg(long, value_name = "N", default_value_t = Config::default().shard_connections_max)]
     shard_connections_max: u32,
     /// Connections that may wait to be accepted
@@ -152,6 +153,10 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().compress_bytes_min,
           requires = "compress")]
     compress_bytes_min: usize,
+    /// Send messages of more bytes as they are: one is compressed in one go, while all others wait
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().compress_bytes_max,
+          requires = "compress")]
+    compress_bytes_max: usize,
     /// The window to compress with, from 8 to 15 bits
     #[arg(long, value_name = "BITS", default_value_t = Config::default().compress_window_bits,
           requires = "compress")]
@@ -305,6 +310,7 @@ impl Args {
         config.compress = self.compress;
         config.compress_level = self.compress_level;
         config.compress_bytes_min = self.compress_bytes_min;
+        config.compress_bytes_max = self.compress_bytes_max;
         config.compress_window_bits = self.compress_window_bits;
         config.compress_context_takeover = self.compress_context_takeover;
         config.inflate_window_bits = self.inflate_window_bits;

@@ -165,6 +165,10 @@ impl Link {
                 "something was put off, and it is not in the rota",
             ),
             (
+                !self.goes_on() || self.queued || !self.is_willing(),
+                "a message was inflated in part, and it is not in the rota",
+            ),
+            (
                 !self.is_willing() || self.receiving || self.queued || self.cancelling,
                 "nothing is received, and it is not in the rota",
             ),

@@ -254,7 +254,7 @@ impl<'a, T> Conn<'a, T> {
     #[inline(never)]
     fn send_long(&mut self, message: Outgoing<'_>) -> Result<(), SendError> {
         let Self { link, shared, .. } = self;
-        if let Some(frame) = link.endpoint.as_sent(&message)
+        if let Some(frame) = link.endpoint.as_sent(&message, &shared.codec)
             && frame.len() >= shared.config.send_in_place_bytes_min
             && link.promise(frame, &mut shared.lending, &mut shared.arena)
         {

@@ -34,6 +34,11 @@ pub const LEAST_BYTES: u64 = 16 << 10;
 /// looked at: this side was busy, or stopped.
 pub const RESPITE_MS: u64 = 500;
 
+/// Where nobody tells what was taken (a Unix socket), a peer that takes much may by chance be found
+/// with as much before it as the last time, and its send, of up to a mebibyte, under way still. It
+/// is looked at so many times in its timeout: what it takes shows in one of them.
+const GUESSES: u64 = 16;
+
 /// A connection's socket, as far as it is asked here.
 pub trait Kernel {
     /// As [`Ring::unread_bytes`].
@@ -91,6 +96,8 @@ struct Behind {
     outgoing: Outgoing,
     /// A send was in flight: the kernel was full.
     is_sending: bool,
+    /// How often it was looked at again at the end because nobody tells what was taken.
+    guesses: u8,
 }
 
 impl Behind {
@@ -189,12 +196,27 @@ impl Link {
             let (endpoint, mut context) = self.split(shared);
             let _ = endpoint.send_control(Control::Ping, &[], &mut context);
             // It has the other half to answer, even if nobody has looked in time.
-            return Some(Some(half_ms));
+            return Some(Some(self.guess_sooner(half_ms, idle_ms)));
         }
         if silence_ms >= idle_ms {
             return None;
         }
-        Some(Some(idle_ms - silence_ms))
+        Some(Some(self.guess_sooner(idle_ms - silence_ms, idle_ms)))
+    }
+
+    /// Whether nobody tells what the peer takes of what it is behind with.
+    fn is_guessed(&self) -> bool {
+        let behind = self.rare.watch().and_then(|watch| watch.behind);
+        behind.is_some_and(|behind| behind.is_sending && behind.outgoing.taken.is_none())
+    }
+
+    /// After how much of `after_ms` to look at a peer that has `timeout_ms`.
+    fn guess_sooner(&self, after_ms: u64, timeout_ms: u64) -> u64 {
+        if self.is_guessed() {
+            after_ms.min(timeout_ms.div_ceil(GUESSES))
+        } else {
+            after_ms
+        }
     }
 
     /// What a silent peer has done all the same. Returns how long ago in milliseconds, if anything.
@@ -227,6 +249,7 @@ impl Link {
             queued_bytes: self.queued_bytes() as u64,
             outgoing: kernel.outgoing(),
             is_sending: self.sending,
+            guesses: 0,
         }
     }
 
@@ -322,15 +345,119 @@ impl Link {
     /// left for it.
     pub fn look_at_end(&mut self, kernel: &impl Kernel, config: &Config) -> Option<u64> {
         let least = self.behind(kernel).least_at_end();
-        let ago_ms = self.taken_ago(kernel, least)?;
+        let Some(ago_ms) = self.taken_ago(kernel, least) else {
+            return self.guess_again(config.close_timeout_ms);
+        };
         let rest_ms = config.close_timeout_ms.saturating_sub(ago_ms);
         (rest_ms > 0).then_some(rest_ms)
+    }
+
+    /// It was seen to take nothing. After how many milliseconds to look again all the same, if at
+    /// all: for half of its time at most.
+    fn guess_again(&mut self, timeout_ms: u64) -> Option<u64> {
+        if !self.is_guessed() {
+            return None;
+        }
+        let behind = self.rare.watch_mut().behind.as_mut()?;
+        behind.guesses += 1;
+        (u64::from(behind.guesses) <= GUESSES / 2).then(|| timeout_ms.div_ceil(GUESSES))
     }
 
     /// An idle connection holds no memory for this.
     fn forget_empty_watch(&mut self) {
         if self.rare.watch() == Some(&Watch::default()) {
             self.rare.drop_watch();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{conn::Stage, proto::Role, ring::Time};
+
+    /// A Unix socket whose peer empties its kernel four times in a second, so that it is found
+    /// alike twice in each; or not at all.
+    struct Emptied {
+        now_ms: u64,
+        is_read: bool,
+    }
+
+    impl Kernel for Emptied {
+        fn unread_bytes(&self) -> u64 {
+            0
+        }
+
+        fn outgoing(&self) -> Outgoing {
+            let emptied = if self.is_read { self.now_ms % 250 } else { 0 };
+            Outgoing {
+                held_bytes: 212_000 - 640 * emptied,
+                taken: None,
+            }
+        }
+    }
+
+    fn link() -> Link {
+        let mut link = Link::new(Role::Server, Stage::Open);
+        // A long send is under way.
+        link.sending = true;
+        link
+    }
+
+    fn shared(now_ms: u64) -> Shared {
+        let config = Config {
+            idle_timeout_ms: 1000,
+            close_timeout_ms: 1000,
+            ..Config::default()
+        };
+        let mut shared = Shared::new(config, [0; 32]);
+        shared.now = Time::from_ns(now_ms * 1_000_000);
+        shared
+    }
+
+    /// For how many milliseconds the peer is thought to be there, up to ten seconds.
+    fn lives_ms(is_read: bool, mut look: impl FnMut(&Emptied, u64) -> Option<u64>) -> u64 {
+        let mut now_ms = 0;
+        while now_ms < 10_000 {
+            match look(&Emptied { now_ms, is_read }, now_ms) {
+                Some(after_ms) => now_ms += after_ms,
+                None => break,
+            }
+        }
+        now_ms
+    }
+
+    #[test]
+    fn who_takes_much_of_a_unix_socket_is_not_idle() {
+        for (is_read, least_ms, most_ms) in [(true, 10_000, u64::MAX), (false, 1_000, 1_100)] {
+            let (mut link, mut shared) = (link(), shared(0));
+            let lives = lives_ms(is_read, |kernel, now_ms| {
+                shared.now = Time::from_ns(now_ms * 1_000_000);
+                match link.look(kernel, &mut shared) {
+                    Look::Again(after_ms) => after_ms,
+                    Look::Idle | Look::MessageLate => None,
+                }
+            });
+            assert!(
+                lives >= least_ms && lives <= most_ms,
+                "{is_read}: {lives} ms"
+            );
+        }
+    }
+
+    #[test]
+    fn who_takes_much_of_a_unix_socket_has_time_at_the_end() {
+        for (is_read, least_ms, most_ms) in [(true, 10_000, u64::MAX), (false, 1_000, 1_600)] {
+            let (mut link, shared) = (link(), shared(0));
+            link.begin_end(&Emptied { now_ms: 0, is_read });
+            let lives = lives_ms(is_read, |kernel, now_ms| match now_ms {
+                0 => Some(1000),
+                _ => link.look_at_end(kernel, &shared.config),
+            });
+            assert!(
+                lives >= least_ms && lives <= most_ms,
+                "{is_read}: {lives} ms"
+            );
         }
     }
 }

@@ -20,6 +20,10 @@ pub enum Mistake {
     ServesNewestFirst,
     /// What the clock shows does not count.
     ForgetsTheClock,
+    /// A message is inflated in one step, whatever it costs.
+    InflatesAtOnce,
+    /// A message that was inflated in part waits for more input.
+    ForgetsToGoOn,
     /// What a connection holds beside the pools is not charged.
     ForgetsCharge,
     /// Messages in progress are not charged.
@@ -40,6 +44,10 @@ pub enum Mistake {
     ForgetsDeadline,
     /// An operation counts twice.
     CountsTwice,
+    /// There is a place for every newcomer.
+    LetsEverybodyIn,
+    /// Who had no place is thought to be there for ever.
+    ForgetsWhoLeft,
 }
 
 impl Shared {

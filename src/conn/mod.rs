@@ -36,6 +36,7 @@ pub mod lending;
 pub mod liveness;
 pub mod mistake;
 pub mod opening;
+pub mod places;
 pub mod remote;
 pub mod secure;
 pub mod slab;
@@ -211,8 +212,13 @@ pub struct Shared {
 /// What happened on a shard so far, and what it holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Times that accepting was paused for want of descriptors or connections.
+    /// Times that accepting was paused for want of descriptors.
     pub accept_pauses: u64,
+    /// Newcomers for whom no place was free: `shard_connections_max` was reached, or few
+    /// descriptors were left. They waited for one, unread.
+    pub places_waited: u64,
+    /// Opening handshakes that were answered 503 because no place got free in time.
+    pub places_refusals: u64,
     /// Connections accepted or dialled.
     pub connections: u64,
     /// Opening handshakes that succeeded.
@@ -677,7 +683,8 @@ impl Link {
     pub fn held_bytes(&self) -> usize {
         let outgoing = self.outgoing.as_ref().map_or(0, |queue| queue.held_bytes());
         let charged = self.charged_bytes as usize;
-        self.endpoint.held_bytes() + outgoing + self.sending_bytes + charged
+        let messages = self.endpoint.held_bytes() + self.endpoint.inflater_bytes();
+        messages + outgoing + self.sending_bytes + charged
     }
 
     /// Brings the shard's count of bytes that no pool counts up to date.
@@ -869,6 +876,13 @@ impl Link {
             queue: &mut self.outgoing,
             arena,
         }
+    }
+
+    /// Whether something of what was received waits to be gone on with, be there input left or not:
+    /// a message that was inflated in part.
+    #[inline]
+    pub const fn goes_on(&self) -> bool {
+        self.endpoint.is_inflating() && matches!(self.stage, Stage::Open | Stage::Closing)
     }
 
     /// Whether the TLS handshake is still to be finished: nothing can be sent before it is.

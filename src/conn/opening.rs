@@ -150,8 +150,17 @@ pub enum Judged<'r, T> {
     Http(HttpReply),
     /// No connection.
     Refused(Refusal),
-    /// No connection: memory runs short. Nobody was asked.
-    Overloaded,
+    /// No connection, for want of this. Nobody was asked.
+    Overloaded(Lack),
+}
+
+/// What a server has too little of for one more connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Memory: the ledger is nearly full.
+    Memory,
+    /// Places, or descriptors for them.
+    Places,
 }
 
 /// What is known of opening handshakes before anybody is asked.
@@ -159,8 +168,8 @@ pub enum Judged<'r, T> {
 pub struct Admission {
     /// Clients of hixie-76 may connect.
     legacy_hixie76: bool,
-    /// There is no memory for another connection.
-    is_full: bool,
+    /// Why there can be no other connection.
+    lack: Option<Lack>,
 }
 
 /// Asks a judge about a request. It is application code: what it may reach must not be borrowed.
@@ -185,8 +194,8 @@ pub fn judge<'r, J: Judge>(
         Ok(upgrade) => upgrade,
         Err(error) => return Judged::Refused(error.into()),
     };
-    if admission.is_full {
-        return Judged::Overloaded;
+    if let Some(lack) = admission.lack {
+        return Judged::Overloaded(lack);
     }
     let mut answer = Answer::new();
     match judge.on_handshake(&upgrade, peer, &mut answer) {
@@ -231,11 +240,16 @@ pub enum Opened<T> {
 }
 
 impl Shared {
-    /// What is known of opening handshakes now.
-    pub fn admission(&self) -> Admission {
+    /// What is known of opening handshakes now, of a connection that has a place, or none.
+    pub fn admission(&self, has_place: bool) -> Admission {
+        let lack = if !has_place {
+            Some(Lack::Places)
+        } else {
+            self.refuses_connections().then_some(Lack::Memory)
+        };
         Admission {
             legacy_hixie76: self.config.legacy_hixie76,
-            is_full: self.refuses_connections(),
+            lack,
         }
     }
 
@@ -261,8 +275,11 @@ impl Shared {
             }
             Judged::Http(reply) => Reply::Http(reply),
             Judged::Refused(refusal) => Reply::Refused(refusal),
-            Judged::Overloaded => {
-                self.counts.memory_refusals += 1;
+            Judged::Overloaded(lack) => {
+                match lack {
+                    Lack::Memory => self.counts.memory_refusals += 1,
+                    Lack::Places => self.counts.places_refusals += 1,
+                }
                 Reply::Refused(HandshakeError::Overloaded.into())
             }
         }

@@ -5,6 +5,7 @@
 //!
 //! They are a copy, so that no receive memory waits for the connection's next turn. While some are
 //! here, nothing more is received for the connection: it holds no more than its peer has sent.
+//! There may be none of them, while the connection goes on with what it has looked at.
 //!
 //! ```text
 //!   records decrypted | not decrypted (or plain bytes)      | how the stream ended

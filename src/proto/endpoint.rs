@@ -3,9 +3,10 @@
 //! Knows: RFC 6455 from the first frame to the last, for either role. Refuses to know: the opening
 //! handshake, sockets, clocks, and what the application wants.
 //!
-//! It consumes everything that it is given. What it keeps between two calls is at most an
-//! incomplete header (13 bytes), and a pooled buffer while a message or a control frame is
-//! incomplete. A message that lies in one piece is unmasked there and lent out.
+//! It consumes everything that it is given, unless it is asked for [some of
+//! it](Endpoint::receive_some). What it keeps between two calls is at most an incomplete header (13
+//! bytes), and a pooled buffer while a message or a control frame is incomplete, or inflated in
+//! part. A message that lies in one piece is unmasked there and lent out.
 //!
 //! Pings are answered and close frames are echoed here, so that no service can forget them. The
 //! first violation wins: [`fail_connection`](Endpoint) is the only way to fail.
@@ -518,6 +519,10 @@ impl Marks {
     const PIECEWISE: Self = Self(1);
     /// What is in progress was so when somebody looked.
     const KNOWN: Self = Self(2);
+    /// The message in progress has come whole, and was inflated in part.
+    const INFLATING: Self = Self(4);
+    /// Nobody wants messages any more.
+    const UNWANTED: Self = Self(8);
 
     const fn has(self, mark: Self) -> bool {
         self.0 & mark.0 != 0
@@ -578,7 +583,9 @@ impl Endpoint {
         };
         let rare = self.rare.as_ref().map_or(0, |rare| {
             let hixie = rare.hixie.as_ref().map_or(0, |hixie| hixie.held_bytes());
-            held(&rare.control) + hixie
+            let deflate = rare.deflate.as_ref();
+            let inflating = deflate.map_or(0, |session| session.inflating_bytes());
+            held(&rare.control) + hixie + inflating
         });
         held(&self.message) + rare
     }
@@ -588,7 +595,11 @@ impl Endpoint {
     /// before is told from what is new.
     ///
     /// A message that is handed out in pieces is not held, and its length has no limit: it is none.
+    /// Nor is one that has come whole and is being inflated: its peer has done what it could.
     pub fn unfinished(&mut self) -> Option<Unfinished> {
+        if self.is_inflating() {
+            return None;
+        }
         if let Some(hixie) = self.hixie_mut() {
             return hixie.unfinished();
         }
@@ -723,13 +734,20 @@ impl Endpoint {
         input: &mut &'a mut [u8],
         context: &mut Context<'_, S>,
     ) -> Option<Event<'a>> {
-        let mut frames = u32::MAX;
-        self.receive_some(input, &mut frames, context)
+        loop {
+            let mut frames = u32::MAX;
+            let event = self.receive_some(input, &mut frames, context);
+            if event.is_some() || !self.is_inflating() {
+                return event;
+            }
+        }
     }
 
     /// As [`receive`](Self::receive), but it also returns `None` when it has looked at `frames`
-    /// frames, which are counted down: there is input left then, unless nothing was left to do.
-    /// Fragments bring no events, so that without it one call may take long.
+    /// frames, which are counted down: there is input left then, unless nothing was left to do. And
+    /// it does so after each step of [inflating](Self::is_inflating) a message, be there input left
+    /// or not. Fragments bring no events, and a long compressed message only one in the end, so
+    /// that without it one call may take long.
     #[inline]
     pub fn receive_some<'a, S: Sink>(
         &mut self,
@@ -793,6 +811,19 @@ impl Endpoint {
             && !self.input_ended
     }
 
+    /// Whether a message has come whole and was inflated in part: the next call of
+    /// [`receive_some`](Self::receive_some) goes on with it, with or without more input.
+    #[inline]
+    pub const fn is_inflating(&self) -> bool {
+        self.marks.has(Marks::INFLATING) && !self.input_ended
+    }
+
+    /// From here on nobody wants messages: what is compressed stays so, as after a close frame of
+    /// ours.
+    pub const fn discard_messages(&mut self) {
+        self.marks.set(Marks::UNWANTED, true);
+    }
+
     #[inline(never)]
     fn receive_any<'a, S: Sink>(
         &mut self,
@@ -807,6 +838,14 @@ impl Endpoint {
             if self.input_ended {
                 *input = &mut [];
                 return None;
+            }
+            if self.is_inflating() {
+                match self.go_on_inflating(context) {
+                    Ok(None) if self.is_inflating() => return None,
+                    Ok(None) => {}
+                    Ok(event) => return event,
+                    Err(error) => return Some(self.fail_connection(error, context)),
+                }
             }
             let Progress::Frame {
                 opcode,
@@ -855,6 +894,7 @@ impl Endpoint {
                 self.data_piece(piece, context)
             };
             match event {
+                Ok(None) if self.is_inflating() => return None,
                 Ok(None) => {}
                 Ok(Some(event)) => return Some(event),
                 Err(error) => return Some(self.fail_connection(error, context)),
@@ -877,7 +917,7 @@ impl Endpoint {
             Ok(event) => {
                 if matches!(event, Some(Event::Close(_))) {
                     self.input_ended = true;
-                    self.release(context.pool);
+                    self.release(context.pool, context.codec);
                 }
                 event
             }
@@ -1161,7 +1201,7 @@ impl Endpoint {
             _ => match check_close(&payload) {
                 Ok(code) => {
                     self.input_ended = true;
-                    self.release(context.pool);
+                    self.release(context.pool, context.codec);
                     if !self.close_sent {
                         // Section 5.5.1: the answer typically echoes the status code.
                         self.close_sent = true;
@@ -1190,7 +1230,7 @@ impl Endpoint {
     #[cold]
     pub fn give_up<S: Sink>(&mut self, context: &mut Context<'_, S>) {
         self.input_ended = true;
-        self.release(context.pool);
+        self.release(context.pool, context.codec);
         let reason = "a message took too long";
         let _ = self.close(CloseCode::POLICY_VIOLATION, reason, context);
     }
@@ -1204,7 +1244,7 @@ impl Endpoint {
         context: &mut Context<'_, S>,
     ) -> Event<'a> {
         self.input_ended = true;
-        self.release(context.pool);
+        self.release(context.pool, context.codec);
         let _ = self.close(error.close_code(), error.reason(), context);
         Event::Failed(error)
     }
@@ -1215,8 +1255,9 @@ impl Endpoint {
     }
 
     /// Gives pooled buffers back. Called when the connection is over, however it ended.
-    pub fn release(&mut self, pool: &mut MessagePool) {
+    pub fn release(&mut self, pool: &mut MessagePool, codec: &mut Codec) {
         self.forget_message(pool);
+        self.forget_inflating(pool, codec);
         let Some(rare) = &mut self.rare else {
             return;
         };
@@ -1310,17 +1351,23 @@ impl Endpoint {
         matches!(self.role, Role::Server) && !self.close_sent
     }
 
-    /// The frame as which the message would be sent, if it lies there already. Where messages are
-    /// compressed that is for [`send`](Self::send) to find out.
-    pub fn as_sent<'m>(&self, outgoing: &Outgoing<'m>) -> Option<&'m [u8]> {
+    /// The frame as which the message would be sent, if it lies there already. Whether one that may
+    /// be compressed gets shorter is for [`send`](Self::send) to find out.
+    pub fn as_sent<'m>(&self, outgoing: &Outgoing<'m>, codec: &Codec) -> Option<&'m [u8]> {
         match outgoing.payload {
             OutgoingPayload::Framed { frame, .. }
-                if self.sends_as_received() && !self.is_compressing() =>
+                if self.sends_as_received() && !self.may_compress(outgoing, codec) =>
             {
                 Some(frame)
             }
             _ => None,
         }
+    }
+
+    /// Whether the message would be compressed, if it gets shorter.
+    #[inline]
+    pub fn may_compress(&self, outgoing: &Outgoing<'_>, codec: &Codec) -> bool {
+        self.is_compressing() && codec.wants(outgoing.payload_len())
     }
 
     fn send_shared<S: Sink>(

@@ -336,6 +336,18 @@ impl MessageBuffer {
             .unwrap_or(&[])
     }
 
+    /// Bytes of payload that are there so far.
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Bytes of memory that it takes.
     #[inline]
     pub fn held_bytes(&self) -> usize {
@@ -454,6 +466,11 @@ impl MessagePool {
     /// now; what goes back to the allocator makes room again. There is no limit unless one is set.
     pub const fn set_room(&mut self, bytes: usize) {
         self.room = bytes;
+    }
+
+    /// How many bytes more they may take now.
+    pub const fn room(&self) -> usize {
+        self.room
     }
 
     /// Room for `count` more bytes in a buffer, which count as written at once. `announced` is how

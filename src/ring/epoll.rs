@@ -53,7 +53,7 @@ use rustix::{
 use super::{
     Address, Completion, Errno, Operation, Outcome, Outgoing, PeerAddress, RecvLease, Ring,
     SendQueue, Shutdown, Time, Token, Wait, Waker, recv_pool::RecvStack, send::PIECES_MAX, socket,
-    standing,
+    socket::LastDescriptors, standing,
 };
 
 /// What the kernel says of the waker, in place of a socket's slot.
@@ -275,6 +275,7 @@ pub struct Epoll {
     events: Vec<epoll::Event>,
     in_flight: usize,
     busy_poll_us: u32,
+    last_descriptors: LastDescriptors,
 }
 
 impl fmt::Debug for Epoll {
@@ -333,6 +334,7 @@ impl Epoll {
             events: Vec::with_capacity(EVENTS_MAX),
             in_flight: 0,
             busy_poll_us: options.busy_poll_us,
+            last_descriptors: LastDescriptors::of_process(),
         })
     }
 
@@ -1043,6 +1045,10 @@ impl Ring for Epoll {
 
     fn shutdown(&mut self, socket: &EpollSocket, how: Shutdown) {
         socket::shutdown(socket, how);
+    }
+
+    fn is_among_last(&self, socket: &EpollSocket) -> bool {
+        self.last_descriptors.have(&socket.fd)
     }
 
     fn peer_address(&self, socket: &EpollSocket) -> PeerAddress {

@@ -379,6 +379,10 @@ pub trait Ring {
     /// Shuts directions of a connection at once. A connection that is already gone is no error.
     fn shutdown(&mut self, socket: &Self::Socket, how: Shutdown);
 
+    /// Whether a socket's descriptor is among the last that the process may have: an eighth of
+    /// `RLIMIT_NOFILE` (`getrlimit(2)`), 8 at least and 1,024 at most.
+    fn is_among_last(&self, socket: &Self::Socket) -> bool;
+
     /// Who is at the other end.
     fn peer_address(&self, socket: &Self::Socket) -> PeerAddress;
 

@@ -6,14 +6,17 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use rustix::net::{
-    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname,
-    listen, socket_with, sockopt,
+use rustix::{
+    net::{
+        AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname,
+        listen, socket_with, sockopt,
+    },
+    process::{Resource, getrlimit},
 };
 
 use super::{Errno, Shutdown, unix_path::BoundPath};
@@ -270,6 +273,38 @@ pub(super) fn shutdown(socket: &impl AsFd, how: Shutdown) {
     let _ = rustix::net::shutdown(socket, how);
 }
 
+/// Which descriptors are the last that this process may have.
+///
+/// The kernel gives out the lowest number that is free (`open(2)`), so that a high one says that
+/// few are left, whoever has the others. An eighth of them are the last, 8 at least and 1,024 at
+/// most: enough to tell newcomers that there is no place, and for what an application opens itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastDescriptors {
+    from: RawFd,
+}
+
+impl LastDescriptors {
+    /// Those under the limit on open files that the process has now (`RLIMIT_NOFILE`,
+    /// `getrlimit(2)`).
+    pub(crate) fn of_process() -> Self {
+        Self::under(getrlimit(Resource::Nofile).current)
+    }
+
+    fn under(limit: Option<u64>) -> Self {
+        let limit = limit.unwrap_or(u64::MAX);
+        let from = limit.saturating_sub((limit / 8).clamp(8, 1024));
+        Self {
+            from: RawFd::try_from(from).unwrap_or(RawFd::MAX),
+        }
+    }
+
+    /// Whether this is one of them.
+    #[inline]
+    pub(crate) fn have(self, descriptor: &impl AsRawFd) -> bool {
+        descriptor.as_raw_fd() >= self.from
+    }
+}
+
 /// Who is at the other end of `socket`.
 pub(crate) fn peer_address(socket: &impl AsFd) -> PeerAddress {
     match rustix::net::getpeername(socket) {
@@ -305,6 +340,21 @@ mod tests {
         }
         let long = format!("unix:/{}", "x".repeat(200));
         assert!(long.parse::<Address>().is_err());
+    }
+
+    #[test]
+    fn the_last_descriptors_are_an_eighth_of_them_within_bounds() {
+        for (limit, first) in [
+            (Some(0), 0),
+            (Some(20), 12),
+            (Some(256), 224),
+            (Some(20_000), 18_976),
+            (None, RawFd::MAX),
+        ] {
+            let last = LastDescriptors::under(limit);
+            assert_eq!(last.from, first, "{limit:?}");
+            assert!(last.have(&first) && (first == 0 || !last.have(&(first - 1))));
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ use rustix::{
 use super::{
     Address, Completion, Errno, Operation, Outcome, Outgoing, PeerAddress, RecvLease, Ring,
     SendQueue, Shutdown, Time, Token, Wait, Waker, provided::BufferGroup, quiet,
-    recv_pool::RecvStack, send::PIECES_MAX, socket, standing,
+    recv_pool::RecvStack, send::PIECES_MAX, socket, socket::LastDescriptors, standing,
 };
 
 /// `user_data` of a send is this, and the index of its queue: the queue has to be found again.
@@ -148,6 +148,7 @@ pub struct Uring {
     knows_quiet: bool,
     recv_ready_at: usize,
     busy_poll_us: u32,
+    last_descriptors: LastDescriptors,
     /// Turns that found something while they looked for it.
     sleeps_saved: u64,
     in_flight: usize,
@@ -201,6 +202,7 @@ impl Uring {
         Ok(Self {
             ring: ManuallyDrop::new(ring),
             busy_poll_us: options.busy_poll_us,
+            last_descriptors: LastDescriptors::of_process(),
             sleeps_saved: 0,
             recv_ready_at: usize::from(buffers.pool().buffers()).div_ceil(2),
             buffers: ManuallyDrop::new(buffers),
@@ -724,6 +726,10 @@ impl Ring for Uring {
 
     fn shutdown(&mut self, socket: &OwnedFd, how: Shutdown) {
         socket::shutdown(socket, how);
+    }
+
+    fn is_among_last(&self, socket: &OwnedFd) -> bool {
+        self.last_descriptors.have(socket)
     }
 
     fn peer_address(&self, socket: &OwnedFd) -> PeerAddress {

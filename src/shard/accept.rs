@@ -1,13 +1,16 @@
-//! Accepting connections, and not accepting them for a while.
+//! Accepting connections, and what becomes of those for whom there is no place.
 //!
-//! Knows: the shard's listeners and when to leave connections in their backlog. Refuses to know:
-//! how a listener was bound.
+//! Knows: the shard's listeners, when to leave connections in their backlog, and who has a place.
+//! Refuses to know: how a listener was bound.
 
 use super::{Shard, acceptor_index, acceptor_key, service::Service};
 use crate::{
-    conn::{Connection, Link, Opening, Rare, Secure, Stage},
+    conn::{
+        CloseCause, Connection, Key, Link, Opening, Rare, Secure, Stage, mistake::Mistake,
+        places::DESCRIPTORS_RAN_OUT,
+    },
     proto::Role,
-    ring::{Completion, Errno, Operation, Outcome, Ring, Time, errno::AcceptError},
+    ring::{Completion, Errno, Operation, Outcome, Ring, errno::AcceptError},
     tls::ServerTls,
 };
 
@@ -76,39 +79,70 @@ impl<R: Ring, S: Service> Shard<R, S> {
             // It was on its way when we stopped accepting; dropping it tells the peer.
             return;
         }
-        if self.is_full() {
-            // The kernel goes on until it hears of our pause. These wait as they would have in the
-            // backlog: nothing is received from them. But they have descriptors.
-            let timeout_ms = self.shared.config.handshake_timeout_ms;
-            let until = self.now.plus_ms(timeout_ms);
-            self.waiting.push_back((index, socket, until));
-            self.pause_accepting();
+        let is_full =
+            self.places.are_taken(self.slab.len()) && !self.shared.errs(Mistake::LetsEverybodyIn);
+        if !is_full && !self.ring.is_among_last(&socket) {
+            self.admit(index, socket);
             return;
         }
-        self.admit(index, socket);
-        if self.is_full() {
-            tracing::warn!(
-                shard = self.id,
-                connections = self.slab.len(),
-                "shard_connections_max is reached: accepting pauses until connections close"
-            );
-            self.pause_accepting();
+        self.shared.counts.places_waited += 1;
+        if let Some(text) = self.places.to_be_said(is_full, self.now) {
+            tracing::warn!(shard = self.id, connections = self.slab.len(), "{text}");
+        }
+        if let Some((index, socket)) = self.places.wait((index, socket), self.now) {
+            self.admit_to_tell(index, socket);
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.slab.len() >= self.shared.config.shard_connections_max as usize
+    /// A connection has left its place, for the newcomer who has waited for the longest.
+    pub(super) fn fill_place(&mut self) {
+        while !self.places.are_taken(self.slab.len())
+            && let Some((index, socket)) = self.places.first()
+        {
+            if self.admit(index, socket).is_some() {
+                break;
+            }
+        }
+    }
+
+    /// Tells those that have waited for a place for as long as they may that there is none.
+    pub(super) fn tell_late(&mut self) {
+        while let Some((index, socket)) = self.places.late(self.now) {
+            self.admit_to_tell(index, socket);
+        }
+    }
+
+    /// Makes a newcomer a connection whose opening handshake will be answered 503.
+    fn admit_to_tell(&mut self, index: usize, socket: R::Socket) {
+        let speaks = self.ring.unread_bytes(&socket) > 0;
+        if !self.places.can_be_told(speaks) {
+            // Dropping it tells the peer.
+            return;
+        }
+        if let Some(key) = self.admit(index, socket)
+            && let Some(oldest) = self.places.goes_beyond(key, speaks)
+        {
+            self.let_go(oldest);
+        }
+    }
+
+    /// Ends a connection that had no place.
+    fn let_go(&mut self, key: Key) {
+        if let Some(connection) = self.slab.get_mut(key) {
+            connection.link.ends(CloseCause::Overloaded);
+        }
+        self.stop_connection(key);
     }
 
     /// Makes an accepted socket a connection.
-    fn admit(&mut self, index: usize, socket: R::Socket) {
+    fn admit(&mut self, index: usize, socket: R::Socket) -> Option<Key> {
         let mut link = Link::new(Role::Server, Stage::Opening(Opening::of_server()));
         if let Some(tls) = &self.acceptors[index].tls {
             match tls.session() {
                 Ok(session) => link.rare = Rare::with_tls(Secure::new(session)),
                 Err(error) => {
                     tracing::error!(shard = self.id, %error, "a connection was dropped");
-                    return;
+                    return None;
                 }
             }
         }
@@ -119,75 +153,53 @@ impl<R: Ring, S: Service> Shard<R, S> {
             socket: Some(socket),
             state: None,
         };
-        let Ok(key) = self.slab.insert(connection) else {
-            return;
-        };
+        let key = self.slab.insert(connection).ok()?;
         let timeout_ms = self.shared.config.handshake_timeout_ms;
         self.wheel.set(key.slot, self.now.plus_ms(timeout_ms));
         self.touch(key);
+        Some(key)
     }
 
     fn accept_failed(&mut self, errno: Errno) {
         match errno.of_accept() {
             AcceptError::Cancelled | AcceptError::Retry => {}
             AcceptError::Exhausted | AcceptError::Unexpected => {
-                // Said once, until a connection is accepted again.
+                // Counted once, until a connection is accepted again.
                 if !self.accept_exhausted {
                     self.accept_exhausted = true;
                     self.shared.counts.accept_pauses += 1;
+                }
+                if self.places.may_say(self.now) {
                     tracing::warn!(
                         shard = self.id,
                         connections = self.slab.len(),
                         %errno,
-                        "accepting pauses until connections close; raise the limit on open files \
-                         (ulimit -n, LimitNOFILE=) if this happens often"
+                        "{DESCRIPTORS_RAN_OUT}"
                     );
                 }
                 self.accept_paused = true;
                 self.accept_retry_at = Some(self.now.plus_ms(RETRY_AFTER_MS));
+                // Who was told, or had the time for it, has a descriptor for the next one. Who
+                // waits is told now.
+                if let Some(oldest) = self.places.make_room() {
+                    self.let_go(oldest);
+                }
+                if let Some((index, socket)) = self.places.first() {
+                    self.admit_to_tell(index, socket);
+                }
             }
-        }
-    }
-
-    fn pause_accepting(&mut self) {
-        if !self.accept_paused {
-            self.accept_paused = true;
-            self.shared.counts.accept_pauses += 1;
-        }
-        for index in 0..self.acceptors.len() {
-            self.settle_acceptor(index);
         }
     }
 
     /// Called when a connection has closed, and when it is time to try again.
     pub(super) fn resume_accepting(&mut self) {
-        while !self.is_full() {
-            let Some((index, socket, _)) = self.waiting.pop_front() else {
-                break;
-            };
-            self.admit(index, socket);
-        }
-        if !self.accept_paused || self.is_full() {
+        if !self.accept_paused {
             return;
         }
         self.accept_paused = false;
         self.accept_retry_at = None;
         for index in 0..self.acceptors.len() {
             self.settle_acceptor(index);
-        }
-    }
-
-    /// Until when the one may wait that was accepted first and has no place yet.
-    pub(super) fn accepted_until(&self) -> Option<Time> {
-        self.waiting.front().map(|&(.., until)| until)
-    }
-
-    /// Lets go of those that have waited for a place for as long as they may.
-    pub(super) fn drop_late_accepted(&mut self) {
-        while self.accepted_until().is_some_and(|until| until <= self.now) {
-            // Dropping it tells the peer.
-            self.waiting.pop_front();
-            self.shared.counts.timeouts += 1;
         }
     }
 
@@ -202,7 +214,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Closes every listener, once nothing is in flight on it.
     pub(super) fn close_acceptors(&mut self) {
-        self.waiting.clear();
+        self.places.clear_waiting();
         for index in 0..self.acceptors.len() {
             self.settle_acceptor(index);
         }

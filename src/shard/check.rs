@@ -4,7 +4,8 @@
 //! Knows: all of a shard. Refuses to know: what was asked of it.
 //!
 //! - **States**: those of each connection fit together, and to what the ring has of it. Whoever
-//!   wants to receive is received for or is in the rota, exactly once.
+//!   wants to receive is received for or is in the rota, exactly once. No more are inside than
+//!   there are places.
 //! - **Ledger**: the sum of what is held is what walking over everything finds, and it is above
 //!   the limit by no more than one turn may add.
 //! - **Fairness**: nobody with something to say waits for more than a bounded number of turns.
@@ -31,6 +32,8 @@ pub struct Watch {
     pub turn_ns_max: u64,
     /// How long one has taken.
     pub turn_ns: u64,
+    /// What one step of inflating may cost, in nanoseconds of our machine; 0: anything.
+    pub step_ns_max: u64,
     /// Who has waited for longest, as turns and as many as that may be.
     pub longest: (u64, u64),
     /// The most that was held above the limit.
@@ -70,9 +73,26 @@ impl<R: Watched, S: Service> Shard<R, S> {
         self.budget.slow_down(slowness);
     }
 
+    /// Sets up a simulation: what a step of inflating costs.
+    pub const fn inflate_in_steps(&mut self, step_ns: u64) {
+        self.shared.codec.set_inflate_step_ns(step_ns);
+    }
+
+    /// Whether a message is being inflated that needs more than one step.
+    pub fn is_inflating(&mut self) -> bool {
+        let slab = &mut self.slab;
+        let mut keys = (0..slab.capacity() as u32).filter_map(|slot| slab.key_at(slot));
+        let keys: Vec<_> = keys.by_ref().collect();
+        keys.into_iter()
+            .any(|key| slab.get_mut(key).is_some_and(|it| it.link.goes_on()))
+    }
+
     /// Makes a mistake from here on.
     pub fn make(&mut self, mistake: Mistake) {
         self.shared.mistake = Some(mistake);
+        if mistake == Mistake::InflatesAtOnce {
+            self.shared.codec.set_inflate_step_ns(u64::MAX);
+        }
         if mistake == Mistake::ForgetsTheClock {
             self.budget.go_blind();
         }
@@ -149,6 +169,17 @@ impl<R: Watched, S: Service> Shard<R, S> {
             if listed != flagged {
                 return Err(format!("{listed} are {what}, and {flagged} say so"));
             }
+        }
+        let beyond = self.places.all_beyond();
+        let there = beyond.clone();
+        let there = there.filter(|&key| self.slab.get_mut(key).is_some());
+        let (there, beyond) = (there.count(), beyond.count());
+        let inside = self.slab.len() - there;
+        let places = self.shared.config.shard_connections_max as usize;
+        if there != beyond || inside > places {
+            return Err(format!(
+                "{inside} are inside, of {places}, and of {beyond} beyond {there} are there"
+            ));
         }
         if !self.touched.is_empty() {
             return Err("somebody was touched and not settled".into());
@@ -278,6 +309,13 @@ impl<R: Watched, S: Service> Shard<R, S> {
             let most = watch.turn_ns_max;
             return Err(format!("a turn took {turn_ns} ns of at most {most}"));
         }
+        let step_ns = self.shared.codec.longest_inflate_step_ns();
+        if watch.step_ns_max > 0 && step_ns > watch.step_ns_max {
+            let most = watch.step_ns_max;
+            return Err(format!(
+                "a step of inflating has cost {step_ns} ns of at most {most}"
+            ));
+        }
         self.check_mail(watch)?;
         self.check_deadlines(watch)?;
         let ready = self.ring.completions_left() as u64;
@@ -334,7 +372,8 @@ impl<R: Watched, S: Service> Shard<R, S> {
         let arrived = self.ring.arrived(socket);
         let looked_at = arrived
             .handed_out
-            .saturating_sub(link.unread_bytes() as u64);
+            .saturating_sub(link.unread_bytes() as u64)
+            .wrapping_add(link.endpoint.inflated_so_far());
         if !link.is_willing() {
             return (Waits::Unwilling, looked_at);
         }

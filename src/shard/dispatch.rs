@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     conn::{
-        CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, token::SLOTS_MAX, unread::End,
+        CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, mistake::Mistake,
+        token::SLOTS_MAX, unread::End,
     },
     proto::{CloseCode, Event, Message, Payload, endpoint::Batch},
     ring::{
@@ -114,13 +115,23 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.turn_bytes += len;
         self.budget.charge(cost::bytes_ns(len));
         let left = self.received(key, &mut lease, is_large);
-        if left > 0 {
+        if left > 0 || self.goes_on(key) {
             self.put_off(key, &lease[len - left..]);
         }
         let connection = self.slab.get_mut(key);
         let queue = connection.and_then(|connection| connection.link.outgoing.as_deref_mut());
         self.shared.lending.settle(&mut self.ring, lease, queue);
         self.size_receives(key, len);
+    }
+
+    /// Whether there is something to go on with, whatever was left of the bytes.
+    #[inline]
+    pub(super) fn goes_on(&mut self, key: Key) -> bool {
+        if self.shared.errs(Mistake::ForgetsToGoOn) {
+            return false;
+        }
+        let connection = self.slab.get_mut(key);
+        connection.is_some_and(|connection| connection.link.goes_on())
     }
 
     /// A receive has brought no bytes.
@@ -296,7 +307,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     budget.charge_calls(1);
                 }
                 match event {
-                    None if input.is_empty() => break,
+                    None if input.is_empty() && !link.endpoint.is_inflating() => break,
                     None => {}
                     Some(Event::Message { kind, payload }) => {
                         let payload = &*held.insert(payload);

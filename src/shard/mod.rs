@@ -50,7 +50,7 @@ use crate::{
     config::Config,
     conn::{
         CloseCause, Conn, ConnId, Connection, Key, Shared, Stage, deadline::Wheel, ledger::Relief,
-        mistake::Mistake, slab::Slab, unread::Unread,
+        mistake::Mistake, places::Places, slab::Slab, unread::Unread,
     },
     proto::CloseCode,
     ring::{Errno, Lent, Operation, Ring, Time, Token, Wait, process::release_memory},
@@ -117,9 +117,8 @@ pub struct Shard<R: Ring, S: Service> {
     accept_paused: bool,
     /// Descriptors ran out, and none was accepted since.
     accept_exhausted: bool,
-    /// Accepted beyond `shard_connections_max`, and not looked at yet, with the listener's number
-    /// and the time until which they may wait for a place.
-    waiting: VecDeque<(usize, R::Socket, Time)>,
+    /// Newcomers are a socket and the number of its listener.
+    places: Places<(usize, R::Socket)>,
     touched: Vec<Key>,
     /// Those with something left to be looked at, in the order in which they are.
     rota: VecDeque<Key>,
@@ -210,6 +209,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let lent_bytes_max =
             usize::from(config.recv_buffers) * config.recv_buffer_bytes as usize / 2;
         let long_bytes_min = u64::from(config.recv_buffer_bytes / 2);
+        let places = Places::new(config.shard_connections_max, config.handshake_timeout_ms);
         Self {
             ring,
             service,
@@ -220,7 +220,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             accept_retry_at: None,
             accept_paused: false,
             accept_exhausted: false,
-            waiting: VecDeque::new(),
+            places,
             touched: Vec::new(),
             rota: VecDeque::new(),
             spare_unread: Vec::new(),
@@ -416,7 +416,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.drain_until,
             (keeps_memory || self.has_memory_to_release()).then_some(self.trim_at),
             (!self.choked.is_empty()).then_some(self.relief.again_at()),
-            self.accepted_until(),
+            self.places.late_at(),
         ];
         let Some(first) = first.into_iter().flatten().min() else {
             return;

@@ -106,7 +106,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         tracing::debug!(connection = %id, "memory ran short, and this connection held most of it");
         let is_behind = link.queued_bytes() > 0;
         link.ends(CloseCause::Overloaded);
-        link.endpoint.release(&mut self.shared.pool);
+        let shared = &mut self.shared;
+        link.endpoint.release(&mut shared.pool, &mut shared.codec);
         link.rare.take_unread();
         if is_behind || !link.is_open() {
             // What is queued is what it holds, and a close frame would wait behind it.

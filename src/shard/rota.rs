@@ -115,11 +115,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
             return true;
         };
-        let Some(unread) = link.rare.unread() else {
+        if !link.rare.has_unread() {
             return true;
-        };
+        }
         self.rota_blocked = false;
-        if let Some(mut plain) = unread.take_plain() {
+        if link.goes_on() {
+            self.received_plain(key, &mut []);
+        }
+        let plain = self
+            .slab
+            .get_mut(key)
+            .and_then(|it| it.link.rare.unread()?.take_plain());
+        if let Some(mut plain) = plain {
             let left = self.received_plain(key, plain.bytes());
             if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
                 link.rare.unread_mut().put_back_plain(plain, left);
@@ -148,9 +155,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.keep_unread(unread);
             return true;
         }
+        let goes_on = link.goes_on();
         let unread = link.rare.unread_mut();
-        let end = unread.take_end();
-        let is_empty = unread.is_empty();
+        let end = if goes_on { None } else { unread.take_end() };
+        let is_empty = unread.is_empty() && !goes_on;
         if is_empty {
             let unread = link.rare.take_unread();
             self.keep_unread(unread);

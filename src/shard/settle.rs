@@ -240,7 +240,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         shared.queued_bytes -= std::mem::take(&mut link.counted_bytes);
         shared.charged_bytes -= std::mem::take(&mut link.charged_bytes) as usize;
         link.rare.take_unread();
-        link.endpoint.release(&mut shared.pool);
+        link.endpoint.release(&mut shared.pool, &mut shared.codec);
         link.endpoint.leave(&mut shared.codec);
         link.release_queues(&mut shared.arena);
         if let Some(socket) = connection.socket.take() {
@@ -266,6 +266,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
             removed.is_some(),
             "a close completed on a connection that is gone"
         );
+        if !self.shared.errs(Mistake::ForgetsWhoLeft) && self.places.leaves(key) {
+            self.fill_place();
+        }
         self.resume_accepting();
     }
 
@@ -339,7 +342,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             }
             self.deadlines_left = self.wheel.is_due(self.now);
         }
-        self.drop_late_accepted();
+        self.tell_late();
         if self.accept_retry_at.is_some_and(|at| at <= self.now) {
             self.accept_retry_at = None;
             self.resume_accepting();

@@ -48,6 +48,8 @@ macro_rules! stats {
 
 stats! {
     accept_pauses
+    places_waited
+    places_refusals
     connections
     handshakes
     handshakes_refused

@@ -44,7 +44,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             let is_put_off = self
                 .slab
                 .get_mut(key)
-                .is_some_and(|it| it.link.rare.has_plain());
+                .is_some_and(|it| it.link.rare.has_plain() || it.link.goes_on());
             if is_put_off || self.budget.is_share_over() {
                 return records.len();
             }
@@ -84,14 +84,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
             Ok(()) => None,
             Err(error) => Some(End::Tls(error)),
         };
-        if left > 0 {
+        let is_put_off = left > 0 || self.goes_on(key);
+        if is_put_off {
             self.put_plain_off(key, &plain[plain.len() - left..]);
         }
         self.plain = plain;
         match end {
             None => true,
             Some(end) => {
-                self.end_behind_unread_plain(key, end, left);
+                self.end_behind_unread_plain(key, end, is_put_off);
                 false
             }
         }
@@ -107,8 +108,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     /// TLS has ended, behind the plaintext that was put off, if some was.
-    fn end_behind_unread_plain(&mut self, key: Key, end: End, left: usize) {
-        if left == 0 {
+    fn end_behind_unread_plain(&mut self, key: Key, end: End, is_put_off: bool) {
+        if !is_put_off {
             return self.input_ended(key, end);
         }
         if let Some(connection) = self.slab.get_mut(key) {

@@ -12,6 +12,11 @@ use ringwire::{Config, Snapshot, aio};
 pub const WAIT: Duration = Duration::from_secs(10);
 
 /// A server on one thread, stopped and joined at the end.
+/// An opening handshake.
+pub const REQUEST: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+      Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
 pub struct Host {
     server: Option<aio::Server>,
 }
@@ -57,14 +62,17 @@ impl Host {
 
     /// A raw connection whose opening handshake is done.
     pub fn raw(&self) -> TcpStream {
+        self.raw_offering("x-nothing")
+    }
+
+    /// As [`raw`](Self::raw), with these extensions offered.
+    pub fn raw_offering(&self, extensions: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(WAIT)).unwrap();
-        stream
-            .write_all(
-                b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                  Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-            )
-            .unwrap();
+        let (request, end) = REQUEST.split_at(REQUEST.len() - 2);
+        let offer = format!("Sec-WebSocket-Extensions: {extensions}\r\n");
+        let request = [request, offer.as_bytes(), end].concat();
+        stream.write_all(&request).unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];

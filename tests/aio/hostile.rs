@@ -1,10 +1,16 @@
 //! Peers that break the rules.
 
-use std::{io::Write, net::TcpStream};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
 
-use ringwire::Config;
+use ringwire::{
+    Config,
+    conn::places::{BEYOND_MAX, WAITING_MAX},
+};
 
-use crate::host::{Host, echo, frame, read_all};
+use crate::host::{Host, REQUEST, echo, frame, read_all};
 
 /// What a server says to these bytes: the code of its close frame.
 fn code_for(host: &Host, bytes: &[u8]) -> u16 {
@@ -98,4 +104,62 @@ fn a_plain_request_that_is_refused_is_no_refused_handshake() {
     host.wait_for("each in its place", |stats| {
         (stats.counts.http_requests, stats.counts.handshakes_refused) == (1, 1)
     });
+}
+
+/// A server with two places, in which newcomers wait for so long.
+fn with_two_places(wait_ms: u64) -> Host {
+    let mut config = Config::default();
+    config.shard_connections_max = 2;
+    config.handshake_timeout_ms = 20 * wait_ms;
+    Host::new(config, echo)
+}
+
+/// A newcomer is told that there is no place for it.
+fn expect_no_place(host: &Host) {
+    let mut stream = TcpStream::connect(host.address()).unwrap();
+    stream.write_all(REQUEST).unwrap();
+    let answer = read_all(&mut stream);
+    assert!(answer.starts_with(b"HTTP/1.1 503 "), "{answer:?}");
+}
+
+#[test]
+fn newcomers_are_told_when_no_place_gets_free() {
+    let host = with_two_places(100);
+    let mut inside = vec![host.raw(), host.raw()];
+    for round in 1..=3 {
+        expect_no_place(&host);
+        host.wait_for("refusals", |stats| {
+            (stats.counts.places_waited, stats.counts.places_refusals) == (round, round)
+        });
+    }
+    // Those who were told took no place, and left none.
+    drop(inside.pop());
+    host.wait_for("one is left", |stats| stats.connections_open == 1);
+    inside.push(host.raw());
+    expect_no_place(&host);
+}
+
+#[test]
+fn newcomers_that_wait_get_the_places_that_get_free() {
+    let host = with_two_places(60_000);
+    let mut inside = vec![host.raw(), host.raw()];
+    let mut first = TcpStream::connect(host.address()).unwrap();
+    host.wait_for("it waits", |stats| stats.counts.places_waited == 1);
+    drop(inside.pop());
+    host.wait_for("it has a place", |stats| stats.counts.connections == 3);
+    // A crowd that says nothing pushes itself out.
+    let crowd: Vec<_> = (0..3 * WAITING_MAX)
+        .map(|_| TcpStream::connect(host.address()).unwrap())
+        .collect();
+    host.wait_for("all have waited", |stats| {
+        stats.counts.places_waited == 1 + 3 * WAITING_MAX as u64
+            && stats.connections_open <= 2 + BEYOND_MAX as u64
+    });
+    first.write_all(REQUEST).unwrap();
+    let mut head = [0; 12];
+    first.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    drop((crowd, first));
+    host.wait_for("one is left", |stats| stats.connections_open == 1);
+    drop(host.raw());
 }

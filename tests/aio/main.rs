@@ -5,6 +5,7 @@
 mod authority;
 mod cancel;
 mod closing;
+mod compress;
 mod echo;
 mod halves;
 mod host;

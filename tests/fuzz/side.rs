@@ -38,6 +38,7 @@ pub const NARROW: Limits = Limits {
 /// What an endpoint says about compression.
 pub const TERMS: Terms = Terms {
     bytes_min: 126,
+    bytes_max: usize::MAX,
     level: 6,
     window_bits: 15,
     context_takeover: true,
@@ -198,7 +199,7 @@ impl Side {
 
     /// Ends the connection: nothing that it borrowed may be left out then.
     pub fn end(mut self) {
-        self.endpoint.release(&mut self.pool);
+        self.endpoint.release(&mut self.pool, &mut self.codec);
         self.endpoint.leave(&mut self.codec);
         assert_eq!(self.codec.tally().windows_bytes, 0, "windows are left");
         assert_eq!(self.pool.out(), 0, "buffers are not back in the pool");

@@ -3,15 +3,19 @@
 
 use bytes::Bytes;
 use ringwire::{
-    Outgoing,
+    CloseCode, Outgoing,
     ProtocolError::{self, *},
-    proto::Role,
+    proto::{
+        Role,
+        deflate::{Codec, Terms},
+        endpoint::Control,
+    },
 };
 
 use crate::{
     Prng,
     inflate::{inflate_message, inflate_tolerantly},
-    side::{Seen, Side},
+    side::{Seen, Side, TERMS},
     wire::*,
 };
 
@@ -270,6 +274,42 @@ fn go_round(offer: &str, sender: Role, bits: u32, has_context: bool) {
     to.end();
 }
 
+/// Compressing one is done in one go, so that its length has a limit (RFC 7692 section 6).
+#[test]
+fn what_is_too_long_is_sent_as_it_is_and_no_context_remembers_it() {
+    for offer in [OFFER, NO_CONTEXT] {
+        for sender in [Role::Client, Role::Server] {
+            let terms = Terms {
+                bytes_max: 10_000,
+                ..TERMS
+            };
+            let mut from = Side::in_batches(sender);
+            from.codec = Codec::new(terms);
+            from.compress(offer);
+            let mut to = Side::compressing(other(sender), offer);
+            let mut sent = |message: Outgoing<'_>, seen: &[u8]| {
+                from.send(message).unwrap();
+                let stream = from.take_output();
+                to.feed(&stream);
+                assert_eq!(to.seen.pop(), Some(Seen::Binary(seen.into())));
+                (stream[0], stream.len())
+            };
+            for len in [10_000, 10_001, 9_999, 300_000, 10_000] {
+                let bytes = b"0123456789".repeat(len / 10 + 1)[..len].to_vec();
+                for shared in [false, true] {
+                    let outgoing = match shared {
+                        true => Outgoing::from(bytes.clone()),
+                        false => Outgoing::from(&bytes[..]),
+                    };
+                    let (first, stream_len) = sent(outgoing, &bytes);
+                    assert_eq!(first & RSV1 != 0, len <= 10_000, "{len} bytes, {offer}");
+                    assert_eq!(stream_len < len, len <= 10_000, "{stream_len} of {len}");
+                }
+            }
+        }
+    }
+}
+
 /// zlib-rs 0.6.8 loses its place when it is cut short by what does not get shorter.
 #[test]
 fn what_cannot_be_compressed_is_sent_as_it_is_however_often() {
@@ -371,6 +411,182 @@ fn inflated_text_is_checked_like_any_other() {
         to.feed(&from.take_output());
         assert!(to.seen == [Seen::Text(text)], "after {before} bytes");
         to.end();
+    }
+}
+
+/// Messages of blocks that become nothing: stored ones, fixed ones, and dynamic ones, whose tables
+/// cost most.
+fn barren_blocks(count: usize) -> [Vec<u8>; 3] {
+    // Type 2, 257 codes for literals, 1 for distances, 18 for lengths of codes, of which 18 and 1
+    // take a bit each: 256 codes of no bits, one of one bit for the end of the block, and one of
+    // one bit for a distance. Then the end of the block. Each number is a value and its bits.
+    let mut block = vec![(0, 1), (2, 2), (0, 5), (0, 5), (14, 4)];
+    block.extend((0..18).map(|place| (usize::from(place == 2 || place == 17), 3)));
+    block.extend([(1, 1), (127, 7), (1, 1), (107, 7), (0, 1), (0, 1), (0, 1)]);
+    let bits = block
+        .iter()
+        .flat_map(|&(value, len)| (0..len).map(move |bit| value >> bit & 1 == 1));
+    let bits: Vec<bool> = bits.collect();
+    // A stored block follows, whose length is left out.
+    let all: Vec<bool> = bits.repeat(count).into_iter().chain([false; 3]).collect();
+    let byte = |bits: &[bool]| {
+        bits.iter()
+            .rev()
+            .fold(0, |byte, bit| byte << 1 | u8::from(*bit))
+    };
+    let dynamic = all.chunks(8).map(byte).collect();
+    let [stored, fixed] = [&b"\x00\x00\x00\xff\xff"[..], b"\x02\x00\x00\x00\xff\xff"]
+        .map(|block| [&block.repeat(count)[..], b"\x00"].concat());
+    [stored, fixed, dynamic]
+}
+
+/// Whole streams of a client, each with what a server is to see of it.
+fn long_streams(offer: &str) -> Vec<(Vec<u8>, Vec<Seen>)> {
+    let prng = &mut Prng(16);
+    let mut from = Side::compressing(Role::Client, offer);
+    let text = format!("{}\u{1f980}{}", log(prng, 130_000), log(prng, 90_000));
+    let noise = prng.bytes(50_000).repeat(3);
+    let zeros = vec![0; 1 << 20];
+    let mut seen = Vec::new();
+    let mut stream = Vec::new();
+    // Several messages, long and short, whole and in fragments, with control frames in between.
+    for round in 0..3 {
+        from.send(&*text).unwrap();
+        seen.push(Seen::Text(text.clone()));
+        from.send(&b"short, and not compressed"[..]).unwrap();
+        seen.push(Seen::Binary(b"short, and not compressed".into()));
+        from.control(Control::Ping, b"between").unwrap();
+        seen.push(Seen::Ping(b"between".into()));
+        from.send_fragmented(&zeros[..], 300 + round).unwrap();
+        seen.push(Seen::Binary(zeros.clone()));
+        from.send(&noise[..]).unwrap();
+        seen.push(Seen::Binary(noise.clone()));
+        stream.extend(from.take_output());
+        let finals = [b"\x03\x00".repeat(900), b"\x00".to_vec()].concat();
+        stream.extend(frame(Role::Client, FIN | RSV1 | TEXT, &finals));
+        seen.push(Seen::Text(String::new()));
+        stream.extend(frame(Role::Client, FIN | RSV1 | BINARY, b""));
+        seen.push(Seen::Binary(Vec::new()));
+    }
+    for payload in barren_blocks(4_000) {
+        stream.extend(frame(Role::Client, FIN | RSV1 | BINARY, &payload));
+        seen.push(Seen::Binary(Vec::new()));
+    }
+    let whole = (stream, seen.clone());
+
+    // What is wrong shows at the end of a long message.
+    let mut wrong = Vec::new();
+    let mut fails = |stream: Vec<u8>, error| wrong.push((stream, vec![Seen::Failed(error)]));
+    let mut from = Side::compressing(Role::Client, offer);
+    from.send(vec![b'0'; (1 << 20) + 1]).unwrap();
+    fails(from.take_output(), MessageTooBig);
+    let mut from = Side::compressing(Role::Client, offer);
+    let late = [text.as_bytes(), b"\xff"].concat();
+    from.send(&late[..]).unwrap();
+    let mut stream = from.take_output();
+    stream[0] = FIN | RSV1 | TEXT;
+    fails(stream, TextNotUtf8);
+    let mut from = Side::compressing(Role::Client, offer);
+    from.send(&*text).unwrap();
+    let mut sent = frames(Role::Client, &from.take_output()).swap_remove(0).1;
+    sent.truncate(sent.len() - 9);
+    fails(
+        frame(Role::Client, FIN | RSV1 | TEXT, &sent),
+        DeflateInvalid,
+    );
+    let finals = [b"\x03\x00".repeat(5_000), b"\x00".to_vec()].concat();
+    fails(
+        frame(Role::Client, FIN | RSV1 | TEXT, &finals),
+        DeflateInvalid,
+    );
+    wrong.push(whole);
+    wrong
+}
+
+#[test]
+fn messages_come_to_the_same_however_long_a_step_is() {
+    for offer in [OFFER, NO_CONTEXT] {
+        for (stream, seen) in long_streams(offer) {
+            for step_ns in [1, 3_000, 64_000, u64::MAX] {
+                for cut in [0, 2_000, stream.len() / 2] {
+                    let mut to = Side::compressing(Role::Server, offer);
+                    to.in_steps(step_ns);
+                    let cut = cut.min(stream.len());
+                    to.feed(&stream[..cut]);
+                    to.feed(&stream[cut..]);
+                    assert!(
+                        to.seen == seen,
+                        "steps of {step_ns} ns, cut at {cut}, {offer}"
+                    );
+                    to.end();
+                }
+            }
+        }
+    }
+}
+
+/// What a step may cost beyond its limit: a piece of output, or of input that becomes nothing.
+const PIECE_NS: u64 = 140_000;
+
+#[test]
+fn no_step_costs_more_than_it_may_whatever_was_sent() {
+    let mut from = Side::compressing(Role::Client, NO_CONTEXT);
+    from.send(vec![0; 16 << 20]).unwrap();
+    let zeros = frames(Role::Client, &from.take_output()).swap_remove(0).1;
+    let finals = [b"\x03\x00".repeat(4_090), b"\x00".repeat(100_000)].concat();
+    let mut payloads = Vec::from(barren_blocks(50_000));
+    payloads.extend([zeros, finals]);
+    for payload in payloads {
+        let stream = frame(Role::Client, FIN | RSV1 | BINARY, &payload);
+        let mut to = Side::compressing(Role::Server, NO_CONTEXT);
+        to.limits.message_bytes_max = 16 << 20;
+        to.in_steps(64_000);
+        to.feed(&stream);
+        let longest_ns = to.codec.longest_inflate_step_ns();
+        assert!(longest_ns < 64_000 + PIECE_NS, "{longest_ns} ns");
+        assert!(to.calls > Some(40), "{:?} calls", to.calls);
+        to.end();
+        // In one go, to see that the limit is what makes the difference.
+        let mut to = Side::compressing(Role::Server, NO_CONTEXT);
+        to.limits.message_bytes_max = 16 << 20;
+        to.in_steps(u64::MAX);
+        to.feed(&stream);
+        assert!(to.codec.longest_inflate_step_ns() > 2_000_000);
+        to.end();
+    }
+}
+
+#[test]
+fn whoever_closes_lets_go_of_what_was_inflated_in_part() {
+    let mut from = Side::compressing(Role::Client, OFFER);
+    from.send(vec![0; 1 << 20]).unwrap();
+    from.close(CloseCode::NORMAL_CLOSURE, "").unwrap();
+    let stream = from.take_output();
+    for close in [true, false] {
+        let mut to = Side::compressing(Role::Server, OFFER);
+        to.in_steps(1);
+        let mut bytes = stream.clone();
+        let left = to.begin(&mut bytes);
+        assert!(to.endpoint.is_inflating() && to.endpoint.is_in_message());
+        assert_eq!(
+            to.endpoint.unfinished(),
+            None,
+            "its peer has done what it could"
+        );
+        assert!(to.pool.out() > 0 && to.endpoint.inflater_bytes() > 0);
+        if close {
+            to.close(CloseCode::GOING_AWAY, "").unwrap();
+            to.feed(&bytes[left..]);
+            let code = Some(CloseCode::NORMAL_CLOSURE.number());
+            assert_eq!(to.seen, [Seen::Close(code, String::new())]);
+        }
+        let held = to.codec.tally().held_bytes;
+        to.end();
+        assert_eq!(
+            to.codec.tally().held_bytes,
+            held,
+            "the inflater is kept, once"
+        );
     }
 }
 

@@ -33,6 +33,7 @@ pub const LIMITS: Limits = Limits {
 
 pub const TERMS: Terms = Terms {
     bytes_min: 126,
+    bytes_max: usize::MAX,
     level: 6,
     window_bits: 15,
     context_takeover: true,
@@ -51,6 +52,8 @@ pub struct Side {
     sink: VecSink,
     pub seen: Vec<Seen>,
     batches: bool,
+    /// Calls that it took so far, if it receives step by step.
+    pub calls: Option<u32>,
 }
 
 impl Side {
@@ -64,6 +67,7 @@ impl Side {
             sink: VecSink::default(),
             seen: Vec::new(),
             batches: false,
+            calls: None,
         }
     }
 
@@ -78,9 +82,21 @@ impl Side {
     /// One that agreed on compression with a client that offered this.
     pub fn compressing(role: Role, offer: &str) -> Self {
         let mut side = Self::in_batches(role);
-        let agreed = agree([offer.as_bytes()].into_iter(), &TERMS).expect("a valid offer");
-        side.endpoint.compress(&mut side.codec, &agreed);
+        side.compress(offer);
         side
+    }
+
+    /// From here on it compresses as was agreed on with a client that offered this.
+    pub fn compress(&mut self, offer: &str) {
+        let agreed = agree([offer.as_bytes()].into_iter(), &TERMS).expect("a valid offer");
+        self.endpoint.compress(&mut self.codec, &agreed);
+    }
+
+    /// From here on it receives step by step, as a shard does, and a step of inflating costs so
+    /// many nanoseconds.
+    pub const fn in_steps(&mut self, step_ns: u64) {
+        self.calls = Some(0);
+        self.codec.set_inflate_step_ns(step_ns);
     }
 
     /// Both ways of receiving.
@@ -129,6 +145,7 @@ impl Side {
     pub fn feed(&mut self, bytes: &[u8]) {
         let mut bytes = bytes.to_vec();
         let (batches, mut seen) = (self.batches, Vec::new());
+        let mut calls = self.calls;
         let left = self.call(|endpoint, context| {
             let mut input = &mut bytes[..];
             let mut batch = Batch::new();
@@ -146,14 +163,34 @@ impl Side {
                         break 0;
                     }
                 }
-                match endpoint.receive(&mut input, context) {
+                let event = match &mut calls {
+                    None => endpoint.receive(&mut input, context),
+                    Some(calls) => {
+                        *calls += 1;
+                        endpoint.receive_some(&mut input, &mut u32::MAX.clone(), context)
+                    }
+                };
+                match event {
+                    None if endpoint.is_inflating() => {}
                     None => break input.len(),
                     Some(event) => seen.push(event_seen(event, context.pool)),
                 }
             }
         });
         assert_eq!(left, 0, "input was left over");
+        self.calls = calls;
         self.seen.append(&mut seen);
+    }
+
+    /// Looks at these bytes once, without an event. Returns how many were looked at.
+    pub fn begin(&mut self, bytes: &mut [u8]) -> usize {
+        let len = bytes.len();
+        self.call(|endpoint, context| {
+            let mut input = bytes;
+            let event = endpoint.receive_some(&mut input, &mut 256, context);
+            assert!(event.is_none(), "{event:?}");
+            len - input.len()
+        })
     }
 
     pub fn send<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Result<(), SendError> {
@@ -185,7 +222,7 @@ impl Side {
 
     /// Ends the connection: no buffer of the pool may be left out then.
     pub fn end(&mut self) {
-        self.endpoint.release(&mut self.pool);
+        self.endpoint.release(&mut self.pool, &mut self.codec);
         self.endpoint.leave(&mut self.codec);
         assert_eq!(self.codec.tally().windows_bytes, 0, "windows are left");
         assert_eq!(

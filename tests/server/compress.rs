@@ -16,7 +16,7 @@ use ringwire::{
 };
 
 use crate::{
-    common::{BINARY, Frame, Peer, TEXT, request},
+    common::{BINARY, Frame, Peer, TEXT, masked, request},
     host::{Engine, Host, Obedient, config, host, on_each_engine},
     peer::{FIN, PING, PONG, Prng, until},
 };
@@ -27,8 +27,10 @@ on_each_engine! {
     bad_offers_open_connections_without_compression
     broken_messages_end_only_their_own_connection
     fragments_and_control_frames_between_them_are_one_message
+    long_messages_go_back_as_they_are_from_where_they_were_inflated
     memory_for_windows_is_bounded_and_counted
     messages_are_compressed_both_ways
+    long_messages_are_inflated_over_many_turns
     nothing_is_agreed_on_unless_it_is_switched_on
     what_goes_back_as_it_came_is_compressed_all_the_same
 }
@@ -39,6 +41,7 @@ const MIB: usize = 1 << 20;
 fn compressing(change: impl FnOnce(&mut Config)) -> Config {
     config(|config| {
         config.compress = true;
+        config.compress_bytes_max = usize::MAX;
         change(config);
     })
 }
@@ -108,6 +111,83 @@ fn resident_bytes() -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
     kib.expect("VmRSS") * 1024
+}
+
+/// Counts what comes, and says so.
+struct Counting;
+
+impl Service for Counting {
+    type State = ();
+
+    fn on_message(&mut self, conn: &mut Conn<'_, ()>, message: Message<'_>) {
+        let zeros = message.payload().iter().all(|byte| *byte == 0);
+        let answer = format!("{} {zeros}", message.payload().len());
+        conn.send(answer).unwrap();
+    }
+}
+
+/// A message that costs many shares takes as many turns, in each of which others are served. What
+/// follows it in the same receive is looked at when it was handed out, and not before.
+fn long_messages_are_inflated_over_many_turns(engine: Engine) {
+    let config = compressing(|config| config.message_bytes_max = 16 * MIB as u64);
+    host(
+        engine,
+        config,
+        || Counting,
+        |host| {
+            let (mut peer, _) = open(host, "permessage-deflate");
+            let zeros = Miniz::new().deflate(&vec![0; 16 * MIB]);
+            let finals = [b"\x03\x00".repeat(1000), b"\x00".to_vec()].concat();
+            for (compressed, answer) in [(zeros, "16777216 true"), (finals, "0 true")] {
+                let before = host.counts().turns;
+                // One that ends with the receive, and one with something behind it.
+                peer.send(BINARY | RSV1, &compressed);
+                assert_eq!(peer.read_message().payload, answer.as_bytes());
+                let long = masked(BINARY | RSV1, &compressed);
+                peer.write(&[long, masked(FIN | PING, b"behind")].concat());
+                assert_eq!(peer.read_message().payload, answer.as_bytes());
+                let pong = peer.read_frame();
+                assert_eq!(
+                    (pong.first, &pong.payload[..]),
+                    (FIN | PONG, &b"behind"[..])
+                );
+                // Both of them cost many shares.
+                let turns = host.counts().turns - before;
+                assert!(turns >= 12, "{turns} turns");
+            }
+            peer.close();
+        },
+    );
+}
+
+/// Compressing them would hold up all others.
+fn long_messages_go_back_as_they_are_from_where_they_were_inflated(engine: Engine) {
+    let config = compressing(|config| {
+        config.message_bytes_max = 4 * MIB as u64;
+        config.compress_bytes_max = 100_000;
+    });
+    host(engine, config, Obedient::default, |host| {
+        let (mut peer, _) = open(host, "permessage-deflate");
+        for (len, rounds) in [(100_000, 1), (100_001, 3), (4 * MIB, 3)] {
+            for _ in 0..rounds {
+                let payload = vec![b'a'; len];
+                peer.send(BINARY | RSV1, &Miniz::new().deflate(&payload));
+                let echo = peer.read_message();
+                if len <= 100_000 {
+                    assert_eq!(echo.first, BINARY | RSV1);
+                    assert!(Miniz::new().inflate(&echo.payload) == payload);
+                } else {
+                    assert_eq!(echo.first, BINARY);
+                    assert!(echo.payload == payload, "{len} bytes");
+                }
+            }
+        }
+        host.expect_count(1, |counts| counts.compress_messages);
+        if engine.scheme() == "ws" {
+            host.expect_count(6, |counts| counts.messages_sent_in_place);
+        }
+        peer.close();
+    });
 }
 
 fn nothing_is_agreed_on_unless_it_is_switched_on(engine: Engine) {

@@ -7,12 +7,16 @@ use std::{
     time::Duration,
 };
 
-use ringwire::{Address, Config, Server, StartError, service::Echo};
+use ringwire::{
+    Address, Config, Server, StartError,
+    conn::places::{BEYOND_MAX, WAITING_MAX},
+    service::Echo,
+};
 
 use crate::{
     common::{PATIENCE, Peer, request},
     host::{
-        Engine, Obedient, config, guarded, host, host_at, in_a_folder, on_each_engine,
+        Engine, Host, Obedient, config, guarded, host, host_at, in_a_folder, on_each_engine,
         on_each_plain_engine,
     },
     peer::until,
@@ -20,10 +24,12 @@ use crate::{
 
 on_each_engine! {
     a_shard_with_all_its_connections_lets_others_wait
+    newcomers_are_told_when_no_place_gets_free
 }
 
 on_each_plain_engine! {
     many_addresses_are_served_at_once
+    newcomers_that_say_nothing_keep_nobody_from_being_told
 }
 
 /// A port that nobody has, of either family.
@@ -92,13 +98,25 @@ fn many_addresses_are_served_at_once(engine: Engine) {
     });
 }
 
-fn a_shard_with_all_its_connections_lets_others_wait(engine: Engine) {
-    // The neighbour is the third. With more shards than one, who is full is up to the kernel.
-    let engine = match engine {
+/// With more shards than one, who is full is up to the kernel.
+fn of_one_shard(engine: Engine) -> Engine {
+    match engine {
         Engine::Server => Engine::ServerOfOneShard,
         other => other,
-    };
-    let config = config(|config| config.shard_connections_max = 3);
+    }
+}
+
+/// A configuration with places for two and the neighbour, in which newcomers wait for so long.
+fn with_three_places(wait_ms: u64) -> Config {
+    config(|config| {
+        config.shard_connections_max = 3;
+        config.handshake_timeout_ms = 20 * wait_ms;
+    })
+}
+
+fn a_shard_with_all_its_connections_lets_others_wait(engine: Engine) {
+    let engine = of_one_shard(engine);
+    let config = with_three_places(60_000);
     host(engine, config, Obedient::default, |host| {
         for round in 1..=3 {
             let mut inside: Vec<_> = (0..2).map(|_| host.open()).collect();
@@ -115,7 +133,7 @@ fn a_shard_with_all_its_connections_lets_others_wait(engine: Engine) {
             );
             waiting[0].stream.set_read_timeout(Some(PATIENCE)).unwrap();
             assert_eq!(host.stats().connections_open, 3);
-            assert!(host.counts().accept_pauses >= round);
+            assert!(host.counts().places_waited >= round);
             for peer in &mut inside {
                 peer.echo("inside");
             }
@@ -132,9 +150,81 @@ fn a_shard_with_all_its_connections_lets_others_wait(engine: Engine) {
     });
 }
 
+/// Asks for a WebSocket, for which there is no place.
+fn ask_in_vain(host: &Host) {
+    let mut peer = host.connect();
+    peer.write(request("/").as_bytes());
+    expect_no_place(&mut peer);
+}
+
+fn expect_no_place(peer: &mut Peer) {
+    let head = peer.read_head();
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+}
+
+fn newcomers_are_told_when_no_place_gets_free(engine: Engine) {
+    let config = with_three_places(100);
+    host(of_one_shard(engine), config, Obedient::default, |host| {
+        let mut inside: Vec<_> = (0..2).map(|_| host.open()).collect();
+        for _ in 0..3 {
+            ask_in_vain(host);
+        }
+        host.expect_count(3, |counts| counts.places_refusals);
+        host.expect_count(3, |counts| counts.places_waited);
+        for peer in &mut inside {
+            peer.echo("inside");
+        }
+        // Those who were told took no place, and left none.
+        inside.pop().unwrap().close();
+        until("two are left", || host.stats().connections_open == 2);
+        let mut next = host.open();
+        next.echo("let in");
+        ask_in_vain(host);
+        host.expect_count(4, |counts| counts.places_refusals);
+    });
+}
+
+fn newcomers_that_say_nothing_keep_nobody_from_being_told(engine: Engine) {
+    // None of them is dropped for its silence before the end.
+    let config = with_three_places(60_000);
+    host(of_one_shard(engine), config, Obedient::default, |host| {
+        let mut inside: Vec<_> = (0..2).map(|_| host.open()).collect();
+        let silent: Vec<_> = (0..200).map(|_| host.connect()).collect();
+        // Each waits for a place, and is pushed on by those behind it; then for a request of its
+        // own, and is pushed out.
+        host.expect_count(200, |counts| counts.places_waited);
+        let most = 3 + BEYOND_MAX as u64;
+        until("those without a place are few", || {
+            host.stats().connections_open <= most
+        });
+        let mut honest = host.connect();
+        honest.write(request("/").as_bytes());
+        let pushing: Vec<_> = (0..WAITING_MAX).map(|_| host.connect()).collect();
+        expect_no_place(&mut honest);
+        for peer in &mut inside {
+            peer.echo("inside");
+        }
+        drop((silent, pushing));
+        until("only those inside are left", || {
+            host.stats().connections_open == 3
+        });
+        for peer in inside {
+            peer.close();
+        }
+        until("the neighbour is left", || {
+            host.stats().connections_open == 1
+        });
+        host.open().echo("let in");
+    });
+}
+
 #[test]
 fn a_crowd_does_not_push_a_shard_over_its_connections() {
-    let config = config(|config| config.shard_connections_max = 10);
+    let config = config(|config| {
+        config.shard_connections_max = 10;
+        // It waits for a twentieth of this.
+        config.handshake_timeout_ms = 600_000;
+    });
     host(Engine::Shard, config, Obedient::default, |host| {
         // All of them wait in the backlog before the first is looked at, as far as we can do it.
         let mut crowd: Vec<_> = (0..60).map(|_| host.connect()).collect();

@@ -9,13 +9,15 @@ use crate::{marks::Mark, world};
 const SEEDS_MAX: u64 = 1_000;
 
 /// Each mistake, and the oracle that has to find it.
-const MISTAKES: [(Mistake, Mark); 16] = [
+const MISTAKES: [(Mistake, Mark); 20] = [
     (Mistake::LeavesCompletions, Mark::CheckFairness),
     (Mistake::LeavesMail, Mark::CheckFairness),
     (Mistake::JudgesWhenIdle, Mark::CheckFairness),
     (Mistake::ServesRotaWhenIdle, Mark::CheckFairness),
     (Mistake::ServesNewestFirst, Mark::CheckFairness),
     (Mistake::ForgetsTheClock, Mark::CheckFairness),
+    (Mistake::InflatesAtOnce, Mark::CheckFairness),
+    (Mistake::ForgetsToGoOn, Mark::CheckStates),
     (Mistake::ForgetsCharge, Mark::CheckStates),
     (Mistake::ForgetsPool, Mark::CheckLedger),
     (Mistake::ForgetsRoom, Mark::CheckLedger),
@@ -26,6 +28,8 @@ const MISTAKES: [(Mistake, Mark); 16] = [
     (Mistake::ForgetsToCancel, Mark::CheckStates),
     (Mistake::ForgetsDeadline, Mark::CheckStates),
     (Mistake::CountsTwice, Mark::CheckStates),
+    (Mistake::LetsEverybodyIn, Mark::CheckStates),
+    (Mistake::ForgetsWhoLeft, Mark::CheckStates),
 ];
 
 /// The first seed in which the oracle finds it, or what other checks have found instead.

@@ -13,15 +13,17 @@ const PURPOSE_PLAN: u64 = 2_000;
 pub const PURPOSE_DRIVER: u64 = 2_001;
 pub const PURPOSE_RAW: u64 = 2_002;
 const PURPOSE_PRESSURE: u64 = 1_999;
+const PURPOSE_STEPS: u64 = 1_998;
 
 /// Knobs that can cost a connection, or keep it from being opened.
-pub const HARMFUL: [Knob; 9] = [
+pub const HARMFUL: [Knob; 10] = [
     Knob::AcceptFails,
     Knob::ClockJump,
     Knob::ConnectHangs,
     Knob::ConnectRefused,
     Knob::EndAfterData,
     Knob::EndBeforeData,
+    Knob::FewDescriptors,
     Knob::OpenFails,
     Knob::Reset,
     Knob::SendFails,
@@ -191,6 +193,8 @@ pub struct Plan {
     pub tight_memory: bool,
     /// How many times slower than ours the server's machine is.
     pub slowness: u64,
+    /// What a step of inflating costs, in nanoseconds of our machine.
+    pub step_ns: u64,
     /// What a message takes the server, in microseconds.
     pub service_us: u64,
     /// Turns in which the server's mailbox is filled.
@@ -394,6 +398,11 @@ impl Plan {
                 journal.reach(mark);
             }
         }
+        let steps = &mut Prng::new(seed, PURPOSE_STEPS);
+        let step_ns = [1, 1_000, 10_000, 64_000][steps.below(4) as usize];
+        if server.compress && steps.coin() {
+            server.compress_bytes_max = server.compress_bytes_min + steps.below(2_000) as usize;
+        }
         server.validate().expect("a drawn configuration is valid");
         if tight_memory {
             // Less than anybody may set, so that little is much.
@@ -438,6 +447,7 @@ impl Plan {
             is_prompt,
             tight_memory,
             slowness,
+            step_ns,
             service_us,
             mail_turns,
             crowd,

@@ -133,6 +133,7 @@ impl World {
         let mut server = Shard::new(0, server_ring, echo, plan.server.clone(), [1; 32]);
         let client = Shard::new(1, client_ring, clients, plan.client.clone(), [2; 32]);
         server.slow_down(plan.slowness);
+        server.inflate_in_steps(plan.step_ns);
         for _ in 0..plan.listeners {
             server.listen(kernel.listen(&server_address));
         }
@@ -243,6 +244,7 @@ impl World {
             turned.map_err(|errno| errno.to_string())?;
             let [server, client] = &mut self.watches;
             if server_next {
+                server.step_ns_max = self.plan.step_ns + PIECE_NS;
                 server.turn_ns_max = TURN_NS_MAX + CALLS_MAX * 1_000 * self.plan.service_us;
                 check_turn(&self.journal, &mut self.server, server)?;
                 self.journal.count_turn();
@@ -702,6 +704,8 @@ impl World {
             (Mark::CloseTimedOut, close_timeouts),
             (Mark::ReadsPaused, shared.reads_paused),
             (Mark::AcceptsPaused, shared.accept_pauses),
+            (Mark::PlaceWaitedFor, shared.places_waited),
+            (Mark::PlaceRefused, shared.places_refusals),
             (Mark::RecvStarved, shared.recv_starved),
             (Mark::MessageCompressed, shared.inflate_messages),
             (Mark::EchoCompressed, shared.compress_messages),
@@ -804,6 +808,10 @@ impl World {
     }
 }
 
+/// What a step of inflating may cost beyond its limit: a piece of output, or of input that becomes
+/// nothing.
+const PIECE_NS: u64 = 140_000;
+
 /// The oracles that look after every turn.
 fn check_turn<S: ringwire::Service>(
     journal: &Journal,
@@ -820,6 +828,9 @@ fn check_turn<S: ringwire::Service>(
     }
     if shard.is_behind() {
         journal.reach(Mark::PutOff);
+    }
+    if shard.is_inflating() {
+        journal.reach(Mark::InflatedInPart);
     }
     Ok(())
 }

@@ -1,12 +1,18 @@
 //! Reading compressed messages (RFC 7692 section 7.2.2).
 //!
-//! Knows: one whole message at a time, its limits, and that text has to be UTF-8. Refuses to know:
-//! frames, and on which connection a message came.
+//! Knows: whole messages, step by step, their limits, and that text has to be UTF-8. Refuses to
+//! know: frames, and on which connection a message came.
 //!
 //! A message is inflated when all of it is there. Until then a connection holds what its peer has
 //! sent and not what that would become, so that a thousand connections with a bomb each that never
 //! ends cost what they sent. While it is inflated, every limit is judged piece by piece: what is
 //! too long stops at the piece that shows it.
+//!
+//! One step costs no more than a stated time, whatever was sent. Most messages need no other, and
+//! share one inflater. What is left after the first step takes the inflater with it, and is gone on
+//! with when somebody asks for it.
+//!
+//! Invariant: what a message comes to does not depend on where its steps end.
 
 use zlib_rs::{Inflate, InflateFlush, Status};
 
@@ -59,6 +65,26 @@ fn final_blocks_max(compressed_bytes: usize) -> u32 {
 const MESSAGE_NS: u64 = 2_000;
 const FINAL_BLOCK_NS: u64 = 2_000;
 
+/// Compressed bytes that are looked at before it is asked what they have cost: a block that becomes
+/// nothing may take a microsecond, and needs 12 of them.
+const INPUT_BYTES: usize = 4 << 10;
+
+/// What a compressed byte costs about that becomes nothing.
+const BARREN_BYTE_NS: u64 = 32;
+
+/// What one step may cost, about: a third of a connection's share of a turn.
+pub const STEP_NS: u64 = 64_000;
+
+/// Inflaters that are kept for the next messages.
+const SPARE_MAX: usize = 4;
+
+/// What it costs about to make so many bytes of so many.
+fn bytes_ns(read: usize, written: usize) -> u64 {
+    let (read, written) = (read as u64, written as u64);
+    let usual = written / 2 + 2 * read;
+    usual.max(BARREN_BYTE_NS * read.saturating_sub(written))
+}
+
 /// What an inflated message may be.
 #[derive(Clone, Copy, Debug)]
 pub struct InflateLimits {
@@ -82,17 +108,84 @@ impl InflateLimits {
     }
 }
 
-/// Inflates messages of any number of connections, one after the other.
-#[derive(Default)]
+/// Inflates messages of any number of connections, a step of one after a step of another.
 pub struct Inflater {
-    inflate: Option<Box<Inflate>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "inflaters move between messages and the spare ones as a box"
+    )]
+    spare: Vec<Box<Inflate>>,
+    /// Inflaters that messages in progress have taken with them.
+    out: usize,
     cost_ns: u64,
+    step_ns: u64,
+    /// The most that one step has cost.
+    longest_step_ns: u64,
+}
+
+impl Default for Inflater {
+    fn default() -> Self {
+        Self {
+            spare: Vec::new(),
+            out: 0,
+            cost_ns: 0,
+            step_ns: STEP_NS,
+            longest_step_ns: 0,
+        }
+    }
+}
+
+/// How far a message has come.
+pub enum Progress {
+    /// It is whole.
+    Whole(Box<MessageBuffer>),
+    /// There is more of it.
+    Begun(Box<MessageBuffer>, Stream),
+}
+
+/// A message between two steps: what it takes to go on, beside its bytes.
+pub struct Stream {
+    /// Nobody else's until the message is whole.
+    inflate: Box<Inflate>,
+    kind: MessageKind,
+    /// Compressed bytes that were looked at.
+    at: usize,
+    /// What is looked at now: the payload, the tail, the end.
+    part: Part,
+    validator: Validator,
+    /// Bytes that are inflated before they are judged.
+    room: usize,
+    final_blocks: u32,
+    final_blocks_max: u32,
+    /// The longest that the message may be, and what it is if it is longer.
+    longest: u64,
+    too_long: ProtocolError,
+}
+
+impl Stream {
+    /// Compressed bytes that were looked at.
+    pub const fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The compressed bytes begin somewhere else from here on: with those not looked at.
+    pub const fn rebase(&mut self) {
+        self.at = 0;
+    }
+}
+
+/// What is inflated: what the sender sent, and what it left out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Payload,
+    Tail(usize),
+    End(usize),
 }
 
 impl Inflater {
-    /// Bytes that it holds.
+    /// Bytes that it holds, those of messages in progress included.
     pub fn held_bytes(&self) -> usize {
-        self.inflate.as_ref().map_or(0, |_| held::INFLATE_BYTES)
+        (self.spare.len() + self.out) * held::INFLATE_BYTES
     }
 
     /// What it has cost since this was asked before, in nanoseconds: an estimate.
@@ -100,34 +193,102 @@ impl Inflater {
         std::mem::take(&mut self.cost_ns)
     }
 
-    /// Inflates a message into a buffer of the pool. It may refer to what is in `window`, which is
-    /// told of it.
+    /// From here on, one step costs so much, about.
+    pub const fn set_step_ns(&mut self, ns: u64) {
+        self.step_ns = ns;
+    }
+
+    /// The most that one step has cost so far.
+    pub const fn longest_step_ns(&self) -> u64 {
+        self.longest_step_ns
+    }
+
+    /// Begins to inflate a message, into a buffer of the pool. It may refer to what is in `window`,
+    /// which is told of it when it is whole.
     ///
     /// # Errors
     ///
     /// [`ProtocolError::DeflateInvalid`], [`ProtocolError::InflateRatio`],
     /// [`ProtocolError::MessageTooBig`], [`ProtocolError::NoMemory`],
     /// [`ProtocolError::TextNotUtf8`].
-    pub fn inflate(
+    pub fn begin(
         &mut self,
         compressed: &[u8],
         kind: MessageKind,
         limits: &InflateLimits,
         window: Option<&mut Window>,
         pool: &mut MessagePool,
-    ) -> Result<Box<MessageBuffer>, ProtocolError> {
-        let mut message = pool.take_roomy();
+    ) -> Result<Progress, ProtocolError> {
+        self.cost_ns += MESSAGE_NS;
+        // Some senders leave out the one byte that an empty message has (section 7.2.3.6).
+        if compressed.is_empty() {
+            return Ok(Progress::Whole(pool.take()));
+        }
+        let inflate = match self.spare.pop() {
+            Some(inflate) => inflate,
+            None if self.out > 0 && pool.room() < held::INFLATE_BYTES => {
+                return Err(ProtocolError::NoMemory);
+            }
+            // A window that is smaller than agreed costs nothing to allow for, and this one
+            // inflates everything. Some compressors use 9 bits where they agreed to 8.
+            None => Box::new(Inflate::new(false, 15)),
+        };
+        self.out += 1;
+        let (longest, too_long) = limits.longest(compressed.len());
+        let mut stream = Stream {
+            inflate,
+            kind,
+            at: 0,
+            part: Part::Payload,
+            validator: Validator::new(),
+            room: (compressed.len() * USUAL_RATIO).clamp(FIRST_BYTES, PIECE_BYTES),
+            final_blocks: 0,
+            final_blocks_max: final_blocks_max(compressed.len()),
+            longest,
+            too_long,
+        };
         let before = window.as_deref().map_or(&[][..], Window::bytes);
-        let inflated = self.inflate_into(&mut message, compressed, kind, limits, before, pool);
-        self.cost_ns += MESSAGE_NS + message.written().len() as u64 / 2;
-        match inflated {
-            Ok(()) => {
+        if let Err(error) = begin(&mut stream.inflate, before, &[]) {
+            self.end(stream);
+            return Err(error);
+        }
+        self.go_on(stream, pool.take_roomy(), compressed, window, pool)
+    }
+
+    /// One step of a message that has begun, with the same compressed bytes and the same window.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub fn go_on(
+        &mut self,
+        mut stream: Stream,
+        mut message: Box<MessageBuffer>,
+        compressed: &[u8],
+        window: Option<&mut Window>,
+        pool: &mut MessagePool,
+    ) -> Result<Progress, ProtocolError> {
+        let before = window.as_deref().map_or(&[][..], Window::bytes);
+        let mut spent_ns = 0;
+        let is_whole = loop {
+            match stream.piece(&mut message, compressed, before, pool, &mut spent_ns) {
+                Ok(false) if spent_ns < self.step_ns => {}
+                ended => break ended,
+            }
+        };
+        self.cost_ns += spent_ns;
+        self.longest_step_ns = self.longest_step_ns.max(spent_ns);
+        match is_whole {
+            Ok(false) => Ok(Progress::Begun(message, stream)),
+            Ok(true) => {
+                self.end(stream);
                 if let Some(window) = window {
                     window.push(message.written());
                 }
-                Ok(message)
+                Ok(Progress::Whole(message))
             }
             Err(error) => {
+                self.end(stream);
                 // What a message that failed has grown to is not worth keeping.
                 pool.give_up(message);
                 Err(error)
@@ -135,82 +296,95 @@ impl Inflater {
         }
     }
 
-    fn inflate_into(
+    /// The inflater of a message is free again.
+    pub fn end(&mut self, stream: Stream) {
+        self.out -= 1;
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(stream.inflate);
+        }
+    }
+}
+
+impl Stream {
+    /// Inflates as much as is judged at once. Returns whether the message is whole.
+    fn piece(
         &mut self,
         message: &mut MessageBuffer,
         compressed: &[u8],
-        kind: MessageKind,
-        limits: &InflateLimits,
         before: &[u8],
         pool: &mut MessagePool,
-    ) -> Result<(), ProtocolError> {
-        // Some senders leave out the one byte that an empty message has (section 7.2.3.6).
-        if compressed.is_empty() {
-            return Ok(());
+        spent_ns: &mut u64,
+    ) -> Result<bool, ProtocolError> {
+        let rest = match self.part {
+            Part::Payload => compressed.get(self.at..).unwrap_or_default(),
+            Part::Tail(at) => &TAIL[at..],
+            Part::End(at) => &END[at..],
+        };
+        let input = &rest[..rest.len().min(INPUT_BYTES)];
+        let start = message.written().len();
+        let longest = usize::try_from(self.longest).unwrap_or(usize::MAX);
+        let left = longest - start;
+        // One byte more than is allowed, to see whether there is one.
+        let piece = self.room.min(left.saturating_add(1));
+        // How long it gets is not known: memory follows what is really there.
+        let place = pool.extend(message, piece, left.max(piece), 0);
+        let place = place.map_err(|NoRoom| ProtocolError::NoMemory)?;
+        let inflate = &mut self.inflate;
+        let (read, written) = (inflate.total_in(), inflate.total_out());
+        let status = inflate.decompress(input, place, InflateFlush::NoFlush);
+        let read = (inflate.total_in() - read) as usize;
+        let written = (inflate.total_out() - written) as usize;
+        let is_full = written == place.len();
+        message.truncate(start + written);
+        *spent_ns += bytes_ns(read, written);
+        if written > left {
+            return Err(self.too_long);
         }
-        let (longest, too_long) = limits.longest(compressed.len());
-        // A window that is smaller than agreed costs nothing to allow for, and this one inflates
-        // everything. Some compressors use 9 bits where they agreed to 8.
-        let Self { inflate, cost_ns } = self;
-        let inflate = inflate.get_or_insert_with(|| Box::new(Inflate::new(false, 15)));
-        begin(inflate, before, &[])?;
-        let mut validator = Validator::new();
-        let mut room = (compressed.len() * USUAL_RATIO).clamp(FIRST_BYTES, PIECE_BYTES);
-        let mut input = compressed;
-        // What follows the payload: the tail, then the end.
-        let mut behind = [&TAIL[..], &END[..]].into_iter();
-        let (mut final_blocks, blocks_max) = (0, final_blocks_max(compressed.len()));
-        loop {
-            let start = message.written().len();
-            let left = usize::try_from(longest).unwrap_or(usize::MAX) - start;
-            // One byte more than is allowed, to see whether there is one.
-            let piece = room.min(left.saturating_add(1));
-            // How long it gets is not known: memory follows what is really there.
-            let place = pool.extend(message, piece, left.max(piece), 0);
-            let place = place.map_err(|NoRoom| ProtocolError::NoMemory)?;
-            let (read, written) = (inflate.total_in(), inflate.total_out());
-            let status = inflate.decompress(input, place, InflateFlush::NoFlush);
-            let read = (inflate.total_in() - read) as usize;
-            let written = (inflate.total_out() - written) as usize;
-            let is_full = written == place.len();
-            message.truncate(start + written);
-            input = &input[read..];
-            if written > left {
-                return Err(too_long);
-            }
-            let (in_payload, in_end) = (behind.len() == 2, behind.len() == 0);
-            if in_end && written > 0 {
-                return Err(ProtocolError::DeflateInvalid);
-            }
-            if kind == MessageKind::Text {
-                validator
-                    .push(&message.written()[start..])
-                    .map_err(|_| ProtocolError::TextNotUtf8)?;
-            }
-            match status {
-                // The stream ended with the block of ours, or with a final block of the sender's
-                // behind which it has nothing to say.
-                Ok(Status::StreamEnd) if input.is_empty() && (in_payload || in_end) => break,
-                Ok(Status::StreamEnd) => {
-                    final_blocks += 1;
-                    if !in_payload || final_blocks > blocks_max {
-                        return Err(ProtocolError::DeflateInvalid);
-                    }
-                    *cost_ns += FINAL_BLOCK_NS;
-                    begin(inflate, before, message.written())?;
+        if matches!(self.part, Part::End(_)) && written > 0 {
+            return Err(ProtocolError::DeflateInvalid);
+        }
+        if self.kind == MessageKind::Text {
+            self.validator
+                .push(&message.written()[start..])
+                .map_err(|_| ProtocolError::TextNotUtf8)?;
+        }
+        match &mut self.part {
+            Part::Payload => self.at += read,
+            Part::Tail(at) | Part::End(at) => *at += read,
+        }
+        let is_read = read == rest.len();
+        match status {
+            // The stream ended with the block of ours, or with a final block of the sender's behind
+            // which it has nothing to say.
+            Ok(Status::StreamEnd) if is_read && !matches!(self.part, Part::Tail(_)) => {
+                if self.kind == MessageKind::Text && self.validator.finish().is_err() {
+                    return Err(ProtocolError::TextNotUtf8);
                 }
-                Ok(Status::Ok | Status::BufError) if is_full => room = PIECE_BYTES,
-                Ok(Status::Ok | Status::BufError) if input.is_empty() && !in_end => {
-                    input = behind.next().unwrap_or_default();
-                }
-                // It wants more than there is, or makes nothing of what it has.
-                Ok(_) | Err(_) => return Err(ProtocolError::DeflateInvalid),
+                return Ok(true);
             }
+            Ok(Status::StreamEnd) => {
+                self.final_blocks += 1;
+                if self.part != Part::Payload || self.final_blocks > self.final_blocks_max {
+                    return Err(ProtocolError::DeflateInvalid);
+                }
+                *spent_ns += FINAL_BLOCK_NS;
+                begin(&mut self.inflate, before, message.written())?;
+            }
+            Ok(Status::Ok | Status::BufError) if is_full => self.room = PIECE_BYTES,
+            Ok(Status::Ok | Status::BufError) if is_read => {
+                self.part = match self.part {
+                    Part::Payload => Part::Tail(0),
+                    Part::Tail(_) => Part::End(0),
+                    // It wants more than there is.
+                    Part::End(_) => return Err(ProtocolError::DeflateInvalid),
+                };
+            }
+            // There is more than was looked at, and it got on.
+            Ok(Status::Ok | Status::BufError) if read == input.len() => {}
+            // It makes nothing of what it has.
+            Ok(_) | Err(_) => return Err(ProtocolError::DeflateInvalid),
         }
-        if kind == MessageKind::Text && validator.finish().is_err() {
-            return Err(ProtocolError::TextNotUtf8);
-        }
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  frames, unmasked --> [ pooled buffer until all is there ] --> Inflater --> pooled buffer
-//!                                                                   |
+//!                                                                   |  step by step
 //!                                                  Windows of the connection, if taken over
 //!                                                                   |
 //!  frames <---------- output of the shard, or shared Bytes <---- Deflater <--- payload
@@ -16,12 +16,21 @@
 //! | bytes | owner | until | bounded by |
 //! |---|---|---|---|
 //! | a compressed message, part of it | its connection | it is whole | `message_bytes_max`, 2 % |
+//! | an inflated message, part of it | its connection, with an inflater | it is whole | the same |
 //! | an inflated message | the call that hands it out | that returns | `message_bytes_max` |
-//! | inflater, compressors, their output | the shard's [`Codec`] | the shard ends | their number |
+//! | inflaters, compressors, their output | the shard's [`Codec`] | the shard ends | their number |
 //! | windows, with takeover | their connection | it ends | `windows_bytes_max` of the shard |
 //!
-//! So a compressed connection that is idle holds a box of 24 bytes, and a window each way if it
+//! So a compressed connection that is idle holds a box of 32 bytes, and a window each way if it
 //! takes its context over.
+//!
+//! # Why long messages are sent as they are
+//!
+//! A peer that is echoed chooses what is compressed. 16 MiB take 0.2 s, in which nobody else on the
+//! shard is served. To go on with one later would mean to keep its payload meanwhile, and all that
+//! is sent behind it. So a message of more than `bytes_max` bytes is not compressed, which every
+//! message may be or not (RFC 7692 section 6); what the default allows takes about 3 ms. Such a
+//! message goes out from where it was inflated, without a copy.
 //!
 //! # Why zlib-rs, and no C
 //!
@@ -65,17 +74,22 @@ use std::fmt;
 use bytes::Bytes;
 
 use deflater::Deflater;
-use inflater::{InflateLimits, Inflater};
+use inflater::{InflateLimits, Inflater, Progress, Stream};
 pub use negotiation::{Agreed, ClientWindowBits, Offer};
 use window::Window;
 
-use super::{Limits, MessageKind, MessagePool, ProtocolError, Role, message::MessageBuffer};
+use super::{
+    Limits, MessageKind, MessagePool, ProtocolError, Role,
+    message::{MessageBuffer, NoRoom},
+};
 
 /// What a side agrees to, and what compressing may cost it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// Messages of fewer bytes are not compressed.
     pub bytes_min: usize,
+    /// Nor are messages of more bytes: one is compressed in one go.
+    pub bytes_max: usize,
     /// How hard to compress, from 1 to 9.
     pub level: u8,
     /// The window that a server compresses with, in bits from 8 to 15.
@@ -143,6 +157,32 @@ impl fmt::Debug for Codec {
     }
 }
 
+/// A compressed message that has come whole.
+pub(super) enum Compressed<'a> {
+    /// Where it was received.
+    Received(&'a [u8]),
+    /// Put together.
+    Gathered(Box<MessageBuffer>),
+}
+
+/// A message that has come whole, and is inflated in part.
+struct Inflating {
+    compressed: Box<MessageBuffer>,
+    message: Box<MessageBuffer>,
+    stream: Stream,
+    /// Bytes that it came as: of those received in one piece, `compressed` has what is left.
+    compressed_bytes: usize,
+}
+
+impl fmt::Debug for Inflating {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inflating")
+            .field("compressed_bytes", &self.compressed_bytes)
+            .field("message", &self.message)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What one connection keeps of permessage-deflate.
 #[derive(Debug)]
 pub struct Session {
@@ -154,6 +194,8 @@ pub struct Session {
     bits: u8,
     /// The message in progress is compressed.
     pub(super) is_compressed: bool,
+    /// It is here, and was inflated in part.
+    inflating: Option<Box<Inflating>>,
 }
 
 /// What a flush ends with and the sender leaves out (sections 7.2.1 and 7.2.2).
@@ -222,7 +264,8 @@ impl Codec {
 
     /// Whether a payload of this length is compressed at all.
     pub(super) fn wants(&self, payload_len: usize) -> bool {
-        payload_len >= self.terms.bytes_min && u32::try_from(payload_len).is_ok()
+        let lens = self.terms.bytes_min..=self.terms.bytes_max;
+        lens.contains(&payload_len) && u32::try_from(payload_len).is_ok()
     }
 
     /// Compresses a message of a connection. `None` when it does not get shorter: it has to be sent
@@ -270,29 +313,151 @@ impl Codec {
         held + self.tally.windows_bytes as usize
     }
 
-    /// Inflates a whole message of a connection.
+    /// From here on, one step of inflating costs about so many nanoseconds, as far as can be told
+    /// from what was done. Without it, a third of what a shard allows a connection in a turn.
+    pub const fn set_inflate_step_ns(&mut self, ns: u64) {
+        self.inflater.set_step_ns(ns);
+    }
+
+    /// The most that one step of inflating has cost so far, likewise.
+    pub const fn longest_inflate_step_ns(&self) -> u64 {
+        self.inflater.longest_step_ns()
+    }
+
+    /// Inflates a whole message of a connection, or begins to: `None` when there is more of it than
+    /// one step makes. [`go_on_inflating`](Self::go_on_inflating) goes on then.
     pub(super) fn inflate(
         &mut self,
         session: &mut Session,
-        compressed: &[u8],
+        compressed: Compressed<'_>,
         kind: MessageKind,
         limits: &Limits,
         pool: &mut MessagePool,
-    ) -> Result<Box<MessageBuffer>, ProtocolError> {
+    ) -> Result<Option<Box<MessageBuffer>>, ProtocolError> {
         let limits = InflateLimits {
             message_bytes_max: limits.message_bytes_max,
             ratio_max: self.terms.inflate_ratio_max,
         };
         let window = session.received.as_deref_mut();
-        let inflated = self
-            .inflater
-            .inflate(compressed, kind, &limits, window, pool);
+        let bytes = match &compressed {
+            Compressed::Received(bytes) => bytes,
+            Compressed::Gathered(buffer) => buffer.written(),
+        };
+        let compressed_bytes = bytes.len();
+        let begun = self.inflater.begin(bytes, kind, &limits, window, pool);
         self.cost_ns += self.inflater.take_cost_ns();
-        let message = inflated?;
+        let (message, mut stream) = match begun {
+            Ok(Progress::Begun(message, stream)) => (message, stream),
+            ended => {
+                if let Compressed::Gathered(buffer) = compressed {
+                    pool.give_back(buffer);
+                }
+                return match ended? {
+                    Progress::Whole(message) => Ok(Some(self.inflated(compressed_bytes, message))),
+                    Progress::Begun(..) => Ok(None),
+                };
+            }
+        };
+        let compressed = match compressed {
+            Compressed::Gathered(buffer) => Ok(buffer),
+            Compressed::Received(bytes) => {
+                let rest = bytes.get(stream.at()..).unwrap_or_default();
+                stream.rebase();
+                kept(rest, pool)
+            }
+        };
+        let compressed = match compressed {
+            Ok(compressed) => compressed,
+            Err(NoRoom) => {
+                self.inflater.end(stream);
+                pool.give_up(message);
+                return Err(ProtocolError::NoMemory);
+            }
+        };
+        session.inflating = Some(Box::new(Inflating {
+            compressed,
+            message,
+            stream,
+            compressed_bytes,
+        }));
+        Ok(None)
+    }
+
+    /// One more step of the message that a connection has begun to inflate. `None` when there is
+    /// still more of it, or no such message.
+    pub(super) fn go_on_inflating(
+        &mut self,
+        session: &mut Session,
+        pool: &mut MessagePool,
+    ) -> Result<Option<Box<MessageBuffer>>, ProtocolError> {
+        let Some(mut inflating) = session.inflating.take() else {
+            return Ok(None);
+        };
+        let Inflating {
+            compressed,
+            message,
+            stream,
+            compressed_bytes,
+        } = *inflating;
+        let window = session.received.as_deref_mut();
+        let bytes = compressed.written();
+        let gone_on = self.inflater.go_on(stream, message, bytes, window, pool);
+        self.cost_ns += self.inflater.take_cost_ns();
+        match gone_on {
+            Ok(Progress::Begun(message, stream)) => {
+                *inflating = Inflating {
+                    compressed,
+                    message,
+                    stream,
+                    compressed_bytes,
+                };
+                session.inflating = Some(inflating);
+                Ok(None)
+            }
+            Ok(Progress::Whole(message)) => {
+                pool.give_back(compressed);
+                Ok(Some(self.inflated(compressed_bytes, message)))
+            }
+            Err(error) => {
+                pool.give_back(compressed);
+                Err(error)
+            }
+        }
+    }
+
+    const fn inflated(
+        &mut self,
+        compressed_bytes: usize,
+        message: Box<MessageBuffer>,
+    ) -> Box<MessageBuffer> {
         self.tally.inflated_messages += 1;
-        self.tally.inflated_bytes += compressed.len() as u64;
-        self.tally.inflated_payload_bytes += message.written().len() as u64;
-        Ok(message)
+        self.tally.inflated_bytes += compressed_bytes as u64;
+        self.tally.inflated_payload_bytes += message.len() as u64;
+        message
+    }
+
+    /// Lets go of a message that was inflated in part.
+    pub(super) fn forget_inflating(&mut self, session: &mut Session, pool: &mut MessagePool) {
+        if let Some(inflating) = session.inflating.take() {
+            self.inflater.end(inflating.stream);
+            pool.give_back(inflating.compressed);
+            pool.give_up(inflating.message);
+        }
+    }
+}
+
+/// Bytes in a buffer of the pool.
+fn kept(bytes: &[u8], pool: &mut MessagePool) -> Result<Box<MessageBuffer>, NoRoom> {
+    let mut buffer = pool.take();
+    match pool.extend(&mut buffer, bytes.len(), bytes.len(), 0) {
+        Ok(room) => {
+            room.copy_from_slice(bytes);
+            Ok(buffer)
+        }
+        Err(NoRoom) => {
+            pool.give_back(buffer);
+            Err(NoRoom)
+        }
     }
 }
 
@@ -310,12 +475,33 @@ impl Session {
             received: window(theirs.0, kept_bits(theirs.1)),
             bits: ours.1,
             is_compressed: false,
+            inflating: None,
         }
     }
 
     /// Whether messages of ours refer to earlier ones.
     pub(super) fn has_context(&self) -> bool {
         self.sent.is_some()
+    }
+
+    /// Bytes of the pool that a message takes which was inflated in part.
+    pub(super) fn inflating_bytes(&self) -> usize {
+        self.inflating.as_ref().map_or(0, |inflating| {
+            inflating.compressed.held_bytes() + inflating.message.held_bytes()
+        })
+    }
+
+    /// Bytes of the inflater that such a message has for itself.
+    pub(super) fn inflater_bytes(&self) -> usize {
+        self.inflating.as_ref().map_or(0, |_| held::INFLATE_BYTES)
+    }
+
+    /// How much was done of such a message: a number that differs from step to step.
+    #[cfg(feature = "sim")]
+    pub(super) fn inflated(&self) -> u64 {
+        self.inflating.as_ref().map_or(0, |inflating| {
+            1 + (inflating.message.len() + inflating.stream.at()) as u64
+        })
     }
 
     /// Bytes that its windows may take.

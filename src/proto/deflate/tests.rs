@@ -11,6 +11,7 @@ use crate::proto::{Role, random::Random};
 /// Everything is allowed and nothing is limited.
 const OPEN: Terms = Terms {
     bytes_min: 126,
+    bytes_max: usize::MAX,
     level: 6,
     window_bits: 15,
     context_takeover: true,
@@ -454,7 +455,7 @@ fn windows_are_agreed_on_while_there_is_memory_for_them() {
 
 #[test]
 fn what_a_connection_keeps_without_context_is_small() {
-    assert_eq!(size_of::<Session>(), 24);
+    assert_eq!(size_of::<Session>(), 32);
     assert_eq!(size_of::<Option<Box<Session>>>(), 8);
 }
 

@@ -2,15 +2,19 @@
 //!
 //! Knows: RSV1, and how a compressed message is put together and taken apart. What is not
 //! compressed does not come here.
+//!
+//! While a message is inflated, step by step, it counts as being in progress: nothing behind it is
+//! looked at before it was handed out.
 
 use bytes::Bytes;
 
 use super::{
-    ADOPT_BYTES_MIN, Context, Endpoint, Event, FrameHeader, HEADER_BYTES_MAX, Limits, MaskingKey,
-    MaskingKeys, Opcode, Outgoing, OutgoingPayload, Payload, Piece, ProtocolError, Role, Sink,
-    deflate_of, mask, room_for, write_rest,
+    ADOPT_BYTES_MIN, Context, Endpoint, Event, FrameHeader, HEADER_BYTES_MAX, Limits, Marks,
+    MaskingKey, MaskingKeys, MessageBuffer, MessageKind, MessagePool, Opcode, Outgoing,
+    OutgoingPayload, Payload, Piece, ProtocolError, Role, Sink, deflate_of, mask, room_for,
+    write_rest,
 };
-use crate::proto::deflate::{Agreed, Codec, Session, compressed_bytes_max};
+use crate::proto::deflate::{Agreed, Codec, Compressed, Session, compressed_bytes_max};
 
 /// In a frame's first byte: the message is compressed.
 const RSV1: u8 = 0x40;
@@ -84,7 +88,7 @@ impl Endpoint {
             if self.role == Role::Server {
                 mask::apply(bytes, key);
             }
-            return self.compressed_complete(bytes, context);
+            return self.inflate(Compressed::Received(bytes), context);
         }
         if !bytes.is_empty() {
             let trusted = self.trusted_bytes();
@@ -96,32 +100,91 @@ impl Endpoint {
             return Ok(None);
         }
         let Some(compressed) = self.message.take() else {
-            return self.compressed_complete(&[], context);
+            return self.inflate(Compressed::Received(&[]), context);
         };
-        self.trust(compressed.written().len());
-        let event = self.compressed_complete(compressed.written(), context);
-        context.pool.give_back(compressed);
-        event
+        self.trust(compressed.len());
+        self.inflate(Compressed::Gathered(compressed), context)
     }
 
-    fn compressed_complete<'a, S>(
+    /// Whether nobody will see the message in progress, nor anything that refers to it.
+    const fn is_unwanted(&self) -> bool {
+        self.close_sent || self.marks.has(Marks::UNWANTED)
+    }
+
+    /// Begins to inflate the message in progress, which has come whole.
+    fn inflate<'a, S>(
         &mut self,
-        compressed: &[u8],
+        compressed: Compressed<'_>,
         context: &mut Context<'_, S>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
-        let kind = self.kind.take();
-        let (Some(kind), Some(session), false) =
-            (kind, deflate_of(&mut self.rare), self.close_sent)
+        let unwanted = self.is_unwanted();
+        let (limits, pool) = (context.limits, &mut *context.pool);
+        let (Some(kind), Some(session), false) = (self.kind, deflate_of(&mut self.rare), unwanted)
         else {
-            // Nobody will see it, nor anything that refers to it.
+            if let Compressed::Gathered(compressed) = compressed {
+                pool.give_back(compressed);
+            }
+            self.kind = None;
             return Ok(None);
         };
-        let (limits, pool) = (context.limits, &mut *context.pool);
-        let message = context
+        let inflated = context
             .codec
             .inflate(session, compressed, kind, limits, pool)?;
+        Ok(self.inflated(kind, inflated))
+    }
+
+    /// One more step of inflating the message in progress.
+    pub(super) fn go_on_inflating<'a, S>(
+        &mut self,
+        context: &mut Context<'_, S>,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        let unwanted = self.is_unwanted();
+        let (Some(kind), Some(session), false) = (self.kind, deflate_of(&mut self.rare), unwanted)
+        else {
+            self.forget_inflating(context.pool, context.codec);
+            return Ok(None);
+        };
+        let inflated = context.codec.go_on_inflating(session, context.pool)?;
+        Ok(self.inflated(kind, inflated))
+    }
+
+    fn inflated<'a>(
+        &mut self,
+        kind: MessageKind,
+        message: Option<Box<MessageBuffer>>,
+    ) -> Option<Event<'a>> {
+        self.marks.set(Marks::INFLATING, message.is_none());
+        let mut message = message?;
+        if self.role == Role::Server {
+            // It may go back as it is.
+            message.put_header(kind.opcode());
+        }
         let payload = Payload::Owned(message);
-        Ok(Some(Event::Message { kind, payload }))
+        self.kind = None;
+        Some(Event::Message { kind, payload })
+    }
+
+    /// Lets go of a message that was inflated in part.
+    pub(super) fn forget_inflating(&mut self, pool: &mut MessagePool, codec: &mut Codec) {
+        if self.marks.set(Marks::INFLATING, false) {
+            self.kind = None;
+            if let Some(session) = deflate_of(&mut self.rare) {
+                codec.forget_inflating(session, pool);
+            }
+        }
+    }
+
+    /// Bytes of the [`Codec`]'s that a message which is being inflated has for itself.
+    pub fn inflater_bytes(&self) -> usize {
+        let deflate = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref());
+        deflate.map_or(0, |session| session.inflater_bytes())
+    }
+
+    /// How much was done of such a message: a number that differs from step to step.
+    #[cfg(feature = "sim")]
+    pub fn inflated_so_far(&self) -> u64 {
+        let deflate = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref());
+        deflate.map_or(0, |session| session.inflated())
     }
 
     /// Writes a message compressed, if it is long enough and gets shorter. Returns whether it was.

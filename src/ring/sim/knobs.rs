@@ -55,6 +55,8 @@ named! {
         EndBeforeData,
         /// The stream ends behind what is under way, though the sender did not end it.
         EndAfterData,
+        /// An accepted socket has one of the last descriptors.
+        FewDescriptors,
         /// Receive buffers are filled piece by piece. Drawn once for each ring.
         IncrementalBuffers,
         /// A receive finds no buffer although some are free.
@@ -192,6 +194,7 @@ fn harm(knob: Knob) -> Harm {
         | Knob::CancelTooLate
         | Knob::ConnectHangs
         | Knob::ConnectRefused
+        | Knob::FewDescriptors
         | Knob::NoBuffers
         | Knob::OpenFails
         | Knob::RecvEnds => Harm::OneOperation,

@@ -33,6 +33,8 @@ named! {
         EndBeforeData,
         /// [`Knob::EndAfterData`] acted.
         EndAfterData,
+        /// [`Knob::FewDescriptors`] acted.
+        FewDescriptors,
         /// [`Knob::IncrementalBuffers`] acted.
         IncrementalBuffers,
         /// [`Knob::NoBuffers`] acted.

@@ -394,6 +394,10 @@ impl Ring for SimRing {
         });
     }
 
+    fn is_among_last(&self, _: &SimSocket) -> bool {
+        with_network(&self.shared, |_, faults| faults.roll(Knob::FewDescriptors))
+    }
+
     fn peer_address(&self, socket: &SimSocket) -> PeerAddress {
         self.shared.borrow().network.peer_address(socket.id)
     }

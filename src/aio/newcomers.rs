@@ -1,0 +1,141 @@
+//! Newcomers of a thread whose places are all taken.
+//!
+//! Knows: that each of them is a task that waits to be told. Refuses to know: who is told what;
+//! [`Places`](crate::conn::places::Places) has that for both engines.
+//!
+//! A place that got free is *promised* to the newcomer who has waited for the longest until its
+//! task has run: until then it counts as taken.
+
+use std::os::fd::OwnedFd;
+
+use tokio::sync::oneshot;
+
+use super::local::{Local, State};
+use crate::{
+    conn::{CloseCause, Key},
+    ring::{Errno, Time},
+};
+
+/// What a newcomer is told that waits for a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// There is one, which is promised to it.
+    Promised,
+    /// There is none: it is to be answered 503.
+    NoPlace,
+}
+
+/// How it is told.
+pub type Waiting = oneshot::Sender<Told>;
+
+impl State {
+    /// Whether nobody else gets in.
+    pub fn is_full(&self) -> bool {
+        self.places.are_taken(self.slab.len() + self.promised)
+    }
+}
+
+impl Local {
+    /// How an accepted socket that has to wait is told about it. `None`: it has a place.
+    pub fn has_to_wait(&self, socket: &OwnedFd) -> Option<oneshot::Receiver<Told>> {
+        let mut borrowed = self.state.borrow_mut();
+        let state = &mut *borrowed;
+        let is_full = state.is_full();
+        if !is_full && !self.last_descriptors.have(socket) {
+            return None;
+        }
+        let now = Time::monotonic_coarse();
+        state.shared.counts.places_waited += 1;
+        let (tell, told) = oneshot::channel();
+        if let Some(first) = state.places.wait(tell, now) {
+            let _ = first.send(Told::NoPlace);
+        }
+        let late_at = state.places.late_at();
+        let (text, connections) = (state.places.to_be_said(is_full, now), state.slab.len());
+        drop(borrowed);
+        if let Some(at) = late_at {
+            self.wake_by(at);
+        }
+        self.counted(now);
+        if let Some(text) = text {
+            tracing::warn!(connections, "{text}");
+        }
+        Some(told)
+    }
+
+    /// Tells those that have waited for as long as they may.
+    pub fn tell_late(state: &mut State, now: Time) {
+        while let Some(late) = state.places.late(now) {
+            let _ = late.send(Told::NoPlace);
+        }
+    }
+
+    /// A place is free, for the newcomer who has waited for the longest.
+    pub fn promise_place(state: &mut State) {
+        while !state.is_full()
+            && let Some(first) = state.places.first()
+        {
+            if first.send(Told::Promised).is_ok() {
+                state.promised += 1;
+                break;
+            }
+        }
+    }
+
+    /// A newcomer takes the place that it was promised, or does without.
+    pub fn redeem(&self) {
+        self.state.borrow_mut().promised -= 1;
+    }
+
+    /// Counts that accepting pauses. Returns whether the log is to say so.
+    pub fn accept_pauses(&self) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        state.shared.counts.accept_pauses += 1;
+        state.places.may_say(Time::monotonic_coarse())
+    }
+
+    /// Descriptors ran out: who waits is told now. Returns who is to go for the next.
+    pub fn make_room(&self) -> Option<Key> {
+        let state = &mut *self.state.borrow_mut();
+        let oldest = state.places.make_room();
+        if let Some(first) = state.places.first() {
+            let _ = first.send(Told::NoPlace);
+        }
+        oldest
+    }
+
+    /// Ends a connection that had no place.
+    pub fn let_go(&self, key: Key) {
+        let place = {
+            let state = &mut *self.state.borrow_mut();
+            state.slab.get_mut(key).and_then(|place| place.upgrade())
+        };
+        if let Some(connection) = place {
+            connection.abort(CloseCause::Overloaded);
+        }
+    }
+
+    /// Puts a connection into the table.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` when there is no place for it.
+    pub fn enter(&self) -> Result<Key, Errno> {
+        if self.state.borrow().is_full() {
+            return Err(Errno::TOO_MANY_FILES);
+        }
+        self.enter_table()
+    }
+
+    /// The same for a connection that is only to be told that there is no place. Returns who has to
+    /// go for it, if anybody.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` when there are as many as a table can have.
+    pub fn enter_beyond(&self, speaks: bool) -> Result<(Key, Option<Key>), Errno> {
+        let key = self.enter_table()?;
+        let oldest = self.state.borrow_mut().places.goes_beyond(key, speaks);
+        Ok((key, oldest))
+    }
+}
