@@ -4,13 +4,13 @@
 # and may be informational; NON-STRICT, UNIMPLEMENTED and a wrong close are failures like any other.
 #
 #   scripts/autobahn.sh [--url ws://127.0.0.1:9001/] [--cases quick|full|1.*,7.7.1] [--report DIR]
-#                       [--tls] [--engine shard|tokio-uring] [--binary PATH]
+#                       [--tls] [--engine shard|tokio-uring] [--ring auto|uring|epoll] [--binary PATH]
 #
 # Without --cases: groups 1 to 7, 9 and 10 whole. quick leaves out most round trip cases of group 9,
 # full adds groups 12 and 13 (permessage-deflate), which take seven minutes. The server is started with
 # --compress; no case of the other groups offers it; with --tls over wss://, with a certificate that
-# openssl makes; on the engine of --engine. --binary is a server that is built already. The report goes
-# to target/autobahn by default, with -tls and the engine behind it.
+# openssl makes; on the engine of --engine, whose shards run on --ring. --binary is a server that is built already. The report goes
+# to target/autobahn by default, with -tls, the engine and the ring behind it.
 #
 # The suite is fetched from PyPI once, by version and hash, into .cache/autobahn. That needs Python
 # 3.11 or newer with venv (Debian: apt install python3-venv); PYTHON names another interpreter.
@@ -33,6 +33,7 @@ report=
 server=
 tls=
 engine=
+ring=
 binary=
 
 cannot() {
@@ -47,7 +48,7 @@ usage() {
 parse_arguments() {
     while (($# > 0)); do
         case $1 in
-            --url | --cases | --report | --engine | --binary)
+            --url | --cases | --report | --engine | --ring | --binary)
                 (($# > 1)) || cannot "$1 needs a value; see --help"
                 printf -v "${1#--}" '%s' "$2"
                 shift 2
@@ -63,7 +64,7 @@ parse_arguments() {
             *) cannot "unknown argument $1; see --help" ;;
         esac
     done
-    report=${report:-$target/autobahn${tls:+-tls}${engine:+-$engine}}
+    report=${report:-$target/autobahn${tls:+-tls}${engine:+-$engine}${ring:+-$ring}}
     mkdir -p "$report" || cannot "the report directory $report cannot be made"
 }
 
@@ -117,7 +118,7 @@ start_server() {
         listen=(--tls-listen 127.0.0.1:0 --tls-cert "$report/certificates/server.pem"
             --tls-key "$report/certificates/server.key")
     fi
-    "$binary" serve "${listen[@]}" --compress --engine "${engine:-shard}" \
+    "$binary" serve "${listen[@]}" --compress --engine "${engine:-shard}" --ring "${ring:-auto}" \
         >"$report/server.stdout" 2>"$report/server.stderr" &
     server=$!
     trap stop_server_now EXIT

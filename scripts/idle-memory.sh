@@ -5,7 +5,7 @@ set -euo pipefail
 usage() {
   cat <<'END'
 Usage: scripts/idle-memory.sh [--connections N] [--bytes-max BYTES] [--compress] [--tls]
-                              [--engine shard|tokio-uring] [--binary PATH]
+                              [--engine shard|tokio-uring] [--ring auto|uring|epoll] [--binary PATH]
 
 Starts a server, opens N connections that each echo one message and are idle then, all of them in
 one burst, and prints the server's resident memory before and after, and what each of them has cost:
@@ -20,6 +20,7 @@ process, its files' pages among them. What the kernel keeps for a socket is not 
   --compress         the server compresses: every connection's message goes both ways compressed
   --binary PATH      start PATH instead of building and starting target/release/ringwire
   --engine NAME      what serves (default shard)
+  --ring NAME        what shards run on (default auto)
   --tls              over wss://, with a certificate that openssl makes
   --help             this text
 
@@ -43,11 +44,12 @@ connections=10000
 bytes_max=""
 binary=""
 engine=shard
+ring=auto
 serve=()
 tls=""
 while [ $# -gt 0 ]; do
   case $1 in
-    --connections | --bytes-max | --binary | --engine)
+    --connections | --bytes-max | --binary | --engine | --ring)
       [ -n "${2:-}" ] || die "$1 needs a value; see --help."
       name=${1#--}
       declare "${name//-/_}=$2"
@@ -162,7 +164,7 @@ if [ -n "$tls" ]; then
     die "the certificates could not be made; openssl's words stand above."
   listen=(--tls-listen 127.0.0.1:0 --tls-cert "$scratch/pem/server.pem" --tls-key "$scratch/pem/server.key")
 fi
-"$binary" serve "${listen[@]}" "${serve[@]}" --engine "$engine" >"$scratch/address" 2>"$scratch/server.log" &
+"$binary" serve "${listen[@]}" "${serve[@]}" --engine "$engine" --ring "$ring" >"$scratch/address" 2>"$scratch/server.log" &
 server_pid=$!
 pids+=("$server_pid")
 wait_for $server_pid "$scratch/address" "wss\?://.*"

@@ -35,12 +35,13 @@
 use std::{
     fmt, io,
     net::{SocketAddr, ToSocketAddrs},
+    sync::Once,
 };
 
 use crate::{
-    Address, Config, Conn, ConnId, Errno, Service, StartError,
-    ring::{Ring, Uring, Waker, probe::Unavailable},
-    server::seed,
+    Address, Config, Conn, ConnId, Errno, RingKind, Service, StartError,
+    ring::{AnyRing, Ballot, Epoll, Ring, Uring, Waker, choice},
+    server::{no_ring_of, seed},
     shard::{Shard, stats::Snapshot},
     tls::ClientTls,
 };
@@ -187,24 +188,75 @@ impl std::error::Error for DialError {}
 /// A shard that dials, on the thread that made it. Nothing happens but in [`turn`](Self::turn).
 #[derive(Debug)]
 pub struct Client<S: Service> {
-    shard: Shard<Uring, S>,
+    shard: AnyShard<S>,
+}
+
+/// A shard on the ring that it got.
+#[derive(Debug)]
+enum AnyShard<S: Service> {
+    Epoll(Box<Shard<Epoll, S>>),
+    Uring(Box<Shard<Uring, S>>),
+}
+
+/// Does the same on either ring.
+macro_rules! on_its_ring {
+    ($client:ident, $shard:ident => $result:expr) => {
+        match &$client.shard {
+            AnyShard::Epoll($shard) => $result,
+            AnyShard::Uring($shard) => $result,
+        }
+    };
+    (mut $client:ident, $shard:ident => $result:expr) => {
+        match &mut $client.shard {
+            AnyShard::Epoll($shard) => $result,
+            AnyShard::Uring($shard) => $result,
+        }
+    };
 }
 
 impl<S: Service> Client<S> {
-    /// A client with no connections.
+    /// A client with no connections, on io_uring, or on epoll where that cannot be used: a warning
+    /// says why, once for all clients of a process.
     ///
     /// # Errors
     ///
     /// When a setting is out of bounds or the kernel gives no ring.
     pub fn new(config: Config, service: S) -> Result<Self, StartError> {
+        Self::on(RingKind::Auto, config, service)
+    }
+
+    /// As [`new`](Self::new), on this ring.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of bounds or the kernel does not give that ring.
+    pub fn on(ring: RingKind, config: Config, service: S) -> Result<Self, StartError> {
         config.validate()?;
-        let unavailable =
-            |errno| StartError::Unavailable(Box::new(Unavailable::from_setup_errno(errno)));
-        let ring = Uring::new(&config.ring()).map_err(unavailable)?;
-        let seed = seed().map_err(unavailable)?;
-        Ok(Self {
-            shard: Shard::new(0, ring, service, config, seed),
-        })
+        let ballot = Ballot::new(ring, 1);
+        let made = ballot.ring(&config.ring());
+        let made = made.map_err(|no_ring| no_ring_of(0, no_ring))?;
+        let seed = seed().map_err(|errno| StartError::Ring { shard: 0, errno })?;
+        if let Some(unavailable) = ballot.refused() {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| tracing::warn!("{}", choice::fallback(&unavailable)));
+        }
+        let shard = match made {
+            AnyRing::Epoll(ring) => {
+                AnyShard::Epoll(Box::new(Shard::new(0, ring, service, config, seed)))
+            }
+            AnyRing::Uring(ring) => {
+                AnyShard::Uring(Box::new(Shard::new(0, ring, service, config, seed)))
+            }
+        };
+        Ok(Self { shard })
+    }
+
+    /// What it runs on: not [`RingKind::Auto`], but what came of it.
+    pub fn ring(&self) -> RingKind {
+        match &self.shard {
+            AnyShard::Epoll(_) => RingKind::Epoll,
+            AnyShard::Uring(_) => RingKind::Uring,
+        }
     }
 
     /// Starts to open a connection. The service learns of it by `on_open`, or by `on_close` if it
@@ -215,7 +267,7 @@ impl<S: Service> Client<S> {
     /// When there is no descriptor for it, or it cannot be bound to the address it is to come from;
     /// the service is told nothing then.
     pub fn dial(&mut self, dial: Dial) -> Result<ConnId, Errno> {
-        self.shard.dial(dial)
+        on_its_ring!(mut self, shard => shard.dial(dial))
     }
 
     /// One turn: submits what is queued, waits as told, calls the service for everything that
@@ -227,7 +279,7 @@ impl<S: Service> Client<S> {
     ///
     /// When the kernel refuses the ring.
     pub fn turn(&mut self, wait: Wait) -> Result<(), Errno> {
-        self.shard.turn(wait)
+        on_its_ring!(mut self, shard => shard.turn(wait))
     }
 
     /// Calls the service for an open connection, outside of a turn. Returns whether it is open.
@@ -236,42 +288,42 @@ impl<S: Service> Client<S> {
         id: ConnId,
         call: impl FnOnce(&mut S, &mut Conn<'_, S::State>),
     ) -> bool {
-        self.shard.call(id, call)
+        on_its_ring!(mut self, shard => shard.call(id, call))
     }
 
     /// The time on the ring's clock, now.
     pub fn now(&self) -> Time {
-        self.shard.ring().now()
+        on_its_ring!(self, shard => shard.ring().now())
     }
 
     /// The service.
     pub fn service(&mut self) -> &mut S {
-        self.shard.service()
+        on_its_ring!(mut self, shard => shard.service())
     }
 
     /// Connections there are, open or not.
     pub fn connections(&self) -> usize {
-        self.shard.connections()
+        on_its_ring!(self, shard => shard.connections())
     }
 
     /// The counts as of the last turn.
     pub fn stats(&self) -> Snapshot {
-        self.shard.stats().snapshot()
+        on_its_ring!(self, shard => shard.stats().snapshot())
     }
 
     /// Something that ends a [`turn`](Self::turn)'s wait from another thread.
     pub fn waker(&self) -> Waker {
-        self.shard.ring().waker()
+        on_its_ring!(self, shard => shard.ring().waker())
     }
 
     /// Closes every connection with 1001, within this many milliseconds;
     /// [`is_finished`](Self::is_finished) once all are gone.
     pub fn stop(&mut self, drain_timeout_ms: u64) {
-        self.shard.stop(drain_timeout_ms);
+        on_its_ring!(mut self, shard => shard.stop(drain_timeout_ms));
     }
 
     /// Whether it was stopped and no connection is left.
     pub fn is_finished(&self) -> bool {
-        self.shard.is_finished()
+        on_its_ring!(self, shard => shard.is_finished())
     }
 }

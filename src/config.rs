@@ -12,7 +12,7 @@ use crate::{
             negotiation::{WINDOW_BITS_MAX, WINDOW_BITS_MIN},
         },
     },
-    ring::UringOptions,
+    ring::RingOptions,
 };
 
 /// A limit on memory that follows from the machine is at least this much.
@@ -160,7 +160,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let ring = UringOptions::default();
+        let ring = RingOptions::default();
         Self {
             message_bytes_max: 16 << 20,
             message_fragments_max: 131_072,
@@ -421,14 +421,13 @@ impl Config {
     }
 
     /// The part that the ring obeys.
-    pub(crate) fn ring(&self) -> UringOptions {
-        UringOptions {
+    pub(crate) fn ring(&self) -> RingOptions {
+        RingOptions {
             recv_buffers: self.recv_buffers,
             recv_buffer_bytes: self.recv_buffer_bytes,
             recv_incremental: self.recv_incremental,
             large_buffer_bytes: self.recv_large_buffer_bytes,
             busy_poll_us: self.busy_poll_us,
-            ..UringOptions::default()
         }
     }
 }

@@ -49,7 +49,7 @@
 //! | `kernels` | `core::arch`, mappings | anything of ours |
 //! | [`proto`] | kernels | descriptors, clocks, threads |
 //! | [`tls`] | rustls, proto's [`Sink`](proto::Sink) | descriptors, clocks, threads |
-//! | `ring` | kernels, io_uring, libc | frames, connections, services |
+//! | `ring` | kernels, io_uring, epoll, libc | frames, connections, services |
 //! | `conn` | proto, tls, the ring's trait | threads, listeners, a concrete ring |
 //! | `shard` | conn, tls, the ring's trait | concrete services, the command line |
 //! | [`service`] | [`Service`], [`Conn`], [`aio`], proto's vocabulary | ring, tokens, buffers |
@@ -97,7 +97,7 @@ pub use proto::{
     message::Outgoing,
 };
 pub use ring::{
-    Address, Errno, PeerAddress,
+    Address, Errno, PeerAddress, RingKind,
     probe::{self, Probe, Unavailable},
     process::defer_huge_pages,
 };

@@ -18,7 +18,10 @@ use crate::{
     config::{Config, ConfigError},
     conn::ConnId,
     proto::{CloseCode, SendError, endpoint::CLOSE_REASON_BYTES_MAX, message::Outgoing},
-    ring::{Address, Errno, Uring, probe::Unavailable, socket::Listener},
+    ring::{
+        Address, AnyRing, Ballot, Errno, NoRing, Ring, RingKind, choice, probe::Unavailable,
+        socket::Listener,
+    },
     shard::{
         Shard,
         mailbox::{Command, PostError, Postbox},
@@ -50,6 +53,7 @@ pub struct Server {
     handle: Handle,
     addresses: Vec<Address>,
     tls_addresses: Vec<Address>,
+    ring: RingKind,
     crew: Crew,
 }
 
@@ -59,6 +63,7 @@ pub struct Builder {
     listen: Listen,
     shards: Option<usize>,
     pinned: bool,
+    ring: RingKind,
     config: Config,
 }
 
@@ -69,8 +74,14 @@ impl Server {
             listen: Vec::new(),
             shards: None,
             pinned: true,
+            ring: RingKind::Auto,
             config: Config::default(),
         }
+    }
+
+    /// What its shards run on: not [`RingKind::Auto`], but what came of it.
+    pub fn ring(&self) -> RingKind {
+        self.ring
     }
 
     /// Where it listens for plain connections, with the ports that the kernel chose.
@@ -132,6 +143,15 @@ impl Builder {
         self
     }
 
+    /// Which ring the shards run on. [`RingKind::Auto`] unless set: where io_uring cannot be used
+    /// they run on epoll, and one warning says why and what to do about it. With
+    /// [`RingKind::Uring`] the server does not start then.
+    #[must_use]
+    pub fn ring(mut self, ring: RingKind) -> Self {
+        self.ring = ring;
+        self
+    }
+
     /// The limits.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
@@ -145,7 +165,7 @@ impl Builder {
     /// # Errors
     ///
     /// When a setting is out of bounds, an address cannot be bound, the host gives no thread or the
-    /// kernel no ring, or `service` panics; nothing is left running then.
+    /// kernel not the ring that was asked for, or `service` panics; nothing is left running then.
     pub fn start<S, F>(self, service: F) -> Result<Server, StartError>
     where
         S: Service,
@@ -155,34 +175,32 @@ impl Builder {
         let shards = ground.threads;
         let shard_config = self.config.with_memory_for(shards);
         let service = Arc::new(service);
+        let ballot = Arc::new(Ballot::new(self.ring, shards));
         let (reports, reported) = mpsc::channel();
         let mut crew = Crew::new(self.config.drain_timeout_ms);
         let mut started = Ok(());
         for id in 0..shards {
             let sockets = ground.sockets();
             let cpu = ground.processor(id, self.pinned);
-            let (config, service, reports) =
-                (shard_config.clone(), service.clone(), reports.clone());
+            let shard = id as u16;
+            let starting = Starting {
+                shard,
+                sockets,
+                config: shard_config.clone(),
+                service: service.clone(),
+                reports: reports.clone(),
+            };
+            let ballot_of_shard = ballot.clone();
             started = crew.spawn(move || {
                 pin(cpu);
-                let shard = id as u16;
-                let unavailable =
-                    |errno| StartError::Unavailable(Box::new(Unavailable::from_setup_errno(errno)));
-                let ring = Uring::new(&config.ring()).map_err(unavailable)?;
-                let seed = seed().map_err(unavailable)?;
-                let mut running = Shard::new(shard, ring, service(shard), config, seed);
-                for (socket, tls) in sockets {
-                    match tls {
-                        None => running.listen(socket),
-                        Some(tls) => running.listen_tls(socket, tls),
-                    }
+                let ring = ballot_of_shard.ring(&starting.config.ring());
+                match ring.map_err(|no_ring| no_ring_of(shard, no_ring))? {
+                    AnyRing::Epoll(ring) => starting.run(ring),
+                    AnyRing::Uring(ring) => starting.run(ring),
                 }
-                let _ = reports.send((id, running.postbox(), running.stats()));
-                drop(reports);
-                let ended = running.run();
-                ended.map_err(|errno| StartError::Ring { shard, errno })
             });
             if started.is_err() {
+                ballot.withdraw(shards - id);
                 break;
             }
         }
@@ -209,14 +227,67 @@ impl Builder {
             handle.stop_within(0);
             return Err(not_started(started, crew));
         }
+        if let Some(unavailable) = ballot.refused() {
+            tracing::warn!("{}", choice::fallback(&unavailable));
+        }
         let stopping = handle.clone();
         crew.stop_by(move || stopping.stop());
         Ok(Server {
             handle,
             addresses,
             tls_addresses,
+            ring: ballot.kind(),
             crew,
         })
+    }
+}
+
+/// What a shard's thread tells whoever started it.
+type Report = (usize, Postbox, Arc<Stats>);
+
+/// What a shard starts from.
+struct Starting<F> {
+    shard: u16,
+    sockets: Vec<(OwnedFd, Option<ServerTls>)>,
+    config: Config,
+    service: Arc<F>,
+    reports: mpsc::Sender<Report>,
+}
+
+impl<S: Service, F: Fn(u16) -> S> Starting<F> {
+    /// Runs a shard on this ring until it is stopped.
+    fn run<R: Ring<Detached = OwnedFd>>(self, mut ring: R) -> Result<(), StartError> {
+        let Self {
+            shard,
+            sockets,
+            config,
+            service,
+            reports,
+        } = self;
+        let refused = |errno| StartError::Ring { shard, errno };
+        let sockets: Vec<_> = sockets
+            .into_iter()
+            .map(|(socket, tls)| (ring.adopt(socket), tls))
+            .collect();
+        let seed = seed().map_err(refused)?;
+        let mut running = Shard::new(shard, ring, service(shard), config, seed);
+        for (socket, tls) in sockets {
+            match tls {
+                None => running.listen(socket),
+                Some(tls) => running.listen_tls(socket, tls),
+            }
+        }
+        let _ = reports.send((shard.into(), running.postbox(), running.stats()));
+        drop(reports);
+        running.run().map_err(refused)
+    }
+}
+
+/// What is said of a shard that got no ring.
+pub(crate) fn no_ring_of(shard: u16, no_ring: NoRing) -> StartError {
+    match no_ring {
+        NoRing::Epoll(errno) => StartError::Ring { shard, errno },
+        NoRing::Uring(unavailable) => StartError::Unavailable(unavailable),
     }
 }
 
@@ -504,7 +575,7 @@ pub enum StartError {
     Config(ConfigError),
     /// No address to listen on.
     NoAddress,
-    /// The kernel refused a shard's ring while it ran.
+    /// The kernel refused a shard what it needs to run.
     Ring {
         /// The shard's number.
         shard: u16,
@@ -522,7 +593,7 @@ pub enum StartError {
     },
     /// No thread could be started.
     Thread(io::Error),
-    /// The kernel gives no ring; the text says why and what to do.
+    /// The kernel does not give the ring that was asked for; the text says why and what to do.
     Unavailable(Box<Unavailable>),
 }
 
@@ -552,8 +623,12 @@ impl fmt::Display for StartError {
             Self::Ring { shard, errno } => {
                 write!(
                     f,
-                    "the kernel refused the io_uring of shard {shard} while it ran: {errno}"
-                )
+                    "the kernel refused shard {shard} what it needs to run: {errno}"
+                )?;
+                match errno.number() {
+                    libc::EMFILE | libc::ENFILE => write!(f, "; {MORE_FILES}"),
+                    _ => Ok(()),
+                }
             }
             Self::ShardPanicked { shard, message } => write!(
                 f,
@@ -571,6 +646,9 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// What to do for want of descriptors.
+const MORE_FILES: &str = "raise the limit on open files (ulimit -n, LimitNOFILE=)";
+
 fn bind_remedy(errno: Errno) -> &'static str {
     match errno.number() {
         libc::EADDRINUSE => "another process listens there: stop it, or choose another address",
@@ -579,7 +657,7 @@ fn bind_remedy(errno: Errno) -> &'static str {
              path a folder that may be written to"
         }
         libc::EADDRNOTAVAIL => "this machine does not have that address",
-        libc::EMFILE | libc::ENFILE => "raise the limit on open files (ulimit -n, LimitNOFILE=)",
+        libc::EMFILE | libc::ENFILE => MORE_FILES,
         libc::ENOENT => "the folder of the Unix path does not exist: make it first",
         _ => "see bind(2)",
     }

@@ -3,13 +3,21 @@
 //! A filter like that of a container engine is installed by a few lines of Python, which then
 //! becomes the real binary: nothing of ours knows that it is a test.
 
+#[expect(dead_code, reason = "nothing here looks closely")]
+#[path = "common/mod.rs"]
+mod common;
+
 use std::{
-    io::Read,
+    io::{BufRead, BufReader, Read},
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
 };
+
+use common::{BINARY, Peer};
+use ringwire::probe::EPOLL_COST;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Numbers of system calls since they became the same on all architectures, and of errors.
 const IO_URING_SETUP: u32 = 425;
@@ -51,19 +59,23 @@ impl Drop for Running {
     }
 }
 
+/// Ringwire with `call` refused.
+fn without(call: u32, errno: u32, arguments: &[&str]) -> Command {
+    let mut command = Command::new("python3");
+    command
+        .args(["-c", UNDER_A_FILTER, &call.to_string(), &errno.to_string()])
+        .arg(env!("CARGO_BIN_EXE_ringwire"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
 /// Runs ringwire with `call` refused, until it ends.
 fn ringwire_without(call: u32, errno: u32, arguments: &[&str]) -> Output {
-    let mut child = Running(
-        Command::new("python3")
-            .args(["-c", UNDER_A_FILTER, &call.to_string(), &errno.to_string()])
-            .arg(env!("CARGO_BIN_EXE_ringwire"))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("Python 3 is needed to install the filter"),
-    );
+    let child = without(call, errno, arguments).spawn();
+    let mut child = Running(child.expect("Python 3 is needed to install the filter"));
     let (mut stdout, mut stderr) = (
         child.0.stdout.take().unwrap(),
         child.0.stderr.take().unwrap(),
@@ -111,52 +123,52 @@ const SECCOMP_TEXTS: [&str; 6] = [
     "SystemCallFilter=@aio",
 ];
 
-/// What it comes to where nothing can run, and where the async engine can, which registers nothing.
-const NO_ENGINE: &str = "This host cannot run ringwire:";
-const ASYNC_ENGINE: &str = "It can run ringwire serve --engine tokio-uring.";
+/// What it comes to under such a filter.
+const CONCLUSION: &str = "This host can run ringwire on epoll, but not on io_uring:";
+
+/// The calls that a filter refuses, with what, and what comes of it.
+const REFUSALS: [(u32, u32, &str); 6] = [
+    (IO_URING_SETUP, EPERM, "setting up a ring failed with EPERM"),
+    (
+        IO_URING_SETUP,
+        ENOSYS,
+        "setting up a ring failed with ENOSYS",
+    ),
+    (
+        IO_URING_REGISTER,
+        EPERM,
+        "asking for the kernel's operations failed with EPERM",
+    ),
+    (
+        IO_URING_REGISTER,
+        ENOSYS,
+        "asking for the kernel's operations failed with ENOSYS",
+    ),
+    (
+        IO_URING_ENTER,
+        EPERM,
+        "submitting to a ring failed with EPERM",
+    ),
+    (
+        IO_URING_ENTER,
+        ENOSYS,
+        "submitting to a ring failed with ENOSYS",
+    ),
+];
 
 #[test]
 fn doctor_names_the_filter_and_how_to_open_it() {
-    let registers = if cfg!(feature = "aio") {
-        ASYNC_ENGINE
-    } else {
-        NO_ENGINE
-    };
-    for (call, errno, name, conclusion) in [
-        (
-            IO_URING_SETUP,
-            EPERM,
-            "setting up a ring failed with EPERM",
-            NO_ENGINE,
-        ),
-        (
-            IO_URING_SETUP,
-            ENOSYS,
-            "setting up a ring failed with ENOSYS",
-            NO_ENGINE,
-        ),
-        (
-            IO_URING_REGISTER,
-            EPERM,
-            "asking for the kernel's operations failed with EPERM",
-            registers,
-        ),
-        (
-            IO_URING_ENTER,
-            EPERM,
-            "submitting to a ring failed with EPERM",
-            NO_ENGINE,
-        ),
-    ] {
+    for (call, errno, name) in REFUSALS {
         let output = ringwire_without(call, errno, &["doctor"]);
         let report = text(&output.stdout);
         assert_eq!(
             output.status.code(),
-            Some(1),
+            Some(0),
             "{report}{}",
             text(&output.stderr)
         );
-        for expected in SECCOMP_TEXTS.iter().chain([&name, &conclusion]) {
+        let cost = words(EPOLL_COST);
+        for expected in SECCOMP_TEXTS.iter().chain([&name, &CONCLUSION, &&*cost]) {
             assert!(
                 words(report).contains(expected),
                 "'{expected}' is not in:\n{report}"
@@ -169,22 +181,78 @@ fn doctor_names_the_filter_and_how_to_open_it() {
     }
 }
 
-#[test]
-fn serve_fails_with_the_text_that_doctor_gives() {
-    let doctor = ringwire_without(IO_URING_SETUP, EPERM, &["doctor", "--json"]);
-    assert_eq!(doctor.status.code(), Some(1));
+/// What `doctor` says of a host that refuses this call.
+fn unavailable(call: u32, errno: u32) -> String {
+    let doctor = ringwire_without(call, errno, &["doctor", "--json"]);
+    assert_eq!(doctor.status.code(), Some(0));
     let report: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
-    assert_eq!(report["can_run"], false);
+    assert_eq!(
+        (&report["can_run"], &report["ring"]),
+        (&true.into(), &"epoll".into())
+    );
     let unavailable = words(report["unavailable"].as_str().unwrap());
     assert!(unavailable.contains("seccomp"), "{unavailable}");
+    unavailable
+}
 
-    let serve = ringwire_without(IO_URING_SETUP, EPERM, &["serve", "--listen", "127.0.0.1:0"]);
+#[test]
+fn serve_that_insists_on_io_uring_fails_with_the_text_that_doctor_gives() {
+    let unavailable = unavailable(IO_URING_SETUP, EPERM);
+    let arguments = ["serve", "--ring", "uring", "--listen", "127.0.0.1:0"];
+    let serve = ringwire_without(IO_URING_SETUP, EPERM, &arguments);
     let error = text(&serve.stderr);
     assert_eq!(serve.status.code(), Some(1), "{error}");
     assert!(
         words(error).contains(&unavailable),
         "'{unavailable}' is not in:\n{error}"
     );
+}
+
+#[test]
+fn serve_runs_on_epoll_and_says_why_in_the_words_of_doctor() {
+    for (call, errno, _) in REFUSALS {
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--shards", "2"];
+        let mut serve = Running(without(call, errno, &arguments).spawn().unwrap());
+        let mut greeting = BufReader::new(serve.0.stdout.take().unwrap());
+        let (mut said, mut address) = (String::new(), None);
+        while !said.contains("ringwire doctor") {
+            let mut line = String::new();
+            assert!(greeting.read_line(&mut line).unwrap() > 0, "{said}");
+            let url = line.trim().strip_prefix("ws://");
+            address = address.or(url.map(|url| url.trim_end_matches('/').to_owned()));
+            said += &line;
+        }
+        assert!(said.contains("on 2 shards on epoll:"), "{said}");
+        let mut peer = Peer::open(&address.unwrap().parse().unwrap(), "/");
+        let message = vec![7; 200_000];
+        for len in [1, 1000, message.len()] {
+            peer.send(BINARY, &message[..len]);
+            assert!(peer.read_frame().payload == message[..len]);
+        }
+        drop(peer);
+        let pid = Pid::from_child(&serve.0);
+        kill_process(pid, Signal::TERM).unwrap();
+        let mut log = String::new();
+        let mut stderr = serve.0.stderr.take().unwrap();
+        stderr.read_to_string(&mut log).unwrap();
+        assert!(serve.0.wait().unwrap().success(), "{log}");
+        let log = words(&log);
+        let warnings = log.matches("WARN").count();
+        assert_eq!(warnings, 1, "{log}");
+        for expected in SECCOMP_TEXTS
+            .iter()
+            .chain([&"running on epoll", &&*words(EPOLL_COST)])
+        {
+            assert!(log.contains(expected), "'{expected}' is not in:\n{log}");
+        }
+        if call == IO_URING_SETUP {
+            let unavailable = unavailable(call, errno);
+            assert!(
+                log.contains(&unavailable),
+                "'{unavailable}' is not in:\n{log}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -205,6 +273,7 @@ fn a_filter_for_other_calls_is_no_obstacle() {
     };
     assert_eq!(output.status.code(), Some(0), "{report:#}");
     assert_eq!(report["can_run"], true);
+    assert_eq!(report["ring"], "io_uring");
     assert_eq!(report["unavailable"], serde_json::Value::Null);
     assert_eq!(row("io_uring").unwrap(), "ok");
     assert_eq!(row("seccomp").unwrap(), "ok");

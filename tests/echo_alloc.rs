@@ -17,7 +17,7 @@ use std::{
 
 use common::{BINARY, Peer, TEXT, masked, request};
 use ringwire::{
-    Config, Conn, Message, Server, Service,
+    Config, Conn, Message, RingKind, Server, Service,
     proto::{
         Endpoint, Limits, MessagePool, Role, Sink, VecSink,
         deflate::{Codec, Terms, negotiation::agree},
@@ -130,10 +130,19 @@ fn pile_up(peer: &mut Peer, frame: &[u8], count: usize) {
 
 #[test]
 fn a_warm_shard_echoes_without_allocating() {
+    echoes_without_allocating(RingKind::Uring);
+}
+
+#[test]
+fn a_warm_shard_on_epoll_echoes_without_allocating() {
+    echoes_without_allocating(RingKind::Epoll);
+}
+
+fn echoes_without_allocating(ring: RingKind) {
     const MESSAGES: usize = 100_000;
     let mut config = Config::default();
     config.date_header = false;
-    let builder = Server::builder().listen("127.0.0.1:0").shards(1);
+    let builder = Server::builder().ring(ring).listen("127.0.0.1:0").shards(1);
     let server = builder.pinned(false).config(config);
     let server = server.start(|_| Telling(Echo)).unwrap();
     let mut peer = Peer::open(&server.addresses()[0], "/");

@@ -3,8 +3,8 @@
 //! Knows: how findings are judged, put into words and laid out. Refuses to know: how they are found
 //! (`ring::probe`).
 //!
-//! Only what stops the server makes a row *missing* and the exit code 1. A row that is *limited*
-//! says what the server will run into, and how to lift it.
+//! Only what stops the server makes a row *missing* and the exit code 1; without io_uring it runs
+//! on epoll. A row that is *limited* says what the server will run into, and how to lift it.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -13,8 +13,12 @@ use std::{
 
 use serde_json::json;
 
-use ringwire::probe::{
-    DESCRIPTORS, Environment, FLOOR, Feature, Limit, MEMLOCK, PLAIN_FLOOR, Probe, Unavailable, wrap,
+use ringwire::{
+    RingKind,
+    probe::{
+        DESCRIPTORS, EPOLL_COST, Environment, FLOOR, Feature, Limit, MEMLOCK, PLAIN_FLOOR, Probe,
+        Unavailable, wrap,
+    },
 };
 
 /// Fewer descriptors than this are worth a word: ten thousand connections, and some for ourselves.
@@ -61,7 +65,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> io::Result<ExitCode> {
         report.write(out, io::stdout().is_terminal() && !no_color)?;
     }
     out.flush()?;
-    Ok(if report.unavailable.is_none() {
+    Ok(if report.ring.is_some() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -112,6 +116,9 @@ struct Row {
 struct Report {
     release: String,
     rows: Vec<Row>,
+    /// What shards will run on, if they can run at all.
+    ring: Option<RingKind>,
+    /// Why that is not io_uring.
     unavailable: Option<Unavailable>,
     /// The async engine can run, whether shards can or not.
     runs_async: bool,
@@ -136,32 +143,39 @@ impl Report {
         Self {
             release: probe.confinement.release.clone(),
             rows: rows.rows,
+            ring: match &unavailable {
+                None => Some(RingKind::Uring),
+                Some(_) => probe.epoll_verdict().is_ok().then_some(RingKind::Epoll),
+            },
             unavailable,
             runs_async: cfg!(feature = "aio") && probe.async_verdict().is_ok(),
         }
     }
 
     fn conclusion(&self) -> String {
-        if let Some(unavailable) = &self.unavailable {
-            let what = unavailable.what();
-            if self.runs_async {
-                return format!(
-                    "This host cannot run ringwire's shards: {what}. It can run \
-                     ringwire serve --engine tokio-uring."
-                );
-            }
-            return format!("This host cannot run ringwire: {what}.");
+        let Some(ring) = self.ring else {
+            let other = if self.runs_async {
+                " It can run ringwire serve --engine tokio-uring."
+            } else {
+                ""
+            };
+            return format!("This host cannot run ringwire's shards.{other}");
+        };
+        let mut words = "This host can run ringwire".to_owned();
+        if let (RingKind::Epoll, Some(unavailable)) = (ring, &self.unavailable) {
+            words += &format!(" on epoll, but not on io_uring: {}", unavailable.what());
         }
         let limited = self
             .rows
             .iter()
             .filter(|row| row.state == State::Limited)
             .count();
-        match limited {
-            0 => "This host can run ringwire.".to_owned(),
-            1 => "This host can run ringwire. One row above is limited.".to_owned(),
-            _ => format!("This host can run ringwire. {limited} rows above are limited."),
-        }
+        words += match limited {
+            0 => ".",
+            1 => ". One row above is limited.",
+            _ => return format!("{words}. {limited} rows above are limited."),
+        };
+        words
     }
 
     fn write(&self, out: &mut dyn Write, colours: bool) -> io::Result<()> {
@@ -211,7 +225,8 @@ impl Report {
             "version": env!("CARGO_PKG_VERSION"),
             "kernel": self.release,
             "rows": rows,
-            "can_run": self.unavailable.is_none(),
+            "can_run": self.ring.is_some(),
+            "ring": self.ring.map(RingKind::name),
             "can_run_tokio_uring": self.runs_async,
             "unavailable": self.unavailable.as_ref().map(ToString::to_string),
             "conclusion": self.conclusion(),
@@ -320,7 +335,7 @@ fn kernel(rows: &mut Rows, probe: &Probe) {
             rows.add(
                 "Linux",
                 State::Ok,
-                format!("{release}; {FLOOR} or newer is needed"),
+                format!("{release}; {FLOOR} or newer is needed for io_uring"),
             );
         }
         Some(_) if probe.verdict().is_ok() => {
@@ -328,8 +343,8 @@ fn kernel(rows: &mut Rows, probe: &Probe) {
             rows.add_with("Linux", State::Limited, meaning, upgrade);
         }
         Some(_) => {
-            let meaning = format!("{release}: {FLOOR} or newer is needed");
-            rows.add_with("Linux", State::Missing, meaning, upgrade);
+            let meaning = format!("{release}: {FLOOR} or newer is needed for io_uring");
+            rows.add_with("Linux", without(probe), meaning, upgrade);
         }
         None => {
             let meaning = format!("'{release}' does not begin with a version");
@@ -363,7 +378,7 @@ fn io_uring(rows: &mut Rows, probe: &Probe, unavailable: Option<&Unavailable>) {
     {
         let why = wrap(&format!("Why: {}", unavailable.why()), REMEDY_COLUMNS);
         let remedy = format!("{why}\nWhat to do:\n{}", unavailable.remedy());
-        rows.add_with("io_uring", State::Missing, unavailable.what(), remedy);
+        rows.add_with("io_uring", without(probe), unavailable.what(), remedy);
         return;
     }
     rows.add("io_uring", State::Ok, "a ring was set up and used");
@@ -406,7 +421,7 @@ fn io_uring(rows: &mut Rows, probe: &Probe, unavailable: Option<&Unavailable>) {
         let meaning = format!("{purpose}; in Linux {since} and newer");
         if required {
             let upgrade = format!("Upgrade the kernel to Linux {FLOOR} or newer.");
-            rows.add_with(name, State::Missing, meaning, upgrade);
+            rows.add_with(name, without(probe), meaning, upgrade);
         } else {
             let upgrade = format!("Not required. It comes with Linux {since}.");
             rows.add_with(name, State::Limited, meaning, upgrade);
@@ -414,18 +429,38 @@ fn io_uring(rows: &mut Rows, probe: &Probe, unavailable: Option<&Unavailable>) {
     }
 }
 
+/// How bad it is to be without io_uring.
+fn without(probe: &Probe) -> State {
+    match probe.epoll_verdict() {
+        Ok(()) => State::Limited,
+        Err(_) => State::Missing,
+    }
+}
+
 /// Which engines can run.
 fn engines(rows: &mut Rows, probe: &Probe, unavailable: Option<&Unavailable>) {
-    match unavailable {
-        None => rows.add("shard", State::Ok, "all that a shard's ring needs is there"),
-        Some(unavailable) => {
-            rows.add_with(
-                "shard",
-                State::Missing,
-                unavailable.what(),
-                unavailable.remedy(),
-            );
-        }
+    match (unavailable, probe.epoll_verdict()) {
+        (None, _) => rows.add(
+            "shard",
+            State::Ok,
+            "on io_uring: all that it needs is there",
+        ),
+        (Some(_), Ok(())) => rows.add_with(
+            "shard",
+            State::Limited,
+            format!("on epoll. {EPOLL_COST}"),
+            "Have io_uring allowed, as said above. To run on epoll and not be told:\n\
+             \x20 ringwire serve --ring epoll",
+        ),
+        (Some(unavailable), Err(errno)) => rows.add_with(
+            "shard",
+            State::Missing,
+            format!(
+                "{}; and a ring on epoll failed: {errno}",
+                unavailable.what()
+            ),
+            unavailable.remedy(),
+        ),
     }
     if !cfg!(feature = "aio") {
         let meaning = "this was built without the feature aio";
@@ -663,7 +698,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_requirement_stops_the_server_and_a_missing_option_limits_it() {
+    fn a_missing_requirement_moves_shards_to_epoll_and_a_missing_option_limits_them() {
         let mut probe = poor_host();
         let since = FLOOR;
         let feature = |name, required| Feature {
@@ -686,14 +721,17 @@ mod tests {
                 .starts_with("This host can run ringwire.")
         );
         assert_eq!(report.to_json()["can_run"], true);
+        assert_eq!(report.to_json()["ring"], "io_uring");
         probe.features.push(feature("NEEDED", true));
         let report = Report::new(&probe);
-        assert_eq!(row(&report, "NEEDED").state, State::Missing);
+        assert_eq!(row(&report, "NEEDED").state, State::Limited);
+        assert_eq!(row(&report, "shard").state, State::Limited);
         assert!(
             report
                 .conclusion()
-                .starts_with("This host cannot run ringwire")
+                .starts_with("This host can run ringwire on epoll, but not on io_uring:")
         );
+        assert_eq!(report.to_json()["ring"], "epoll");
         assert!(
             report.to_json()["unavailable"]
                 .as_str()
@@ -706,12 +744,7 @@ mod tests {
     fn an_old_kernel_with_everything_carried_back_is_limited_not_missing() {
         let mut probe = poor_host();
         probe.confinement.release = "5.14.0-503.el9.x86_64".to_owned();
-        let expected = if probe.verdict().is_ok() {
-            State::Limited
-        } else {
-            State::Missing
-        };
-        assert_eq!(row(&Report::new(&probe), "Linux").state, expected);
+        assert_eq!(row(&Report::new(&probe), "Linux").state, State::Limited);
     }
 
     #[test]

@@ -5,19 +5,41 @@
 #[cfg(feature = "aio")]
 use ringwire::aio;
 use ringwire::{
-    Address, Builder, Config, Server, StartError,
+    Address, Builder, Config, RingKind, Server, StartError,
     service::{Echo, Gate},
 };
 
 /// `--engine`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Engine {
-    /// Shards, each on a ring of its own: the fastest.
+    /// Shards, each on a ring of its own: the fastest, and the one that runs everywhere.
     #[default]
     Shard,
     /// The async API, on tokio-uring: for comparison, and for kernels from 5.15 on.
     #[cfg(feature = "aio")]
     TokioUring,
+}
+
+/// `--ring`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ring {
+    /// io_uring, or epoll where this host forbids that.
+    #[default]
+    Auto,
+    /// io_uring, and nothing else.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+impl From<Ring> for RingKind {
+    fn from(ring: Ring) -> Self {
+        match ring {
+            Ring::Auto => Self::Auto,
+            Ring::Uring => Self::Uring,
+            Ring::Epoll => Self::Epoll,
+        }
+    }
 }
 
 /// A server that is to be.
@@ -57,10 +79,13 @@ macro_rules! build {
 }
 
 impl Building {
-    /// A server on this engine.
-    pub fn new(engine: Engine, config: Config, pinned: bool) -> Self {
+    /// A server on this engine. The ring is that of shards.
+    pub fn new(engine: Engine, ring: Ring, config: Config, pinned: bool) -> Self {
         match engine {
-            Engine::Shard => Self::Shard(Server::builder().config(config).pinned(pinned)),
+            Engine::Shard => {
+                let builder = Server::builder().config(config).pinned(pinned);
+                Self::Shard(builder.ring(ring.into()))
+            }
             #[cfg(feature = "aio")]
             Engine::TokioUring => {
                 Self::TokioUring(aio::Server::builder().config(config).pinned(pinned))
@@ -106,17 +131,21 @@ impl Serving {
         both!(self, server => server.tls_addresses())
     }
 
-    /// How many threads it has, in words.
+    /// How many threads it has and what they run on, in words.
     pub fn threads(&self) -> String {
-        let (count, what) = match self {
-            Self::Shard(server) => (server.handle().shard_stats().len(), "shard"),
+        let (count, what, ring) = match self {
+            Self::Shard(server) => {
+                let ring = format!(" on {}", server.ring().name());
+                (server.handle().shard_stats().len(), "shard", ring)
+            }
             #[cfg(feature = "aio")]
             Self::TokioUring(server) => {
-                (server.handle().thread_stats().len(), "tokio-uring runtime")
+                let count = server.handle().thread_stats().len();
+                (count, "tokio-uring runtime", String::new())
             }
         };
         let plural = if count == 1 { "" } else { "s" };
-        format!("{count} {what}{plural}")
+        format!("{count} {what}{plural}{ring}")
     }
 
     /// Something that makes it stop.

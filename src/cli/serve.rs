@@ -12,7 +12,7 @@ use std::{
 #[cfg(feature = "tls")]
 use super::tls::{Reloader, TlsArgs};
 use super::{
-    engine::{Building, Engine, Serving},
+    engine::{Building, Engine, Ring, Serving},
     log::Log,
 };
 use ringwire::{
@@ -44,6 +44,11 @@ pub struct Args {
     /// for kernels from 5.15 on
     #[arg(long, value_enum, value_name = "ENGINE", default_value = "shard")]
     engine: Engine,
+    /// What shards run on. auto: io_uring where this host allows it, else epoll, with a warning
+    /// that says why and what to do; uring: io_uring, or no start; epoll: epoll, on every kernel
+    /// since 4.18
+    #[arg(long, value_enum, value_name = "RING", default_value = "auto")]
+    ring: Ring,
     /// Shards, one thread and one ring each [default: one for each processor]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
@@ -258,6 +263,9 @@ impl Args {
         if self.engine == Engine::Shard {
             return None;
         }
+        if self.ring != Ring::Auto {
+            return Some("--ring");
+        }
         let default = Config::default();
         if self.recv_buffers != default.recv_buffers {
             return Some("--recv-buffers");
@@ -353,11 +361,11 @@ fn serve(args: &Args, log: &Log) -> Result<(), String> {
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
     if let Some(option) = args.option_without_meaning() {
         return Err(format!(
-            "{option} has no meaning with --engine tokio-uring, whose ring receives and sends \
+            "{option} has no meaning with --engine tokio-uring, whose own ring receives and sends \
              nothing; leave it out"
         ));
     }
-    let mut builder = Building::new(args.engine, args.config(), !args.no_pin);
+    let mut builder = Building::new(args.engine, args.ring, args.config(), !args.no_pin);
     #[cfg(feature = "tls")]
     let mut reloader = None;
     #[cfg(feature = "tls")]

@@ -154,8 +154,8 @@ impl Relief {
     }
 }
 
-/// When memory that nobody needs any more goes back to the kernel, in two steps: what the pools keep
-/// for later, and then what the allocator has of it.
+/// When memory that nobody needs any more goes back to the kernel, in two steps: what the pools
+/// keep for later, and then what the allocator has of it.
 #[derive(Debug, Default)]
 pub struct Idle {
     at: Time,

@@ -19,12 +19,15 @@
 //! * Bytes given to `submit_send` are owned by the ring until their completion hands them back.
 //! * Received bytes belong to whoever holds the lease; the kernel writes there again only after
 //!   [`Ring::recycle`]. A lease may be sent: it moves into a [`SendQueue`] and comes back with it.
-//! * A socket is handed over to [`Ring::submit_close`] only when nothing else is in flight on it.
+//! * A socket is handed over to [`Ring::submit_close`] or [`Ring::release`] only when nothing else
+//!   is in flight on it.
 //!
 //! This is one of the two places where `unsafe` is allowed: memory is shared with the kernel here,
 //! and nowhere else.
 #![allow(unsafe_code)]
 
+pub mod choice;
+pub mod epoll;
 pub mod errno;
 pub mod probe;
 pub mod process;
@@ -46,6 +49,8 @@ pub mod watched;
 
 use rustix::time::ClockId;
 
+pub use choice::{AnyRing, Ballot, NoRing, RingKind, RingOptions};
+pub use epoll::{Epoll, EpollOptions, EpollSocket};
 pub use errno::Errno;
 pub use recv_pool::RecvLease;
 pub use send::{Lent, SendArena, SendQueue};
@@ -265,8 +270,11 @@ pub enum Wait {
 /// completes with [`Outcome::Failed`] like any other.
 pub trait Ring {
     /// An open socket. Dropping one without [`submit_close`](Self::submit_close) closes it, and is
-    /// right only when nothing was ever submitted on it.
+    /// right only when nothing was ever submitted on it, or when its ring is gone.
     type Socket: std::fmt::Debug;
+
+    /// An open socket that no ring knows, on its way from one to another.
+    type Detached: std::fmt::Debug;
 
     /// The clock.
     fn now(&self) -> Time;
@@ -292,6 +300,16 @@ pub trait Ring {
         let _ = from;
         self.open(address)
     }
+
+    /// Takes a socket that comes from elsewhere: a listener that was bound, or one that another
+    /// ring has [let go](Self::release).
+    fn adopt(&mut self, socket: Self::Detached) -> Self::Socket;
+
+    /// Lets a socket go on which nothing is in flight, without closing it. The peer notices
+    /// nothing, what it has sent is still there to be received, and no ring's doing sticks to the
+    /// socket: whoever takes it may use it on another kind of ring, in another thread or process.
+    /// It is over when this returns, and has no completion.
+    fn release(&mut self, socket: Self::Socket) -> Self::Detached;
 
     /// Accepts connections until cancelled or failed: each one completes with
     /// [`Outcome::Accepted`] and `more`.

@@ -21,7 +21,8 @@ use rustix::{
     thread::sched_getaffinity,
 };
 
-use super::{Errno, UringOptions, quiet};
+pub use super::choice::EPOLL_COST;
+use super::{Epoll, EpollOptions, Errno, UringOptions, quiet};
 
 /// The oldest kernel that has everything the ring requires.
 pub const FLOOR: Version = Version { major: 6, minor: 1 };
@@ -179,10 +180,12 @@ pub struct Probe {
     blocked: Option<Unavailable>,
     /// Why a ring without flags cannot be used.
     plain_blocked: Option<Unavailable>,
+    /// What became of a ring on epoll.
+    epoll_blocked: Option<Errno>,
 }
 
 impl Probe {
-    /// Tries everything out: sets up a ring of the default size, registers buffers, submits, and
+    /// Tries everything out: sets up rings of the default size, registers buffers, submits, and
     /// reads the host's settings. Takes some milliseconds and leaves nothing behind.
     pub fn run() -> Self {
         let confinement = Confinement::read();
@@ -206,6 +209,7 @@ impl Probe {
             features,
             blocked,
             plain_blocked,
+            epoll_blocked: Epoll::new(&EpollOptions::default()).err(),
             environment: Environment::read(),
             ring_bytes: ring_bytes(&options, rustix::param::page_size() as u64),
             confinement,
@@ -234,7 +238,16 @@ impl Probe {
         self.plain_blocked.clone().map_or(Ok(()), Err)
     }
 
-    /// Whether a shard's ring can run here.
+    /// Whether a shard can run on epoll here.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn epoll_verdict(&self) -> Result<(), Errno> {
+        self.epoll_blocked.map_or(Ok(()), Err)
+    }
+
+    /// Whether a shard can run on io_uring here.
     ///
     /// # Errors
     ///

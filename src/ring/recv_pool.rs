@@ -250,6 +250,16 @@ impl RecvPool {
         self.retired -= 1;
         Some(lease.buffer)
     }
+
+    /// Has a buffer of which no kernel was told be filled from its front again, if no lease is on
+    /// it.
+    #[inline]
+    fn rewind(&mut self, buffer: u16) {
+        let state = &mut self.states[usize::from(buffer)];
+        if state.leases == 0 {
+            state.used = 0;
+        }
+    }
 }
 
 impl Drop for RecvPool {
@@ -267,15 +277,20 @@ impl Drop for RecvPool {
 }
 
 /// Buffers that are filled while somebody waits, the one that was in use last before all others:
-/// it is in the cache.
+/// it is in the cache. One that has room left is filled further, and from its front again once no
+/// lease is on it.
 #[derive(Debug)]
 pub struct RecvStack {
     pool: RecvPool,
     free: Vec<u16>,
+    /// A buffer with less room than this is full.
+    room_bytes_min: u32,
 }
 
 impl RecvStack {
-    /// Maps the buffers, as [`RecvPool::new`] does. They take memory as they are used.
+    /// Maps the buffers, as [`RecvPool::new`] does. They take memory as they are used. A buffer
+    /// with less room left than `room_bytes_min` is full: with all of its bytes, each is used up by
+    /// one lease.
     ///
     /// # Errors
     ///
@@ -283,16 +298,17 @@ impl RecvStack {
     ///
     /// # Panics
     ///
-    /// When either number is 0.
-    pub fn new(buffers: u16, buffer_bytes: u32) -> Result<Self, Errno> {
+    /// When a number of buffers or of their bytes is 0.
+    pub fn new(buffers: u16, buffer_bytes: u32, room_bytes_min: u32) -> Result<Self, Errno> {
         Ok(Self {
             pool: RecvPool::new(buffers, buffer_bytes, false)?,
             free: (0..buffers).rev().collect(),
+            room_bytes_min: room_bytes_min.clamp(1, buffer_bytes),
         })
     }
 
-    /// Has `fill` fill a buffer from its front, and leases as many bytes as it says it did. `None`
-    /// when those were none.
+    /// Has `fill` fill the room of a buffer from its front, and leases as many bytes as it says it
+    /// did. `None` when those were none.
     ///
     /// # Errors
     ///
@@ -302,17 +318,30 @@ impl RecvStack {
         fill: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
     ) -> Result<Option<RecvLease>, Errno> {
         let &buffer = self.free.last().ok_or(Errno::NO_BUFFERS)?;
-        let len = self.pool.buffer_bytes() as usize;
-        // SAFETY: the buffer lies in the mapping, is this long, and is free: no lease is on it, and
-        // no kernel was told of it. `&mut self` keeps it so while it is filled.
-        let memory =
-            unsafe { std::slice::from_raw_parts_mut(self.pool.address(buffer).as_ptr(), len) };
+        let used = self.pool.used(buffer);
+        let room = self.pool.buffer_bytes() - used;
+        let address = self.pool.address(buffer);
+        // SAFETY: `used` is at most the size of the buffer, so that the address lies inside the
+        // mapping.
+        let start = unsafe { address.add(used as usize) };
+        // SAFETY: the buffer lies in the mapping and has this many bytes behind `start`, on which
+        // no lease is, and no kernel was told of it. `&mut self` keeps it so while it is filled.
+        let memory = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), room as usize) };
         let filled = fill(memory)?;
         if filled == 0 {
             return Ok(None);
         }
-        self.free.pop();
-        Ok(Some(self.pool.lease(buffer, filled as u32, true)))
+        let is_full = room - (filled as u32).min(room) < self.room_bytes_min;
+        if is_full {
+            self.free.pop();
+        }
+        Ok(Some(self.pool.lease(buffer, filled as u32, is_full)))
+    }
+
+    /// Buffers that are not full.
+    #[inline]
+    pub fn free(&self) -> usize {
+        self.pool.free()
     }
 
     /// Whether a buffer is free.
@@ -348,7 +377,9 @@ impl RecvStack {
     /// When it is on memory of others.
     #[inline]
     pub fn recycle(&mut self, lease: RecvLease) {
+        let buffer = lease.buffer;
         self.free.extend(self.pool.release(lease));
+        self.pool.rewind(buffer);
     }
 }
 
@@ -394,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_stack_fills_the_buffer_that_was_in_use_last() {
-        let mut stack = RecvStack::new(2, 100).unwrap();
+        let mut stack = RecvStack::new(2, 100, 100).unwrap();
         let fill = |count: usize| {
             move |memory: &mut [u8]| {
                 memory[..count].fill(count as u8);
@@ -420,6 +451,45 @@ mod tests {
         assert_eq!((last.as_ptr(), last.len(), stack.leases()), (place, 7, 1));
         stack.recycle(last);
         assert_eq!(stack.leases(), 0);
+    }
+
+    #[test]
+    fn a_stack_fills_the_room_that_is_left_and_then_from_the_front_again() {
+        let mut stack = RecvStack::new(2, 100, 25).unwrap();
+        let receive = |stack: &mut RecvStack, count: usize| {
+            let mut room = 0;
+            let lease = stack.receive(|memory| {
+                room = memory.len();
+                memory[..count].fill(count as u8);
+                Ok(count)
+            });
+            (room, lease.unwrap().unwrap())
+        };
+        let (room, first) = receive(&mut stack, 40);
+        assert_eq!((room, stack.free()), (100, 2));
+        let (room, second) = receive(&mut stack, 35);
+        assert_eq!((room, stack.free()), (60, 2));
+        // What is left is just enough; then it is not.
+        let (room, third) = receive(&mut stack, 1);
+        assert_eq!((room, stack.free()), (25, 1));
+        let (room, fourth) = receive(&mut stack, 10);
+        assert_eq!((room, stack.free()), (100, 1));
+        assert_eq!((&first[..], &second[..]), (&[40; 40][..], &[35; 35][..]));
+        let place = first.as_ptr();
+        // One that never was full starts from its front as well.
+        let other = fourth.as_ptr();
+        stack.recycle(fourth);
+        let (room, fourth) = receive(&mut stack, 10);
+        assert_eq!((room, fourth.as_ptr()), (100, other));
+        for lease in [first, third, second] {
+            stack.recycle(lease);
+        }
+        assert_eq!(stack.free(), 2);
+        let (room, last) = receive(&mut stack, 99);
+        assert_eq!((room, last.as_ptr()), (100, place));
+        stack.recycle(last);
+        stack.recycle(fourth);
+        assert_eq!((stack.leases(), stack.free()), (0, 2));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-use super::{Errno, unix_path::BoundPath};
+use super::{Errno, Shutdown, unix_path::BoundPath};
 
 /// Where to listen or connect: `127.0.0.1:9001`, `[::1]:9001` or `unix:/run/ringwire.sock`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -261,6 +261,16 @@ fn prepare(socket: &OwnedFd, inet: SocketAddr) -> Result<(), Errno> {
         sockopt::set_ipv6_v6only(socket, true)?;
     }
     Ok(())
+}
+
+/// Shuts directions of a connection, which may be gone already.
+pub(super) fn shutdown(socket: &impl AsFd, how: Shutdown) {
+    let how = match how {
+        Shutdown::Both => rustix::net::Shutdown::Both,
+        Shutdown::Write => rustix::net::Shutdown::Write,
+    };
+    // ENOTCONN: the peer was faster. Nothing else can happen to a socket of ours.
+    let _ = rustix::net::shutdown(socket, how);
 }
 
 /// Which descriptors are the last that this process may have.

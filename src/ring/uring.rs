@@ -196,7 +196,8 @@ impl Uring {
         }
         let knows_quiet = options.quiet_sends && quiet::is_known(&mut ring)?;
         let buffers = buffers(&ring, options)?.ok_or(Errno::new(libc::EINVAL))?;
-        let large_buffers = RecvStack::new(options.large_buffers, options.large_buffer_bytes)?;
+        let large_bytes = options.large_buffer_bytes;
+        let large_buffers = RecvStack::new(options.large_buffers, large_bytes, large_bytes)?;
         let waker = Waker::new(Some(eventfd(0, EventfdFlags::CLOEXEC)?));
         Ok(Self {
             ring: ManuallyDrop::new(ring),
@@ -582,6 +583,7 @@ fn fd(socket: &OwnedFd) -> Fd {
 
 impl Ring for Uring {
     type Socket = OwnedFd;
+    type Detached = OwnedFd;
 
     #[inline]
     fn now(&self) -> Time {
@@ -594,6 +596,14 @@ impl Ring for Uring {
 
     fn open_from(&mut self, address: &Address, from: SocketAddr) -> Result<OwnedFd, Errno> {
         socket::stream_from(address, from)
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) -> OwnedFd {
+        socket
+    }
+
+    fn release(&mut self, socket: OwnedFd) -> OwnedFd {
+        socket
     }
 
     fn submit_accept(&mut self, listener: &OwnedFd, token: Token) {
@@ -715,12 +725,7 @@ impl Ring for Uring {
     }
 
     fn shutdown(&mut self, socket: &OwnedFd, how: Shutdown) {
-        let how = match how {
-            Shutdown::Both => rustix::net::Shutdown::Both,
-            Shutdown::Write => rustix::net::Shutdown::Write,
-        };
-        // ENOTCONN: the peer was faster. Nothing else can happen to a socket of ours.
-        let _ = rustix::net::shutdown(socket, how);
+        socket::shutdown(socket, how);
     }
 
     fn is_among_last(&self, socket: &OwnedFd) -> bool {

@@ -195,7 +195,7 @@ impl Machine {
     /// Received bytes, one lease of two on the same buffer; none when all of them are lent.
     fn lease(&mut self, len: usize) -> Option<RecvLease> {
         let bytes = self.bytes(len);
-        let map = || RecvStack::new(4, RECV_BYTES).expect("room for a small mapping");
+        let map = || RecvStack::new(4, RECV_BYTES, RECV_BYTES).expect("room for a small mapping");
         let stack = self.stack.get_or_insert_with(map);
         let filled = stack.receive(|memory| {
             memory[..len].copy_from_slice(&bytes);

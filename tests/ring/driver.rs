@@ -142,7 +142,7 @@ impl<E: Env> Driver<E> {
     }
 
     pub fn connections(&mut self, count: usize) -> Vec<(Socket<E>, E::Peer)> {
-        let (listener, address) = self.env.listen();
+        let (listener, address) = self.env.listen(&mut self.ring);
         let accept = token(Operation::Accept, 99);
         self.ring.submit_accept(&listener, accept);
         let connections = (0..count).map(|_| {

@@ -2,6 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
+    marker::PhantomData,
     net::{Shutdown, TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use ringwire::ring::{
-    Address, Errno, PeerAddress, Ring, Uring, UringOptions,
+    Address, Epoll, EpollOptions, Errno, PeerAddress, Ring, Uring, UringOptions,
     sim::{Knobs, SimKernel, SimOptions, SimPeer, SimRead, SimRing, SimSocket},
     socket::Listener,
 };
@@ -56,7 +57,7 @@ pub trait Env {
     /// Whether quiet sends of this ring are quiet ones.
     fn is_quiet(ring: &Self::Ring) -> bool;
 
-    fn listen(&mut self) -> (Self::Socket, Address);
+    fn listen(&mut self, ring: &mut Self::Ring) -> (Self::Socket, Address);
 
     /// A raw peer, connected to a listener of ours.
     fn connect(&self, address: &Address) -> Self::Peer;
@@ -122,7 +123,7 @@ impl Env for SimEnv {
         true
     }
 
-    fn listen(&mut self) -> (Self::Socket, Address) {
+    fn listen(&mut self, _: &mut SimRing) -> (Self::Socket, Address) {
         let address = self.vacant();
         (self.kernel.listen(&address), address)
     }
@@ -163,7 +164,7 @@ impl Peer for SimPeer {
     }
 }
 
-// The kernel's ring.
+// The kernel's rings.
 
 #[derive(Clone, Copy, PartialEq)]
 enum Family {
@@ -171,17 +172,74 @@ enum Family {
     Unix,
 }
 
-pub struct RealEnv {
-    family: Family,
+/// What a real ring is asked to do where it has a choice.
+#[derive(Clone, Copy)]
+pub struct Manner {
     incremental: bool,
     quiet: bool,
     busy_poll_us: u32,
+}
+
+/// A ring of the kernel.
+pub trait RealRing: Ring<Detached = OwnedFd> + Sized {
+    fn make(sizes: Sizes, manner: Manner) -> Self;
+
+    fn is_quiet(&self) -> bool;
+}
+
+impl RealRing for Uring {
+    fn make(sizes: Sizes, manner: Manner) -> Self {
+        let options = UringOptions {
+            submission_entries: sizes.submission_entries,
+            completion_entries: sizes.completion_entries,
+            recv_buffers: sizes.recv_buffers,
+            recv_buffer_bytes: sizes.recv_buffer_bytes,
+            large_buffers: sizes.large_buffers,
+            large_buffer_bytes: sizes.large_buffer_bytes,
+            recv_incremental: manner.incremental,
+            quiet_sends: manner.quiet,
+            busy_poll_us: manner.busy_poll_us,
+        };
+        let ring = Self::new(&options).expect("this kernel lets the tests use io_uring");
+        // A kernel before 6.12 cannot; then both variants are the same one.
+        assert!(manner.incremental || !ring.is_incremental());
+        assert_eq!(manner.quiet, ring.is_quiet(), "every kernel since 6.1 can");
+        ring
+    }
+
+    fn is_quiet(&self) -> bool {
+        Uring::is_quiet(self)
+    }
+}
+
+/// It always fills buffers piece by piece, and is always quiet.
+impl RealRing for Epoll {
+    fn make(sizes: Sizes, manner: Manner) -> Self {
+        let options = EpollOptions {
+            recv_buffers: sizes.recv_buffers,
+            recv_buffer_bytes: sizes.recv_buffer_bytes,
+            large_buffers: sizes.large_buffers,
+            large_buffer_bytes: sizes.large_buffer_bytes,
+            busy_poll_us: manner.busy_poll_us,
+        };
+        Self::new(&options).unwrap()
+    }
+
+    fn is_quiet(&self) -> bool {
+        true
+    }
+}
+
+pub struct RealEnv<R> {
+    family: Family,
+    manner: Manner,
     folder: tempfile::TempDir,
     next_name: u32,
     listeners: Vec<Listener>,
+    _ring: PhantomData<R>,
 }
 
-impl RealEnv {
+impl<R> RealEnv<R> {
     pub fn tcp(incremental: bool) -> Self {
         Self::new(Family::Tcp, incremental)
     }
@@ -193,24 +251,27 @@ impl RealEnv {
     fn new(family: Family, incremental: bool) -> Self {
         Self {
             family,
-            incremental,
-            quiet: true,
-            busy_poll_us: 0,
+            manner: Manner {
+                incremental,
+                quiet: true,
+                busy_poll_us: 0,
+            },
             folder: tempfile::tempdir().unwrap(),
             next_name: 0,
             listeners: Vec::new(),
+            _ring: PhantomData,
         }
     }
 
     /// As on a kernel that tells of every send.
     pub fn loud(mut self) -> Self {
-        self.quiet = false;
+        self.manner.quiet = false;
         self
     }
 
     /// One that looks for something to do before it sleeps.
     pub fn busy(mut self) -> Self {
-        self.busy_poll_us = 200;
+        self.manner.busy_poll_us = 200;
         self
     }
 
@@ -225,40 +286,25 @@ impl RealEnv {
     }
 }
 
-impl Env for RealEnv {
-    type Ring = Uring;
-    type Socket = OwnedFd;
+impl<R: RealRing> Env for RealEnv<R> {
+    type Ring = R;
+    type Socket = R::Socket;
     type Peer = RealPeer;
 
     const WAITS: bool = true;
 
-    fn ring(&self, sizes: Sizes) -> Uring {
-        let options = UringOptions {
-            submission_entries: sizes.submission_entries,
-            completion_entries: sizes.completion_entries,
-            recv_buffers: sizes.recv_buffers,
-            recv_buffer_bytes: sizes.recv_buffer_bytes,
-            large_buffers: sizes.large_buffers,
-            large_buffer_bytes: sizes.large_buffer_bytes,
-            recv_incremental: self.incremental,
-            quiet_sends: self.quiet,
-            busy_poll_us: self.busy_poll_us,
-        };
-        let ring = Uring::new(&options).expect("this kernel lets the tests use io_uring");
-        // A kernel before 6.12 cannot; then both variants are the same one.
-        assert!(self.incremental || !ring.is_incremental());
-        assert_eq!(self.quiet, ring.is_quiet(), "every kernel since 6.1 can");
-        ring
+    fn ring(&self, sizes: Sizes) -> R {
+        R::make(sizes, self.manner)
     }
 
-    fn is_quiet(ring: &Uring) -> bool {
+    fn is_quiet(ring: &R) -> bool {
         ring.is_quiet()
     }
 
-    fn listen(&mut self) -> (Self::Socket, Address) {
+    fn listen(&mut self, ring: &mut R) -> (R::Socket, Address) {
         let mut listener = Listener::bind(&self.any_address(), 1, 1024).unwrap();
         let address = listener.address().clone();
-        let socket = listener.take_socket().unwrap();
+        let socket = ring.adopt(listener.take_socket().unwrap());
         self.listeners.push(listener);
         (socket, address)
     }

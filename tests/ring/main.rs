@@ -1,7 +1,7 @@
 //! What every ring keeps, checked on each of them: the simulated one without and with harmless
-//! faults, and `io_uring` over TCP and Unix sockets, with receive buffers used up whole and piece
-//! by piece. Then the simulated ring's own business: the rules that it checks, and that its faults
-//! act.
+//! faults, and `io_uring` and `epoll` over TCP and Unix sockets, the former with receive buffers
+//! used up whole and piece by piece. Then the simulated ring's own business: the rules that it
+//! checks, and that its faults act.
 
 mod contract;
 mod driver;
@@ -10,7 +10,10 @@ mod rules;
 mod swarm;
 
 use env::{RealEnv, SimEnv};
-use ringwire::ring::sim::{Knob, Knobs};
+use ringwire::ring::{
+    Epoll, Uring,
+    sim::{Knob, Knobs},
+};
 
 /// The contract, clause by clause, for one kind of ring.
 macro_rules! contract {
@@ -31,6 +34,7 @@ macro_rules! contract {
                 quiet_sends_end_no_wait
                 quiet_sends_wait_for_no_reader
                 receive_memory_waits_for_no_reader
+                releases_a_socket_without_closing_it
                 reset_connections_fail
                 running_out_of_buffers_loses_no_bytes
                 sends_many_pieces_in_order
@@ -60,10 +64,13 @@ contract! {
     sim_incremental: SimEnv::new(2, Knobs::none().with(Knob::IncrementalBuffers, 1000));
     sim_benign: SimEnv::new(3, Knobs::benign());
     sim_benign_incremental: SimEnv::new(4, Knobs::benign().with(Knob::IncrementalBuffers, 1000));
-    uring_tcp: RealEnv::tcp(false);
-    uring_tcp_incremental: RealEnv::tcp(true);
-    uring_tcp_loud: RealEnv::tcp(true).loud();
-    uring_tcp_busy: RealEnv::tcp(true).busy();
-    uring_unix: RealEnv::unix(false);
-    uring_unix_incremental: RealEnv::unix(true);
+    uring_tcp: RealEnv::<Uring>::tcp(false);
+    uring_tcp_incremental: RealEnv::<Uring>::tcp(true);
+    uring_tcp_loud: RealEnv::<Uring>::tcp(true).loud();
+    uring_tcp_busy: RealEnv::<Uring>::tcp(true).busy();
+    uring_unix: RealEnv::<Uring>::unix(false);
+    uring_unix_incremental: RealEnv::<Uring>::unix(true);
+    epoll_tcp: RealEnv::<Epoll>::tcp(true);
+    epoll_tcp_busy: RealEnv::<Epoll>::tcp(true).busy();
+    epoll_unix: RealEnv::<Epoll>::unix(true);
 }

@@ -78,6 +78,14 @@ fn closing_waits_for_what_is_in_flight() {
 }
 
 #[test]
+#[should_panic(expected = "it was released with [Recv:0x0] in flight")]
+fn releasing_waits_for_what_is_in_flight() {
+    let (_kernel, mut ring, socket, _peer) = set_up();
+    ring.submit_recv(&socket, RECV);
+    let _ = ring.release(socket);
+}
+
+#[test]
 #[should_panic(expected = "closing a socket with [Recv:0x0] in flight")]
 fn a_completion_that_was_not_looked_at_is_in_flight() {
     let (_kernel, mut ring, socket, mut peer) = set_up();

@@ -251,7 +251,7 @@ fn a_sender_without_a_pause_starves_nobody() {
 /// A server whose end is the test's subject, with connections of its own.
 fn server(config: Config) -> (Server, Office) {
     let (porter, office) = office();
-    let builder = Server::builder().listen("127.0.0.1:0").shards(2);
+    let builder = crate::host::builder().listen("127.0.0.1:0").shards(2);
     let server = builder.pinned(false).config(config);
     (server.start(move |_| porter.clone()).unwrap(), office)
 }
@@ -330,7 +330,8 @@ fn a_service_is_told_of_messages_that_did_not_get_into_their_queue() {
         config.queue_bytes_max = 2 << 20;
     });
     let make = move || service.clone();
-    host(Engine::Server, config, make, |host| {
+    // Of one shard, so that whoever comes later has the same mailbox.
+    host(Engine::ServerOfOneShard, config, make, |host| {
         let handle = host.handle();
         let peer = host.open();
         let id = ids.recv_timeout(PATIENCE).unwrap();

@@ -23,9 +23,9 @@ use std::{
 };
 
 use ringwire::{
-    Address, Answer, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message, Refusal,
-    Remote, Request, SendError, Server, Service, Snapshot, Upgrade,
-    ring::{Uring, UringOptions, socket::Listener},
+    Address, Answer, Builder, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message,
+    Refusal, Remote, Request, RingKind, SendError, Server, Service, Snapshot, Upgrade,
+    ring::{Epoll, Ring, RingOptions, Uring, socket::Listener},
     shard::{
         Shard,
         mailbox::{Command, Postbox},
@@ -51,6 +51,8 @@ pub enum Engine {
     ServerOfOneShard,
     /// A shard on a thread of the test's.
     Shard,
+    /// A shard likewise, on epoll.
+    Epoll,
     /// A shard likewise, which the plain client reaches over a bridge of TLS.
     #[cfg(feature = "tls")]
     Tls,
@@ -67,7 +69,7 @@ impl Engine {
     }
 }
 
-/// Makes each function a test on a server, on a bare shard, and over TLS.
+/// Makes each function a test on a server, on a bare shard on each ring, and over TLS.
 macro_rules! on_each_engine {
     ($($name:ident)*) => {
         mod on_a_server {
@@ -76,6 +78,9 @@ macro_rules! on_each_engine {
         mod on_a_shard {
             $(#[test] fn $name() { super::$name($crate::host::Engine::Shard) })*
         }
+        mod on_epoll {
+            $(#[test] fn $name() { super::$name($crate::host::Engine::Epoll) })*
+        }
         #[cfg(feature = "tls")]
         mod over_tls {
             $(#[test] fn $name() { super::$name($crate::host::Engine::Tls) })*
@@ -83,7 +88,7 @@ macro_rules! on_each_engine {
     };
 }
 
-/// Makes each function a test on a server and a test on a bare shard: it looks at addresses, and
+/// Makes each function a test on a server and tests on bare shards: it looks at addresses, and
 /// over TLS those are of the bridge.
 macro_rules! on_each_plain_engine {
     ($($name:ident)*) => {
@@ -93,9 +98,29 @@ macro_rules! on_each_plain_engine {
         mod plain_on_a_shard {
             $(#[test] fn $name() { super::$name($crate::host::Engine::Shard) })*
         }
+        mod plain_on_epoll {
+            $(#[test] fn $name() { super::$name($crate::host::Engine::Epoll) })*
+        }
     };
 }
 pub(crate) use {on_each_engine, on_each_plain_engine};
+
+/// Names the ring of whatever does not choose one: `epoll`, or `uring`, which it is without.
+pub const RING: &str = "RINGWIRE_TEST_RING";
+
+/// The ring of whatever does not choose one.
+pub fn ring() -> RingKind {
+    match std::env::var(RING).as_deref() {
+        Ok("epoll") => RingKind::Epoll,
+        Ok("uring") | Err(_) => RingKind::Uring,
+        Ok(other) => panic!("{RING} is {other}, which is no ring"),
+    }
+}
+
+/// A server to be, on the ring that was chosen, whose shards share the machine with other tests.
+pub fn builder() -> Builder {
+    Server::builder().ring(ring()).pinned(false)
+}
 
 /// The defaults with some changes.
 pub fn config(change: impl FnOnce(&mut Config)) -> Config {
@@ -424,19 +449,31 @@ impl Host {
         #[cfg(feature = "tls")]
         let mut bridges = Vec::new();
         let (running, addresses) = match engine {
-            Engine::Shard => start_shard(listen, config, watched, |shard, socket| {
-                shard.listen(socket);
-            }),
+            Engine::Shard if ring() == RingKind::Uring => {
+                start_shard::<Uring, _>(listen, config, watched, |shard, socket| {
+                    shard.listen(socket);
+                })
+            }
+            Engine::Shard | Engine::Epoll => {
+                start_shard::<Epoll, _>(listen, config, watched, |shard, socket| {
+                    shard.listen(socket);
+                })
+            }
             #[cfg(feature = "tls")]
             Engine::Tls => {
                 let authority = Authority::new();
                 let pair = authority.issue(&["localhost"]);
                 let tls = ServerTls::builder().certificate(pair.certificate, pair.key);
                 let tls = tls.load().unwrap();
-                let (running, secured) =
-                    start_shard(listen, config, watched, move |shard, socket| {
+                let (running, secured) = if ring() == RingKind::Uring {
+                    start_shard::<Uring, _>(listen, config, watched, move |shard, socket| {
                         shard.listen_tls(socket, tls.clone());
-                    });
+                    })
+                } else {
+                    start_shard::<Epoll, _>(listen, config, watched, move |shard, socket| {
+                        shard.listen_tls(socket, tls.clone());
+                    })
+                };
                 let client = ClientTls::builder().authorities(&authority.file);
                 let client = client.load().unwrap();
                 bridges.extend(secured.iter().map(|at| Bridge::start(at, client.clone())));
@@ -445,10 +482,7 @@ impl Host {
             }
             Engine::Server | Engine::ServerOfOneShard => {
                 let shards = if engine == Engine::Server { 2 } else { 1 };
-                let mut builder = Server::builder()
-                    .shards(shards)
-                    .pinned(false)
-                    .config(config);
+                let mut builder = builder().shards(shards).config(config);
                 for address in listen {
                     builder = builder.listen(*address);
                 }
@@ -631,11 +665,38 @@ impl Host {
     }
 }
 
-fn start_shard<S: Service>(
+/// A ring of the kernel, and what it knows of itself.
+trait RealRing: Ring<Detached = OwnedFd> {
+    fn make(options: &RingOptions) -> Self;
+
+    fn leases(&self) -> usize;
+}
+
+impl RealRing for Uring {
+    fn make(options: &RingOptions) -> Self {
+        Self::new(&options.into()).unwrap()
+    }
+
+    fn leases(&self) -> usize {
+        Uring::leases(self)
+    }
+}
+
+impl RealRing for Epoll {
+    fn make(options: &RingOptions) -> Self {
+        Self::new(&options.into()).unwrap()
+    }
+
+    fn leases(&self) -> usize {
+        Epoll::leases(self)
+    }
+}
+
+fn start_shard<R: RealRing, S: Service>(
     listen: &[&str],
     config: Config,
     service: impl FnOnce() -> S + Send + 'static,
-    listen_on: impl Fn(&mut Shard<Uring, S>, OwnedFd) + Send + 'static,
+    listen_on: impl Fn(&mut Shard<R, S>, R::Socket) + Send + 'static,
 ) -> (Running, Vec<Address>) {
     config.validate().unwrap();
     let mut listeners: Vec<Listener> = listen
@@ -646,17 +707,18 @@ fn start_shard<S: Service>(
     let sockets: Vec<_> = listeners.iter_mut().map(|it| it.take_socket()).collect();
     let (report, reported) = mpsc::channel();
     let body = move || {
-        let options = UringOptions {
+        let options = RingOptions {
             recv_buffers: config.recv_buffers,
             recv_buffer_bytes: config.recv_buffer_bytes,
             recv_incremental: config.recv_incremental,
             large_buffer_bytes: config.recv_large_buffer_bytes,
             busy_poll_us: config.busy_poll_us,
-            ..UringOptions::default()
         };
-        let ring = Uring::new(&options).unwrap();
+        let mut ring = R::make(&options);
+        let sockets = sockets.into_iter().flatten();
+        let sockets: Vec<_> = sockets.map(|socket| ring.adopt(socket)).collect();
         let mut shard = Shard::new(0, ring, service(), config, [7; 32]);
-        for socket in sockets.into_iter().flatten() {
+        for socket in sockets {
             listen_on(&mut shard, socket);
         }
         report.send((shard.postbox(), shard.stats())).unwrap();

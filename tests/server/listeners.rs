@@ -242,7 +242,7 @@ fn a_crowd_does_not_push_a_shard_over_its_connections() {
 }
 
 fn start(listen: &[&str], config: Config, shards: usize) -> Result<Server, StartError> {
-    let mut builder = Server::builder()
+    let mut builder = crate::host::builder()
         .config(config)
         .shards(shards)
         .pinned(false);
@@ -400,7 +400,7 @@ fn all_kinds_of_addresses_are_listened_on_in_any_order() {
         }
         assert_eq!(orders.len(), 24);
         for order in orders {
-            let mut builder = Server::builder().shards(2).pinned(false);
+            let mut builder = crate::host::builder().shards(2);
             for &index in &order {
                 builder = builder.listen(addresses[index]);
             }
@@ -433,7 +433,7 @@ fn tls_and_plain_of_both_families_share_a_machine_in_any_order() {
             for secure_first in [true, false] {
                 let port = free_port();
                 let (secure, plain) = (format!("{secure}:{port}"), format!("{plain}:{port}"));
-                let builder = Server::builder().shards(2).pinned(false);
+                let builder = crate::host::builder().shards(2);
                 let builder = match secure_first {
                     true => builder.listen_tls(&secure, &tls).listen(&plain),
                     false => builder.listen(&plain).listen_tls(&secure, &tls),

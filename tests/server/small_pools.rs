@@ -7,11 +7,11 @@ use std::{
     time::Instant,
 };
 
-use ringwire::Config;
+use ringwire::{Config, RingKind};
 
 use crate::{
     common::{BINARY, PATIENCE, Peer, TEXT, masked},
-    host::{Engine, Obedient, config, host},
+    host::{Engine, Obedient, config, host, ring},
     peer::{FIN, Prng},
 };
 
@@ -103,7 +103,13 @@ fn everything_comes_back(engine: Engine, buffers: u16, incremental: bool) {
                 assert!(thread.join().is_ok());
             }
             let counts = host.counts();
-            assert!(counts.recv_starved > 0, "the pool never ran out");
+            // On epoll a receive follows when the one before was looked at: what runs out there is
+            // up to `tests/ring`.
+            let runs_out = ring() == RingKind::Uring;
+            assert!(
+                counts.recv_starved > 0 || !runs_out,
+                "the pool never ran out"
+            );
             assert!(counts.messages_sent_in_place > 0, "everything was copied");
         },
     );

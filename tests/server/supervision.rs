@@ -49,7 +49,7 @@ fn start<S: Service>(
     config: Config,
     service: impl Fn(u16) -> S + Send + Sync + 'static,
 ) -> Result<Server, StartError> {
-    let builder = Server::builder().listen("127.0.0.1:0").shards(3);
+    let builder = crate::host::builder().listen("127.0.0.1:0").shards(3);
     builder.pinned(false).config(config).start(service)
 }
 

@@ -113,7 +113,7 @@ impl Secured {
             .client_auth(client_auth(&authority));
         let told = Noting::default();
         let service = told.clone();
-        let server = Server::builder()
+        let server = crate::host::builder()
             .listen("127.0.0.1:0")
             .listen_tls("127.0.0.1:0", &tls.load().unwrap())
             .shards(1)
@@ -627,7 +627,7 @@ fn the_client_dials_wss() {
             to_send: vec![7; 1_000_000],
             ..Caller::default()
         };
-        let mut client = Client::new(Config::default(), caller).unwrap();
+        let mut client = Client::on(crate::host::ring(), Config::default(), caller).unwrap();
         let tls = secured.client();
         for round in 1..=3 {
             let cause = call(&mut client, &secured.address(), &tls);
@@ -645,7 +645,8 @@ fn the_client_dials_wss() {
 fn a_client_learns_why_it_has_no_tls() {
     guarded(|| {
         let secured = Secured::plain();
-        let mut client = Client::new(Config::default(), Caller::default()).unwrap();
+        let mut client =
+            Client::on(crate::host::ring(), Config::default(), Caller::default()).unwrap();
         let stranger = Authority::named("another");
         let wrong = ClientTls::builder()
             .authorities(&stranger.file)
@@ -678,7 +679,7 @@ fn a_dialled_handshake_has_a_deadline_too() {
         let address = Address::Inet(listener.local_addr().unwrap());
         let mut config = Config::default();
         config.handshake_timeout_ms = 200;
-        let mut client = Client::new(config, Caller::default()).unwrap();
+        let mut client = Client::on(crate::host::ring(), config, Caller::default()).unwrap();
         let tls = ClientTls::builder().insecure().load().unwrap();
         let cause = call(&mut client, &address, &tls);
         assert_eq!(cause, CloseCause::Timeout(Timeout::Handshake));
@@ -693,7 +694,7 @@ fn certificates_are_reloaded_a_hundred_times_under_load() {
         let pairs: Vec<_> = (0..4).map(|_| authority.issue(&["localhost"])).collect();
         let tls = ServerTls::builder().certificate(&files.certificate, &files.key);
         let tls = tls.load().unwrap();
-        let server = Server::builder()
+        let server = crate::host::builder()
             .listen_tls("127.0.0.1:0", &tls)
             .shards(1)
             .pinned(false)
@@ -714,7 +715,8 @@ fn certificates_are_reloaded_a_hundred_times_under_load() {
                     to_send: b"under way".to_vec(),
                     ..Caller::default()
                 };
-                let mut dialler = Client::new(Config::default(), caller).unwrap();
+                let mut dialler =
+                    Client::on(crate::host::ring(), Config::default(), caller).unwrap();
                 while !over.load(Ordering::Relaxed) {
                     let cause = call(&mut dialler, address, &client);
                     assert!(matches!(cause, CloseCause::Application(_)), "{cause}");

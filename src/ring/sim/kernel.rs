@@ -168,7 +168,8 @@ impl Kernel {
 
     pub(super) fn add_ring(&mut self, options: &SimOptions) -> Result<usize, Errno> {
         let pool = RecvPool::new(options.recv_buffers, options.recv_buffer_bytes, false)?;
-        let large_buffers = RecvStack::new(options.large_buffers, options.large_buffer_bytes)?;
+        let large_bytes = options.large_buffer_bytes;
+        let large_buffers = RecvStack::new(options.large_buffers, large_bytes, large_bytes)?;
         let incremental = self.faults.roll(Knob::IncrementalBuffers);
         if !incremental {
             self.faults.marks.reach(Mark::WholeBuffers);
@@ -381,6 +382,17 @@ impl Kernel {
             "socket {id} was dropped after use instead of submitted for closing; in flight on it: \
              {in_flight:?}"
         );
+    }
+
+    /// A ring lets go of a socket.
+    pub(super) fn release(&mut self, id: SocketId) {
+        let socket = self.network.socket_mut(id);
+        assert!(
+            socket.open && socket.in_flight.is_empty(),
+            "socket {id} breaks a rule of the ring: it was released with {:?} in flight",
+            socket.in_flight
+        );
+        socket.used_by = None;
     }
 
     // Submission.

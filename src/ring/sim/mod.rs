@@ -220,8 +220,8 @@ impl Default for SimOptions {
 ///
 /// # Panics
 ///
-/// Dropping one that was used panics, unless the ring that used it is gone: it has to be closed
-/// with [`Ring::submit_close`].
+/// Dropping one that was used panics, unless the ring that used it is gone or has let it go: it has
+/// to be closed with [`Ring::submit_close`].
 pub struct SimSocket {
     shared: Shared,
     id: SocketId,
@@ -305,6 +305,7 @@ impl Drop for SimRing {
 
 impl Ring for SimRing {
     type Socket = SimSocket;
+    type Detached = SimSocket;
 
     fn now(&self) -> Time {
         self.shared.borrow().now()
@@ -319,6 +320,15 @@ impl Ring for SimRing {
             id,
             closing: false,
         })
+    }
+
+    fn adopt(&mut self, socket: SimSocket) -> SimSocket {
+        socket
+    }
+
+    fn release(&mut self, socket: SimSocket) -> SimSocket {
+        self.shared.borrow_mut().release(socket.id);
+        socket
     }
 
     fn submit_accept(&mut self, listener: &SimSocket, token: Token) {
