@@ -53,7 +53,8 @@ const FIN: u8 = 0x80;
 /// The bit that says that a message is compressed.
 const RSV1: u8 = 0x40;
 
-/// A ring that callgrind can tell from the shard.
+/// A ring that callgrind can tell from the shard. What the trait does by itself is not among its
+/// methods, as long as the simulated ring has nothing else to say to that.
 struct Outside(SimRing);
 
 macro_rules! outside {
