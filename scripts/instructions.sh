@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat <<'END_OF_USAGE'
-Usage: scripts/instructions.sh [--keep] [--binary PATH] [--output FOLDER]
+Usage: scripts/instructions.sh [--keep] [--top N] [--binary PATH] [--output FOLDER]
 
 Has callgrind count the instructions that a shard runs in user space for an echo, for the opening
 handshake and in an idle turn, on the simulated ring, whose own instructions are not among them.
@@ -13,6 +13,7 @@ Prints a table beside what is on file in benches/instructions.json, where a figu
 or below. benches/README.md tells what is counted and what is not.
 
   --keep           put the figures on file, and into the table of benches/README.md
+  --top N          name the N functions that most instructions of each figure are in (default 0)
   --binary PATH    count in PATH instead of building target/release/examples/instructions
   --output FOLDER  keep callgrind's files there, for callgrind_annotate
   --help           this text
@@ -30,13 +31,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/server.sh"
 keep=""
 binary=""
 output=""
+top=0
 while [ $# -gt 0 ]; do
   case $1 in
     --keep)
       keep=yes
       shift
       ;;
-    --binary | --output)
+    --binary | --output | --top)
       [ -n "${2:-}" ] || die "$1 needs a value; see --help."
       declare "${1#--}=$2"
       shift 2
@@ -48,6 +50,8 @@ while [ $# -gt 0 ]; do
     *) die "unknown argument '$1'; see --help." ;;
   esac
 done
+
+[[ $top =~ ^[0-9]+$ ]] || die "--top takes a number of functions, not '$top'."
 
 # valgrind shows a program the vector instructions that the processor has, up to AVX2. With fewer
 # others are chosen, and everything costs more.
@@ -80,6 +84,11 @@ fi
 # Memory that is given back, and when, depends on the time that has passed; here none passes.
 export MIMALLOC_PURGE_DELAY=-1
 
+# valgrind counts an instruction that repeats itself once for each byte, of which a processor does
+# many at a time. The C library has them for more than some KiB; here it keeps to vectors.
+export GLIBC_TUNABLES=glibc.cpu.x86_rep_movsb_threshold=1073741824
+GLIBC_TUNABLES+=:glibc.cpu.x86_rep_stosb_threshold=1073741824
+
 # count NAME: in the background of this shell, because a trap waits for a foreground command.
 count() {
   local status=0
@@ -104,6 +113,6 @@ rustc=$(LC_ALL=C grep -aom 1 'rustc version [[:print:]]*' "$binary") ||
 libc=$(getconf GNU_LIBC_VERSION 2>/dev/null || echo another)
 mode=judge
 [ -z "$keep" ] || mode=keep
-python3 "$ROOT/scripts/instructions/counts.py" "$mode" "$ROOT/benches/instructions.json" \
-  "$ROOT/benches/README.md" "$SCRATCH/list" "$folder" "${rustc#rustc version }" \
-  "$(valgrind --version | sed s/^valgrind-//)" "$libc"
+python3 "$ROOT/scripts/instructions/counts.py" "$mode" "$top" \
+  "$ROOT/benches/instructions.json" "$ROOT/benches/README.md" "$SCRATCH/list" "$folder" \
+  "${rustc#rustc version }" "$(valgrind --version | sed s/^valgrind-//)" "$libc"

@@ -1,11 +1,11 @@
 """Reads what callgrind has counted, judges it by the figures on file, and writes those.
 
-    counts.py judge|keep FIGURES README LIST COUNTED RUSTC VALGRIND LIBC
+    counts.py judge|keep TOP FIGURES README LIST COUNTED RUSTC VALGRIND LIBC
 
-FIGURES is benches/instructions.json, README the page beside it with the same figures. LIST is what
-the program prints for --list. COUNTED is a folder with callgrind's file of each scenario, by its
-name. The rest says what counted: each of them changes what a program is made of, or which of its
-functions run.
+TOP is how many functions to name of each scenario. FIGURES is benches/instructions.json, README the
+page beside it with the same figures. LIST is what the program prints for --list. COUNTED is a
+folder with callgrind's file of each scenario, by its name. The rest says what counted: each of them
+changes what a program is made of, or which of its functions run.
 
 Standard output is for people. Exit status: 0 all is as on file, 1 a figure is not, 2 it cannot be
 told.
@@ -14,6 +14,7 @@ told.
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 # What a figure may differ from the one on file, in percent. Nothing else runs in it, and it repeats
@@ -33,6 +34,9 @@ KERNEL = re.compile(r"^<?(?:&?mut )?ringwire::ring::sim::")
 # How a line that is a cost begins: a line of code, which may be relative to the last one.
 POSITION = tuple("0123456789+-*")
 
+# Shares are passed on from callers to callees so often at most: loops of calls come to rest before.
+ROUNDS_MAX = 200
+
 BEGIN, END = "<!-- instructions: begin -->", "<!-- instructions: end -->"
 
 
@@ -40,50 +44,86 @@ class Unreadable(Exception):
     """What was counted cannot be told from this."""
 
 
-def counted(lines):
-    """The instructions of the shard, and those that the simulated kernel took in between.
+class Profile:
+    """A file of callgrind's: what each function has cost itself, and what each call has cost.
 
-    The format is callgrind's: a function's own costs stand below its `fn=`, a line each, and below
-    `calls=` stands one line that is what a callee has cost with all that it called.
+    A function's own costs stand below its `fn=`, a line each, and below `calls=` stands one line
+    that is what a callee has cost with all that it called. Functions are known by their numbers:
+    two of them may have one name.
     """
-    names = {}
-    total = outside = 0
-    function = callee = None
-    is_call = False
 
-    def named(text):
-        # `(7) name` the first time, then `(7)`.
+    def __init__(self, lines):
+        self.names = {}
+        self.own = Counter()
+        self.calls = Counter()
+        function = callee = None
+        is_call = False
+        for line in lines:
+            key, equals, value = line.rstrip("\n").partition("=")
+            if equals and key == "fn":
+                function = self.number(value)
+            elif equals and key == "cfn":
+                callee = self.number(value)
+            elif equals and key == "calls":
+                is_call = True
+            elif line.startswith("totals:"):
+                told = int(line.split()[1])
+                if told != self.own.total():
+                    raise Unreadable(f"its lines come to {self.own.total()}, and it says {told}")
+            elif line[:1] in POSITION:
+                cost = int((line.split() + ["0"])[1])
+                if is_call:
+                    self.calls[function, callee] += cost
+                else:
+                    self.own[function] += cost
+                is_call = False
+
+    def number(self, text):
+        # `(7) name` the first time, then `(7)`; some have no name.
         number, _, name = text.partition(" ")
-        if name:
-            names[number] = name
-        return names.get(number, number)
+        if name or number not in self.names:
+            self.names[number] = name or number
+        return number
 
-    for line in lines:
-        key, equals, value = line.rstrip("\n").partition("=")
-        if equals and key == "fn":
-            function = named(value)
-        elif equals and key == "cfn":
-            callee = named(value)
-        elif equals and key == "calls":
-            is_call = True
-        elif line.startswith("totals:"):
-            told = int(line.split()[1])
-            if told != total:
-                raise Unreadable(f"its lines come to {total}, and it says {told}")
-        elif line[:1] in POSITION:
-            cost = int((line.split() + ["0"])[1])
-            if not is_call:
-                total += cost
-            elif OUTSIDE.search(callee):
+    def counted(self):
+        """The instructions of the shard, and those that the simulated kernel took in between."""
+        outside = 0
+        for (caller, callee), cost in self.calls.items():
+            caller, callee = self.names[caller], self.names[callee]
+            if OUTSIDE.search(callee):
                 outside += cost
-            elif cost and KERNEL.search(callee) and not is_outside(function):
-                raise Unreadable(f"{function} calls {callee}: it is counted as the shard's")
-            is_call = False
-    if not total:
-        raise Unreadable("nothing was counted: is there a function counted_turn?")
-    if not outside:
-        raise Unreadable("the simulated kernel took nothing: its functions have other names")
-    return total - outside, outside
+            elif cost and KERNEL.search(callee) and not is_outside(caller):
+                raise Unreadable(f"{caller} calls {callee}: it is counted as the shard's")
+        if not self.own.total():
+            raise Unreadable("nothing was counted: is there a function counted_turn?")
+        if not outside:
+            raise Unreadable("the simulated kernel took nothing: its functions have other names")
+        return self.own.total() - outside, outside
+
+    def of_the_shard(self):
+        """What each function has cost itself, for the shard and not for the simulated kernel.
+
+        A function that both call costs each of them a share of it, as of what the calls have cost.
+        """
+        callers = {}
+        for (caller, callee), cost in self.calls.items():
+            if caller != callee and cost:
+                callers.setdefault(callee, []).append((caller, cost))
+        # Who has no callers is where counting began.
+        shares = {n: 0.0 if is_outside(name) else 1.0 for n, name in self.names.items()}
+        changing = [n for n in callers if not is_outside(self.names[n])]
+        for _ in range(ROUNDS_MAX):
+            before = dict(shares)
+            for number in changing:
+                by = callers[number]
+                costs = sum(cost for _, cost in by)
+                shares[number] = sum(cost * shares[caller] for caller, cost in by) / costs
+            if all(abs(shares[n] - before[n]) < 1e-6 for n in changing):
+                break
+        costs = Counter()
+        for number, cost in self.own.items():
+            costs[self.names[number]] += cost * shares[number]
+        return costs
 
 
 def is_outside(function):
@@ -97,16 +137,22 @@ def scenarios(text):
         yield name, int(count), per, what
 
 
-def measured(listed, folder):
-    figures = {}
+def measured(listed, folder, top):
+    """The figures, and of each the lines that name the functions that it is made of."""
+    figures, parts = {}, []
     for name, count, per, what in scenarios(Path(listed).read_text()):
         with open(Path(folder) / name) as lines:
             try:
-                total, _ = counted(lines)
+                profile = Profile(lines)
+                total, _ = profile.counted()
             except Unreadable as error:
                 raise Unreadable(f"{name}: {error}") from error
         figures[name] = {"what": what, "per": per, "instructions": round(total / count, 1)}
-    return figures
+        if top:
+            parts += ["", f"{name}, a {per}:"]
+            costs = profile.of_the_shard().most_common(top)
+            parts += [f"{cost / count:13,.1f}  {function}" for function, cost in costs if cost]
+    return figures, parts
 
 
 def judge(filed, figures, made_with):
@@ -177,12 +223,12 @@ def read_filed(path):
 
 
 def main(arguments):
-    mode, path, page, listed, folder, *versions = arguments
+    mode, top, path, page, listed, folder, *versions = arguments
     path, page = Path(path), Path(page)
     made_with = dict(zip(("rustc", "valgrind", "libc"), versions, strict=True))
-    figures = measured(listed, folder)
+    figures, parts = measured(listed, folder, int(top))
     lines, is_good = judge(read_filed(path), figures, made_with)
-    print("\n".join(lines))
+    print("\n".join([*lines, *parts]))
     if mode == "judge":
         return 0 if is_good else 1
     written = with_table(page.read_text(), table(figures, made_with))

@@ -65,10 +65,18 @@ def now(**figures):
 
 class Reading(unittest.TestCase):
     def read(self, text=FILE):
-        return counts.counted(text.splitlines(keepends=True))
+        return counts.Profile(text.splitlines(keepends=True)).counted()
 
     def test_what_the_ring_takes_is_not_the_shards(self):
         self.assertEqual(self.read(), (5 + 2 + 30, 100))
+
+    def test_functions_that_both_call_cost_each_a_share(self):
+        costs = counts.Profile(FILE.splitlines(keepends=True)).of_the_shard()
+        turn = "ringwire::shard::Shard<R,S>::turn"
+        self.assertEqual({name: cost for name, cost in costs.items() if cost}, {
+            turn: 7,
+            "memcpy": 30,
+        })
 
     def test_what_does_not_add_up_is_found(self):
         with self.assertRaisesRegex(counts.Unreadable, "136, and it says 137"):
