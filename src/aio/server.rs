@@ -5,7 +5,7 @@
 use std::{
     io,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
 };
 
 use tokio::sync::watch;
@@ -207,11 +207,13 @@ impl Builder {
                 let unavailable = |errno| {
                     StartError::Unavailable(Box::new(Unavailable::from_runtime_errno(errno)))
                 };
+                let turn = turn();
                 let runtime = runtime().map_err(unavailable)?;
                 let seed = seed().map_err(unavailable)?;
                 runtime.block_on(async move {
                     let local = Local::new(config, seed, stats).map_err(unavailable)?;
                     let listening = threads::listen(sockets).map_err(unavailable)?;
+                    drop(turn);
                     Context {
                         local: local.clone(),
                     }
@@ -254,11 +256,15 @@ impl Builder {
     }
 }
 
-/// A runtime for this thread.
-fn runtime() -> Result<tokio_uring::Runtime, Errno> {
-    // What one thread gives back after the trial is not to be taken by another.
+/// The turn of this thread to open what it needs.
+fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A runtime for this thread, whose turn it is: what is given back after the trial is not to be
+/// taken by another.
+fn runtime() -> Result<tokio_uring::Runtime, Errno> {
     try_runtime()?;
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder());
     runtime.map_err(|error: io::Error| error.into())

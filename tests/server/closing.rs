@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ringwire::{CloseCause, CloseCode, Errno, Timeout};
+use ringwire::{CloseCause, CloseCode, Config, Errno, Timeout};
 
 use crate::{
     common::{Peer, TEXT, masked},
@@ -47,8 +47,13 @@ fn ask_for_the_end(peer: &mut Peer) {
     assert_eq!(peer.expect_close(4000), "as you wish");
 }
 
+/// Over TLS, a server waits for the end of a client that waits for the end of the server.
+fn closing_soon() -> Config {
+    config(|config| config.close_timeout_ms = 500)
+}
+
 fn the_client_closes_first(engine: Engine) {
-    host(engine, config(|_| {}), polite, |host| {
+    host(engine, closing_soon(), polite, |host| {
         let mut peer = host.open();
         peer.send(TEXT, b"one");
         peer.send(CLOSE, &close_payload(4001, b"enough"));
@@ -77,7 +82,7 @@ fn the_server_closes_first(engine: Engine) {
 }
 
 fn both_close_at_once(engine: Engine) {
-    host(engine, config(|_| {}), polite, |host| {
+    host(engine, closing_soon(), polite, |host| {
         let mut peer = host.open();
         // Both frames are on their way before either side has seen the other's.
         peer.write(
@@ -95,7 +100,7 @@ fn both_close_at_once(engine: Engine) {
 }
 
 fn a_close_frame_with_data_behind_it_ends_with_the_close_frame(engine: Engine) {
-    host(engine, config(|_| {}), polite, |host| {
+    host(engine, closing_soon(), polite, |host| {
         let mut peer = host.open();
         let bytes = [
             masked(CLOSE, &close_payload(1000, b"")),

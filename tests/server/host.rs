@@ -51,8 +51,6 @@ pub enum Engine {
     ServerOfOneShard,
     /// A shard on a thread of the test's.
     Shard,
-    /// A shard likewise, on epoll.
-    Epoll,
     /// A shard likewise, which the plain client reaches over a bridge of TLS.
     #[cfg(feature = "tls")]
     Tls,
@@ -69,7 +67,7 @@ impl Engine {
     }
 }
 
-/// Makes each function a test on a server, on a bare shard on each ring, and over TLS.
+/// Makes each function a test on a server, on a bare shard, and over TLS.
 macro_rules! on_each_engine {
     ($($name:ident)*) => {
         mod on_a_server {
@@ -77,9 +75,6 @@ macro_rules! on_each_engine {
         }
         mod on_a_shard {
             $(#[test] fn $name() { super::$name($crate::host::Engine::Shard) })*
-        }
-        mod on_epoll {
-            $(#[test] fn $name() { super::$name($crate::host::Engine::Epoll) })*
         }
         #[cfg(feature = "tls")]
         mod over_tls {
@@ -97,9 +92,6 @@ macro_rules! on_each_plain_engine {
         }
         mod plain_on_a_shard {
             $(#[test] fn $name() { super::$name($crate::host::Engine::Shard) })*
-        }
-        mod plain_on_epoll {
-            $(#[test] fn $name() { super::$name($crate::host::Engine::Epoll) })*
         }
     };
 }
@@ -454,11 +446,9 @@ impl Host {
                     shard.listen(socket);
                 })
             }
-            Engine::Shard | Engine::Epoll => {
-                start_shard::<Epoll, _>(listen, config, watched, |shard, socket| {
-                    shard.listen(socket);
-                })
-            }
+            Engine::Shard => start_shard::<Epoll, _>(listen, config, watched, |shard, socket| {
+                shard.listen(socket);
+            }),
             #[cfg(feature = "tls")]
             Engine::Tls => {
                 let authority = Authority::new();

@@ -15,8 +15,14 @@ const SHARDS: usize = 4;
 /// Set for the process that the limits are for.
 const INSIDE: &str = "RINGWIRE_TEST_LIMITED";
 
-/// Nobody has this number, and so no threads either.
-const SOMEBODY_ELSE: u32 = 54_321;
+/// Nobody has this number, and so no threads either: for each ring another, whose tests run at the
+/// same time.
+fn somebody_else() -> u32 {
+    match ring() {
+        RingKind::Epoll => 54_322,
+        _ => 54_321,
+    }
+}
 
 /// Runs `body` in a process of its own, which runs the test `name` for that.
 fn limited(name: &str, body: impl FnOnce()) {
@@ -28,7 +34,7 @@ fn limited(name: &str, body: impl FnOnce()) {
         again.args(["--exact", name, "--nocapture", "--test-threads=1"]);
         again.env(INSIDE, "1");
         if getuid().is_root() {
-            again.uid(SOMEBODY_ELSE).gid(SOMEBODY_ELSE);
+            again.uid(somebody_else()).gid(somebody_else());
         }
         let output = again.output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
