@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use ringwire::{
     Address, CloseCause, CloseCode, ConnId, ProtocolError, Timeout,
-    client::{ClientRequest, Dial, Time, Wait, WsUrl},
+    client::{ClientHandshakeError, ClientRequest, Dial, Time, Wait, WsUrl},
     conn::{Key, mistake::Mistake},
     ring::{
         Ring,
@@ -459,7 +459,10 @@ impl World {
         }
         let overflowed = plan.tight_queue
             && server_cause == Some(CloseCause::Application(CloseCode::TRY_AGAIN_LATER));
-        if harmed || overflowed {
+        // Whoever has waited for a place for as long as anybody may is told that there is none.
+        let refusals = self.server.shared().counts.places_refusals;
+        let full = CloseCause::HandshakeFailed(ClientHandshakeError::Status(503));
+        if harmed || overflowed || (refusals > 0 && cause == full) {
             return;
         }
         let facts = || {
