@@ -1,7 +1,7 @@
 //! What every ring keeps, checked on each of them: the simulated one without and with harmless
-//! faults, and `io_uring` and `epoll` over TCP and Unix sockets, the former with receive buffers
-//! used up whole and piece by piece. Then the simulated ring's own business: the rules that it
-//! checks, and that its faults act.
+//! faults, by completion and by readiness, and `io_uring` and `epoll` over TCP and Unix sockets,
+//! the former with receive buffers used up whole and piece by piece. Then the simulated ring's own
+//! business: the rules that it checks, and that its faults act.
 
 mod contract;
 mod driver;
@@ -64,6 +64,8 @@ contract! {
     sim_incremental: SimEnv::new(2, Knobs::none().with(Knob::IncrementalBuffers, 1000));
     sim_benign: SimEnv::new(3, Knobs::benign());
     sim_benign_incremental: SimEnv::new(4, Knobs::benign().with(Knob::IncrementalBuffers, 1000));
+    sim_readiness: SimEnv::new(5, Knobs::none().with(Knob::Readiness, 1000));
+    sim_benign_readiness: SimEnv::new(6, Knobs::benign().with(Knob::Readiness, 1000));
     uring_tcp: RealEnv::<Uring>::tcp(false);
     uring_tcp_incremental: RealEnv::<Uring>::tcp(true);
     uring_tcp_loud: RealEnv::<Uring>::tcp(true).loud();

@@ -267,6 +267,126 @@ fn a_ring_that_waits_gives_way_once_and_then_moves_the_clock() {
     drop(socket);
 }
 
+/// A ring that goes by readiness, with another knob that always acts.
+fn set_up_readiness(other: Option<Knob>, window_bytes: usize) -> (SimKernel, SimRing) {
+    let mut knobs = Knobs::none().with(Knob::Readiness, 1000);
+    if let Some(knob) = other {
+        knobs = knobs.with(knob, 1000);
+    }
+    knobs.window_bytes = window_bytes;
+    let kernel = SimKernel::new(0, knobs);
+    let ring = kernel.ring(&SimOptions::default()).unwrap();
+    (kernel, ring)
+}
+
+/// What the next completion has received, if there is one.
+fn received(ring: &mut SimRing) -> Option<Vec<u8>> {
+    match ring.next_completion()?.outcome {
+        Outcome::Received(lease) => {
+            let bytes = lease.to_vec();
+            ring.recycle(lease);
+            Some(bytes)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn by_readiness_a_receive_happens_when_it_is_handed_out() {
+    let (kernel, mut ring) = set_up_readiness(None, 100);
+    let (socket, mut peer) = kernel.pair();
+    ring.submit_recv(&socket, RECV);
+    peer.write(b"early ").unwrap();
+    ring.turn(Wait::Poll).unwrap();
+    peer.write(b"late").unwrap();
+    assert_eq!(received(&mut ring).unwrap(), b"early late");
+    // Once for each socket and turn.
+    peer.write(b"next").unwrap();
+    assert_eq!(received(&mut ring), None);
+    ring.turn(Wait::Poll).unwrap();
+    // What was not tried can be left alone, and is over at once.
+    assert_eq!(ring.completions_left(), 1);
+    ring.submit_cancel(RECV, token(Operation::Cancel, 0));
+    assert_eq!(ring.completions_left(), 2);
+    while ring.next_completion().is_some() {}
+    assert_eq!((ring.in_flight(), ring.unread_bytes(&socket)), (0, 4));
+    assert_eq!(kernel.marks().count(Mark::ReceiveOfMore), 1);
+    drop(ring);
+}
+
+#[test]
+fn by_readiness_what_is_tried_in_vain_stays_in_flight() {
+    for knob in [Knob::WokenInVain, Knob::PollInVain] {
+        let (kernel, mut ring) = set_up_readiness(Some(knob), 100);
+        let (socket, mut peer) = kernel.pair();
+        ring.submit_recv(&socket, RECV);
+        if knob == Knob::PollInVain {
+            peer.write(b"there").unwrap();
+        }
+        for turn in 1..=3 {
+            ring.turn(Wait::Forever).unwrap();
+            assert_eq!(ring.completions_left(), 1);
+            assert_eq!(received(&mut ring), None);
+            assert_eq!(ring.in_flight(), 1);
+            assert_eq!(kernel.marks().count(Mark::ReceiveInVain), turn);
+        }
+        if knob == Knob::WokenInVain {
+            peer.write(b"there").unwrap();
+            ring.turn(Wait::Forever).unwrap();
+            assert_eq!(received(&mut ring).unwrap(), b"there");
+        }
+        drop(ring);
+    }
+}
+
+#[test]
+fn by_readiness_a_turn_accepts_no_more_than_a_batch() {
+    let (kernel, mut ring) = set_up_readiness(None, 100);
+    let address: Address = "127.0.0.1:80".parse().unwrap();
+    let listener = kernel.listen(&address);
+    let peers: Vec<_> = (0..3).map(|_| kernel.connect(&address).unwrap()).collect();
+    ring.submit_accept(&listener, token(Operation::Accept, 0));
+    for batch in [2, 1, 0] {
+        ring.turn(Wait::Poll).unwrap();
+        let accepted = std::iter::from_fn(|| ring.next_completion());
+        assert_eq!(accepted.map(|it| assert!(it.more)).count(), batch);
+    }
+    assert_eq!(kernel.marks().count(Mark::AcceptsPutOff), 1);
+    drop((ring, peers));
+}
+
+#[test]
+fn by_readiness_a_send_waits_to_be_told_of_room() {
+    let (kernel, mut ring) = set_up_readiness(None, 4);
+    let (socket, mut peer) = kernel.pair();
+    let mut arena = SendArena::new(256, 0);
+    let mut queue = arena.queue();
+    queue.write(&mut arena, b"in three parts");
+    let sent = |ring: &mut SimRing| match ring.next_completion()?.outcome {
+        Outcome::Sent { queue, result } => Some((queue, result.unwrap())),
+        other => panic!("{other:?}"),
+    };
+    let send = token(Operation::Send, 0);
+    ring.submit_send(&socket, send, queue);
+    // It leaves with the next turn.
+    assert_eq!(peer.read(9), SimRead::Nothing);
+    ring.turn(Wait::Poll).unwrap();
+    let (mut queue, count) = sent(&mut ring).unwrap();
+    assert_eq!(count, 4);
+    queue.advance(&mut arena, count);
+    assert_eq!(peer.read(1), SimRead::Bytes(b"i".to_vec()));
+    ring.submit_send(&socket, send, queue);
+    // There is room, and it is told of it before it is tried: then there is more.
+    ring.turn(Wait::Poll).unwrap();
+    assert_eq!(peer.read(2), SimRead::Bytes(b"n ".to_vec()));
+    let (mut queue, count) = sent(&mut ring).unwrap();
+    assert_eq!(count, 3);
+    queue.advance(&mut arena, count);
+    assert_eq!(kernel.marks().count(Mark::SendWaitsForRoom), 1);
+    arena.retire(queue);
+    drop(ring);
+}
+
 /// The receive buffers are what several connections share: whatever is received in whatever order,
 /// no two leases overlap, and each keeps its bytes.
 #[test]
@@ -274,6 +394,7 @@ fn leases_never_overlap() {
     for seed in 0..200 {
         let knobs = Knobs::none()
             .with(Knob::IncrementalBuffers, 500)
+            .with(Knob::Readiness, 500)
             .with(Knob::RecvSplit, 500)
             .with(Knob::CompletionsReordered, 500)
             .with(Knob::CompletionDelayed, 200);

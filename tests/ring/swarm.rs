@@ -330,7 +330,9 @@ impl Side {
         self.accepting = more || self.mistake == Mistake::AcceptsOnce;
         match outcome {
             // One in ten is turned away: nothing was submitted on it, so that it may be dropped.
-            Outcome::Accepted(socket) if self.prng.below(10) == 0 => {
+            Outcome::Accepted(socket)
+                if self.ring.is_among_last(&socket) || self.prng.below(10) == 0 =>
+            {
                 self.turned_away += 1;
                 drop(socket);
             }
@@ -583,8 +585,11 @@ fn simulate(kernel: &SimKernel, seed: u64, mistake: Mistake) -> Report {
             // An ordinary panic: a mistake that hangs is caught here.
             panic!("seed {seed} is stuck");
         }
-        if dialled < CLIENTS && prng.below(20) == 0 && client.dial(&address) {
-            dialled += 1;
+        if prng.below(20) == 0 {
+            // Several at once, so that some of them wait in the backlog.
+            for _ in 0..prng.up_to(3) {
+                dialled += u64::from(dialled < CLIENTS && client.dial(&address));
+            }
         }
         rude.act();
         if prng.below(50) == 0 {

@@ -30,7 +30,7 @@ pub const HARMFUL: [Knob; 10] = [
 ];
 
 /// Knobs that make something come later, or in pieces.
-const LATE: [Knob; 9] = [
+const LATE: [Knob; 10] = [
     Knob::CancelTooLate,
     Knob::CompletionDelayed,
     Knob::CompletionHeld,
@@ -40,6 +40,7 @@ const LATE: [Knob; 9] = [
     Knob::SendWaits,
     Knob::ShortSend,
     Knob::SmallWindow,
+    Knob::WokenInVain,
 ];
 
 /// How an echo is sent back.

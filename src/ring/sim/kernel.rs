@@ -11,6 +11,16 @@
 //! One operation walks this path once, or, if it is a multishot one, its completions do. It is in
 //! flight until its last completion has been handed out. All state is in vectors and ordered maps,
 //! and all numbers are integers, so that a seed always gives the same run.
+//!
+//! A ring that goes by [readiness](Knob::Readiness) has no queue but that of its sends, and what is
+//! on its way is not what came of an operation, but the news that it can be tried:
+//!
+//! ```text
+//!   submit --> armed --(something to do)--> pending --(due)--> ready --> tried, and handed out
+//!      |                   pump                      deliver      |        attend
+//!      |                                                          +----> tried in vain: armed
+//!      +--> queued, a send: tried when the next turn begins
+//! ```
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -29,6 +39,9 @@ use crate::ring::{
 
 /// Each turn takes a little time, as it does everywhere.
 const TURN_NS: u64 = 1_000;
+
+/// Connections that one turn of a ring accepts that goes by readiness: few, so that there are more.
+const ACCEPTS_MAX: u32 = 2;
 
 const NOT_FOUND: Errno = Errno::new(libc::ENOENT);
 const ALREADY: Errno = Errno::new(libc::EALREADY);
@@ -100,6 +113,10 @@ pub(super) struct InFlight {
     pub(super) socket: Option<SocketId>,
     /// Submitted, but not executed yet.
     pub(super) queued: bool,
+    /// The ring was told that it can be tried, and has not tried it.
+    pub(super) told: bool,
+    /// Bytes that were there to be received when it was told.
+    pub(super) told_bytes: usize,
     /// The next completion is to be the last: a cancel came too late.
     pub(super) last: bool,
     /// Completions made and handed out so far.
@@ -110,10 +127,12 @@ pub(super) struct InFlight {
     pub(super) due_turn: u64,
 }
 
-/// A completion on its way.
+/// A completion on its way, or the news that its operation can be tried.
 #[derive(Debug)]
 pub(super) struct Event {
-    completion: Completion<SocketId>,
+    token: Token,
+    /// None: it comes of trying, when it is handed out.
+    completion: Option<Completion<SocketId>>,
     number: u32,
     due: u64,
     due_turn: u64,
@@ -121,6 +140,12 @@ pub(super) struct Event {
     quiet: bool,
     /// In which turn it was ready, and how many were before it.
     ready: (u64, usize),
+}
+
+impl Event {
+    fn outcome(&self) -> Option<&Outcome<SocketId>> {
+        self.completion.as_ref().map(|made| &made.outcome)
+    }
 }
 
 /// One ring, as the kernel sees it.
@@ -137,6 +162,12 @@ pub(super) struct RingState {
     pub(super) free: VecDeque<u16>,
     pub(super) large_buffers: RecvStack,
     pub(super) incremental: bool,
+    /// It is told what can be tried, and not what was done.
+    pub(super) readiness: bool,
+    /// It tries something: what comes of it is handed out now.
+    pub(super) attending: bool,
+    /// Connections that its turn may still accept, if it goes by readiness.
+    accepts_left: u32,
     pub(super) waker: Waker,
     pub(super) turn: u64,
     /// Its last turn gave way to another ring, and none was turned since.
@@ -170,7 +201,9 @@ impl Kernel {
         let pool = RecvPool::new(options.recv_buffers, options.recv_buffer_bytes, false)?;
         let large_bytes = options.large_buffer_bytes;
         let large_buffers = RecvStack::new(options.large_buffers, large_bytes, large_bytes)?;
-        let incremental = self.faults.roll(Knob::IncrementalBuffers);
+        let readiness = self.faults.roll(Knob::Readiness);
+        // Who says how much is received into a buffer knows where its room begins.
+        let incremental = readiness || self.faults.roll(Knob::IncrementalBuffers);
         if !incremental {
             self.faults.marks.reach(Mark::WholeBuffers);
         }
@@ -184,6 +217,9 @@ impl Kernel {
             pool,
             large_buffers,
             incremental,
+            readiness,
+            attending: false,
+            accepts_left: ACCEPTS_MAX,
             waker: Waker::new(None),
             turn: 0,
             yielded: false,
@@ -212,7 +248,7 @@ impl Kernel {
     pub(super) fn leases(&self, ring: usize) -> usize {
         let state = &self.rings[ring];
         let events = state.pending.iter().chain(&state.ready);
-        let received = |event: &&Event| matches!(event.completion.outcome, Outcome::Received(_));
+        let received = |event: &&Event| matches!(event.outcome(), Some(Outcome::Received(_)));
         let all = state.pool.leases() + state.large_buffers.leases();
         all - events.filter(received).count()
     }
@@ -243,7 +279,7 @@ impl Kernel {
             }
         }
         for event in state.pending.iter().chain(&state.ready) {
-            if let Outcome::Sent { queue, .. } = &event.completion.outcome {
+            if let Some(Outcome::Sent { queue, .. }) = event.outcome() {
                 look(queue);
             }
         }
@@ -252,9 +288,11 @@ impl Kernel {
     pub(super) fn arrived(&self, ring: usize, id: SocketId) -> Arrived {
         let socket = self.network.socket(id);
         let is_its = |event: &Event| {
-            let token = event.completion.token;
+            let token = event.token;
             let is_receive = matches!(token.operation(), Operation::Poll | Operation::Recv);
-            is_receive && socket.in_flight.contains(&token)
+            // What will be tried in vain is nothing that anybody waits for.
+            let brings = event.completion.is_some() || socket.has_something_to_receive();
+            is_receive && brings && socket.in_flight.contains(&token)
         };
         Arrived {
             is_in_socket: socket.has_something_to_receive(),
@@ -273,7 +311,7 @@ impl Kernel {
         let (since, ahead) = event.ready;
         let turns = state.turn - since;
         (turns > ahead as u64).then_some(Overdue {
-            token: event.completion.token,
+            token: event.token,
             turns,
             ahead,
         })
@@ -321,7 +359,10 @@ impl Kernel {
         let mut events = std::mem::take(&mut state.pending);
         events.extend(state.ready.drain(..));
         for event in events {
-            match event.completion.outcome {
+            let Some(made) = event.completion else {
+                continue;
+            };
+            match made.outcome {
                 Outcome::Accepted(id) => self.network.close(&mut self.faults, id),
                 Outcome::Received(lease) => self.recycle(ring, lease),
                 Outcome::Sent { queue, .. } => self.recycle_all(ring, *queue),
@@ -446,7 +487,9 @@ impl Kernel {
             token.bits(),
             id.map_or(0, |id| id as u64),
         );
-        if self.rings[ring].queued.len() >= self.rings[ring].submission_entries {
+        let state = &self.rings[ring];
+        let at_once = state.readiness && !matches!(work, Work::Send { .. });
+        if !state.readiness && state.queued.len() >= state.submission_entries {
             self.faults.marks.reach(Mark::SubmissionQueueFilled);
             self.execute(ring);
         }
@@ -454,6 +497,8 @@ impl Kernel {
             work,
             socket: id,
             queued: true,
+            told: false,
+            told_bytes: 0,
             last: false,
             made: 0,
             handed: 0,
@@ -461,9 +506,15 @@ impl Kernel {
             due_turn: 0,
         };
         let state = &mut self.rings[ring];
+        let is_queued = !state.readiness;
         state.live.insert(token.bits(), flight);
+        if at_once {
+            self.execute_one(ring, token);
+            self.deliver(ring);
+            return;
+        }
         state.queued.push_back(token);
-        if self.faults.roll(Knob::QueueFull) {
+        if is_queued && self.faults.roll(Knob::QueueFull) {
             self.execute(ring);
         }
     }
@@ -498,43 +549,48 @@ impl Kernel {
 
     fn execute(&mut self, ring: usize) {
         while let Some(token) = self.rings[ring].queued.pop_front() {
-            let Some(mut flight) = self.rings[ring].live.remove(&token.bits()) else {
-                continue;
-            };
-            flight.queued = false;
-            match &mut flight.work {
-                Work::Cancel { target } => {
-                    let target = *target;
-                    let outcome = self.cancel(ring, target);
-                    self.complete(ring, token, &mut flight, outcome, false);
-                    if let Some(mut target_flight) = self.take_marked(ring, target) {
-                        let outcome = Outcome::Failed(Errno::CANCELLED);
-                        self.complete(ring, target, &mut target_flight, outcome, false);
-                        self.rings[ring].live.insert(target.bits(), target_flight);
-                    }
-                }
-                Work::Close => {
-                    if let Some(id) = flight.socket {
-                        self.network.close(&mut self.faults, id);
-                    }
-                    self.complete(ring, token, &mut flight, Outcome::Done, false);
-                }
-                Work::Connect { hangs, .. } => *hangs = self.faults.roll(Knob::ConnectHangs),
-                // The real kernel looks for a buffer before it looks for data, unless it is asked
-                // to poll first.
-                Work::Recv
-                    if self.rings[ring].free.is_empty()
-                        && self.faults.prng(Knob::NoBuffers).coin() =>
-                {
-                    self.faults.marks.reach(Mark::PoolExhausted);
-                    let outcome = Outcome::Failed(Errno::NO_BUFFERS);
-                    self.complete(ring, token, &mut flight, outcome, false);
-                }
-                _ => {}
-            }
-            self.rings[ring].live.insert(token.bits(), flight);
-            self.step(ring, token);
+            self.execute_one(ring, token);
         }
+    }
+
+    fn execute_one(&mut self, ring: usize, token: Token) {
+        let Some(mut flight) = self.rings[ring].live.remove(&token.bits()) else {
+            return;
+        };
+        flight.queued = false;
+        match &mut flight.work {
+            Work::Cancel { target } => {
+                let target = *target;
+                let outcome = self.cancel(ring, target);
+                self.complete(ring, token, &mut flight, outcome, false);
+                if let Some(mut target_flight) = self.take_marked(ring, target) {
+                    let outcome = Outcome::Failed(Errno::CANCELLED);
+                    self.complete(ring, target, &mut target_flight, outcome, false);
+                    self.rings[ring].live.insert(target.bits(), target_flight);
+                }
+            }
+            Work::Close => {
+                if let Some(id) = flight.socket {
+                    self.network.close(&mut self.faults, id);
+                }
+                self.complete(ring, token, &mut flight, Outcome::Done, false);
+            }
+            Work::Connect { hangs, .. } => *hangs = self.faults.roll(Knob::ConnectHangs),
+            // The real kernel looks for a buffer before it looks for data, unless it is asked to
+            // poll first.
+            Work::Recv
+                if !self.rings[ring].readiness
+                    && self.rings[ring].free.is_empty()
+                    && self.faults.prng(Knob::NoBuffers).coin() =>
+            {
+                self.faults.marks.reach(Mark::PoolExhausted);
+                let outcome = Outcome::Failed(Errno::NO_BUFFERS);
+                self.complete(ring, token, &mut flight, outcome, false);
+            }
+            _ => {}
+        }
+        self.rings[ring].live.insert(token.bits(), flight);
+        self.step(ring, token);
     }
 
     /// Decides about a cancellation. A target that is hit is left marked as its last.
@@ -547,7 +603,14 @@ impl Kernel {
             return Outcome::Failed(NOT_FOUND);
         }
         let ready = found.is_some_and(|flight| self.can_step(ring, flight));
-        let too_late = ready && self.faults.roll(Knob::CancelTooLate);
+        // What was not tried is not too late to be left alone.
+        let readiness = self.rings[ring].readiness;
+        let too_late = ready && !readiness && self.faults.roll(Knob::CancelTooLate);
+        // The news of it would be taken for news of the next operation of its token.
+        let is_news = |event: &Event| event.token == target && event.completion.is_none();
+        let state = &mut self.rings[ring];
+        state.pending.retain(|event| !is_news(event));
+        state.ready.retain(|event| !is_news(event));
         if let Some(flight) = self.rings[ring].live.get_mut(&target.bits()) {
             flight.last = true;
         }
@@ -582,16 +645,8 @@ impl Kernel {
         outcome: Outcome<SocketId>,
         more: bool,
     ) {
-        if self.faults.roll(Knob::CompletionDelayed) {
-            let most = self.faults.knobs.completion_delay_ms_max * 1_000_000;
-            flight.due = flight
-                .due
-                .max(self.faults.now + self.faults.prng(Knob::CompletionDelayed).up_to(most));
-        }
-        if self.faults.roll(Knob::CompletionHeld) {
-            let most = self.faults.knobs.completion_held_turns_max;
-            let turns = self.faults.prng(Knob::CompletionHeld).up_to(most);
-            flight.due_turn = flight.due_turn.max(self.rings[ring].turn + turns);
+        if !self.rings[ring].attending {
+            self.delay(ring, flight);
         }
         if !more {
             flight.work = Work::Over;
@@ -604,13 +659,113 @@ impl Kernel {
         let (number, due, due_turn) = (flight.made, flight.due, flight.due_turn);
         flight.made += 1;
         self.rings[ring].pending.push(Event {
-            completion,
+            token,
+            completion: Some(completion),
             number,
             due,
             due_turn,
             quiet: false,
             ready: (0, 0),
         });
+    }
+
+    /// What is on its way from now on may take its time.
+    fn delay(&mut self, ring: usize, flight: &mut InFlight) {
+        if self.faults.roll(Knob::CompletionDelayed) {
+            let most = self.faults.knobs.completion_delay_ms_max * 1_000_000;
+            flight.due = flight
+                .due
+                .max(self.faults.now + self.faults.prng(Knob::CompletionDelayed).up_to(most));
+        }
+        if self.faults.roll(Knob::CompletionHeld) {
+            let most = self.faults.knobs.completion_held_turns_max;
+            let turns = self.faults.prng(Knob::CompletionHeld).up_to(most);
+            flight.due_turn = flight.due_turn.max(self.rings[ring].turn + turns);
+        }
+    }
+
+    /// Tells a ring that goes by readiness that an operation can be tried.
+    pub(super) fn tell(&mut self, ring: usize, token: Token, flight: &mut InFlight) {
+        self.delay(ring, flight);
+        self.put_news(ring, token, flight);
+    }
+
+    fn put_news(&mut self, ring: usize, token: Token, flight: &mut InFlight) {
+        flight.told = true;
+        let socket = flight.socket.map(|id| self.network.socket(id));
+        flight.told_bytes = socket.map_or(0, |socket| socket.incoming.len());
+        self.rings[ring].pending.push(Event {
+            token,
+            completion: None,
+            number: flight.made,
+            due: flight.due,
+            due_turn: flight.due_turn,
+            quiet: false,
+            ready: (0, 0),
+        });
+    }
+
+    /// Ends a wait for nothing: somebody else was faster, or what came was worth nothing.
+    fn wake_in_vain(&mut self, ring: usize) {
+        let live = &self.rings[ring].live;
+        let can_be_tried = |flight: &InFlight| match flight.work {
+            Work::Accept | Work::Recv => true,
+            Work::Send { waits, .. } => waits,
+            _ => false,
+        };
+        let all = live
+            .iter()
+            .filter(|(_, flight)| !flight.queued && !flight.told && can_be_tried(flight));
+        let all: Vec<u64> = all.map(|(&bits, _)| bits).collect();
+        if all.is_empty() {
+            return;
+        }
+        let any = self.faults.prng(Knob::WokenInVain).below(all.len() as u64) as usize;
+        if let Some(token) = Token::from_bits(all[any])
+            && let Some(mut flight) = self.rings[ring].live.remove(&all[any])
+        {
+            self.put_news(ring, token, &mut flight);
+            self.rings[ring].live.insert(all[any], flight);
+            self.deliver(ring);
+        }
+    }
+
+    /// Tries an operation that the ring was told of. `None` when nothing came of it.
+    fn attend(&mut self, ring: usize, token: Token) -> Option<Event> {
+        let flight = self.rings[ring].live.get_mut(&token.bits())?;
+        flight.told = false;
+        let in_time = token.operation() != Operation::Accept || self.rings[ring].accepts_left > 0;
+        if !in_time {
+            self.faults.marks.reach(Mark::AcceptsPutOff);
+            return None;
+        }
+        let before = self.rings[ring].pending.len();
+        self.rings[ring].attending = true;
+        self.step(ring, token);
+        let state = &mut self.rings[ring];
+        state.attending = false;
+        if state.pending.len() == before {
+            let mark = match token.operation() {
+                Operation::Accept => Mark::AcceptInVain,
+                Operation::Send => Mark::SendInVain,
+                _ => Mark::ReceiveInVain,
+            };
+            self.faults.marks.reach(mark);
+            return None;
+        }
+        let made = state.pending.pop();
+        if token.operation() == Operation::Accept {
+            state.accepts_left -= 1;
+            // It is tried again behind all others who have something.
+            if let Some(mut flight) = self.rings[ring].live.remove(&token.bits()) {
+                if self.can_step(ring, &flight) {
+                    self.put_news(ring, token, &mut flight);
+                }
+                self.rings[ring].live.insert(token.bits(), flight);
+                self.deliver(ring);
+            }
+        }
+        made
     }
 
     /// All of a quiet send was taken: nobody is woken for it.
@@ -625,11 +780,12 @@ impl Kernel {
         flight.work = Work::Over;
         flight.made = 1;
         self.rings[ring].pending.push(Event {
-            completion: Completion {
+            token,
+            completion: Some(Completion {
                 token,
                 outcome,
                 more: false,
-            },
+            }),
             number: 0,
             due: 0,
             due_turn: 0,
@@ -642,7 +798,7 @@ impl Kernel {
         let live = &self.rings[ring].live;
         let can: Vec<u64> = live
             .iter()
-            .filter(|(_, flight)| self.can_step(ring, flight))
+            .filter(|(_, flight)| !flight.told && self.can_step(ring, flight))
             .map(|(&bits, _)| bits)
             .collect();
         for bits in can {
@@ -660,9 +816,7 @@ impl Kernel {
             .into_iter()
             .partition(is_due);
         state.pending = rest;
-        let mixed = due
-            .windows(2)
-            .any(|two| two[0].completion.token != two[1].completion.token);
+        let mixed = due.windows(2).any(|two| two[0].token != two[1].token);
         if mixed && self.faults.draws(Knob::CompletionsReordered) {
             self.reorder(&mut due);
         }
@@ -681,10 +835,8 @@ impl Kernel {
         while !rest.is_empty() {
             let prng = self.faults.prng(Knob::CompletionsReordered);
             let any = prng.below(rest.len() as u64) as usize;
-            let token = rest[any].completion.token;
-            let first = rest
-                .iter()
-                .position(|event| event.completion.token == token);
+            let token = rest[any].token;
+            let first = rest.iter().position(|event| event.token == token);
             let first = first.unwrap_or(any);
             moved |= first > 0;
             events.push(rest.remove(first));
@@ -699,6 +851,7 @@ impl Kernel {
             other.yielded &= index == ring;
         }
         self.rings[ring].turn += 1;
+        self.rings[ring].accepts_left = ACCEPTS_MAX;
         self.faults.now += TURN_NS;
         self.faults.trace.event(self.faults.now, ring, "turn", 0, 0);
         if self.faults.roll(Knob::ClockJump) {
@@ -718,6 +871,9 @@ impl Kernel {
         };
         if !self.rings[ring].ready.is_empty() {
             self.faults.marks.reach(Mark::QuietSendWaited);
+        }
+        if self.rings[ring].readiness && self.faults.roll(Knob::WokenInVain) {
+            return self.wake_in_vain(ring);
         }
         // Nothing is due here. Whoever has something to do now goes first; but a ring that is asked
         // again before any other was turned is the only one that anybody drives.
@@ -759,7 +915,7 @@ impl Kernel {
             || state
                 .live
                 .values()
-                .any(|flight| self.can_step(ring, flight))
+                .any(|flight| !flight.told && self.can_step(ring, flight))
     }
 
     /// When the next completion or tick of any ring is due, of those that are still to come.
@@ -775,9 +931,19 @@ impl Kernel {
     }
 
     pub(super) fn next_completion(&mut self, ring: usize) -> Option<Completion<SocketId>> {
-        let Event {
-            completion, number, ..
-        } = self.rings[ring].ready.pop_front()?;
+        let (completion, number) = loop {
+            let event = self.rings[ring].ready.pop_front()?;
+            let event = match event.completion {
+                Some(_) => Some(event),
+                None => self.attend(ring, event.token),
+            };
+            let Some(event) = event else {
+                continue;
+            };
+            if let Some(completion) = event.completion {
+                break (completion, event.number);
+            }
+        };
         let Completion {
             token,
             ref outcome,

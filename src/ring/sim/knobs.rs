@@ -63,7 +63,8 @@ named! {
         NoBuffers,
         /// No socket can be made: EMFILE.
         OpenFails,
-        /// A poll ends, and yet there is nothing to receive.
+        /// A poll ends, and yet there is nothing to receive; or a receive is tried because a socket
+        /// is ready, and there is nothing yet.
         PollInVain,
         /// The submission queue is full: what is queued is executed in the middle of a turn.
         QueueFull,
@@ -81,6 +82,13 @@ named! {
         ShortSend,
         /// A connection's windows are small. Drawn once for each end of a connection.
         SmallWindow,
+        // Behind the others, so that these draw what they drew without them.
+        /// A ring is told what can be tried, and tries it when it hands out what comes of that, as
+        /// [`Epoll`](crate::ring::Epoll) does. Drawn once for each ring.
+        Readiness,
+        /// A turn of a ring that goes by readiness ends its wait for nothing, and one operation is
+        /// tried in vain.
+        WokenInVain,
     }
 }
 
@@ -186,10 +194,12 @@ fn harm(knob: Knob) -> Harm {
         | Knob::IncrementalBuffers
         | Knob::PollInVain
         | Knob::QueueFull
+        | Knob::Readiness
         | Knob::RecvSplit
         | Knob::SendWaits
         | Knob::ShortSend
-        | Knob::SmallWindow => Harm::None,
+        | Knob::SmallWindow
+        | Knob::WokenInVain => Harm::None,
         Knob::AcceptFails
         | Knob::CancelTooLate
         | Knob::ConnectHangs

@@ -59,7 +59,15 @@ named! {
         ShortSend,
         /// [`Knob::SmallWindow`] acted.
         SmallWindow,
+        /// [`Knob::Readiness`] acted.
+        Readiness,
+        /// [`Knob::WokenInVain`] acted.
+        WokenInVain,
 
+        /// An accept was tried, and nobody had come.
+        AcceptInVain,
+        /// A turn accepted as many as it may, and more were there.
+        AcceptsPutOff,
         /// A cancel ended its target.
         CancelHit,
         /// A cancel found nothing, without any knob: its target was over or never was.
@@ -88,10 +96,18 @@ named! {
         QuietSendNotTaken,
         /// A turn waited on, although a quiet send had come to its end.
         QuietSendWaited,
+        /// A receive was tried, and there was nothing.
+        ReceiveInVain,
+        /// A receive brought what had come after it was found to be ready.
+        ReceiveOfMore,
+        /// A send that waited for room was tried, and there was none.
+        SendInVain,
         /// A send was cut at the most pieces that one send takes.
         SendOfManyPieces,
         /// The submission queue was full without any knob.
         SubmissionQueueFilled,
+        /// A send followed a short one, and waited to be told of room.
+        SendWaitsForRoom,
         /// A turn with nothing to do gave way to another ring that had something.
         TurnYielded,
         /// A ring uses up a whole receive buffer for each receive.

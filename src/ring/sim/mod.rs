@@ -1,7 +1,7 @@
 //! A simulated kernel: the ring for tests.
 //!
-//! Knows: how to look like [`Uring`](super::Uring) to a shard, several of them in one thread, with
-//! every fault that a seed asks for. Refuses to know: what the shard is for.
+//! Knows: how to look like a real ring to a shard, several of them in one thread, with every fault
+//! that a seed asks for. Refuses to know: what the shard is for.
 //!
 //! ```text
 //!   server shard --> SimRing --+                       +--> SimPeer (plain or hostile bytes)
@@ -13,6 +13,22 @@
 //! when another ring has something to do now, returns with nothing so that its driver can turn the
 //! other one. All of it is a function of the seed, the knobs and the calls: run twice, a seed gives
 //! the same [`SimKernel::trace_hash`].
+//!
+//! A ring is one of two kinds, drawn when it is made. One completes operations, as
+//! [`Uring`](super::Uring) does. The other goes by [readiness](Knob::Readiness), as
+//! [`Epoll`](super::Epoll) does:
+//!
+//! * What is submitted is over at once where it can be. Sends leave when the next turn begins.
+//! * A receive happens when its completion is handed out, once for each socket and turn, and brings
+//!   what has come until then. So does an accept, a batch in each turn.
+//! * A send that was short is followed by one that waits for the news of room.
+//! * Nothing comes too late to be cancelled, and no send insists on all of its bytes:
+//!   [`Knob::CancelTooLate`], [`Knob::QueueFull`] and [`Knob::SendWaits`] do not act there.
+//! * A wait ends for nothing, and something is tried in vain: [`Knob::WokenInVain`].
+//! * What was ready is not there when it is tried: [`Knob::PollInVain`], which acts on polls of
+//!   both kinds as well. News that is late or in another order is [`Knob::CompletionDelayed`],
+//!   [`Knob::CompletionHeld`] and [`Knob::CompletionsReordered`], and a send that takes less than
+//!   there is room for is [`Knob::ShortSend`], as ever.
 //!
 //! It checks the code under test as it goes and panics with the token and the rule that was broken;
 //! [`SimKernel::assert_clean`] checks what is left in the end. What was reached is counted in

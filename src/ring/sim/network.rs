@@ -61,6 +61,8 @@ pub(super) struct Socket {
     /// Bytes that arrived and were not read, at most `window`.
     pub(super) incoming: VecDeque<u8>,
     pub(super) window: usize,
+    /// A ring that goes by readiness has sent less than it wanted, and expects no room.
+    pub(super) full: bool,
     /// Nothing follows what is in `incoming`.
     pub(super) ended: bool,
     pub(super) read_shut: bool,
@@ -86,6 +88,7 @@ impl Socket {
             peer_address: PeerAddress::Unknown,
             incoming: VecDeque::new(),
             window: 0,
+            full: false,
             ended: false,
             read_shut: false,
             write_shut: false,

@@ -21,6 +21,15 @@ enum Found {
     Over(Outcome<SocketId>),
 }
 
+/// Whether a ring that goes by readiness tries this when it hands out what comes of it.
+fn is_tried(work: &Work) -> bool {
+    match work {
+        Work::Accept | Work::Poll | Work::Recv => true,
+        Work::Send { waits, .. } => *waits,
+        _ => false,
+    }
+}
+
 /// Linux lets one multishot receive post this many completions before it looks at others.
 const RECVS_IN_A_ROW_MAX: usize = 32;
 
@@ -55,6 +64,12 @@ impl Kernel {
         let Some(mut flight) = self.rings[ring].live.remove(&token.bits()) else {
             return;
         };
+        let state = &self.rings[ring];
+        if state.readiness && !state.attending && is_tried(&flight.work) {
+            self.tell(ring, token, &mut flight);
+            self.rings[ring].live.insert(token.bits(), flight);
+            return;
+        }
         match (&mut flight.work, flight.socket) {
             (Work::Accept, Some(id)) => self.step_accept(ring, token, &mut flight, id),
             (Work::Connect { address, .. }, Some(id)) => {
@@ -101,7 +116,7 @@ impl Kernel {
             self.network.socket_mut(first).holder = Holder::Ring;
             let more = !flight.last && !self.faults.roll(Knob::AcceptEnds);
             self.complete(ring, token, flight, Outcome::Accepted(first), more);
-            if !more {
+            if !more || self.rings[ring].attending {
                 return;
             }
         }
@@ -121,6 +136,12 @@ impl Kernel {
     }
 
     fn step_recv(&mut self, ring: usize, token: Token, flight: &mut InFlight, id: SocketId) {
+        let once = self.rings[ring].attending;
+        if once && self.faults.roll(Knob::PollInVain) {
+            // It was looked at.
+            self.network.socket_mut(id).handed_out += 1;
+            return;
+        }
         for _ in 0..RECVS_IN_A_ROW_MAX {
             match self.look_for_bytes(id) {
                 Found::Bytes => {}
@@ -137,9 +158,11 @@ impl Kernel {
                 return self.complete(ring, token, flight, outcome, false);
             }
             let lease = self.fill(ring, buffer, id);
+            let grew = once && lease.len() > flight.told_bytes;
+            self.faults.marks.reach_if(Mark::ReceiveOfMore, grew);
             let more = !flight.last && !self.faults.roll(Knob::RecvEnds);
             self.complete(ring, token, flight, Outcome::Received(lease), more);
-            if !more {
+            if !more || once {
                 return;
             }
         }
@@ -282,6 +305,13 @@ impl Kernel {
         let quiet = *quiet;
         // Receive memory waits for nobody.
         let at_once = quiet || queue.holds_leases();
+        let readiness = self.rings[ring].readiness;
+        if readiness && !at_once && std::mem::take(&mut self.network.socket_mut(id).full) {
+            // It is not tried before there is news of room.
+            self.faults.marks.reach(Mark::SendWaitsForRoom);
+            *waits = true;
+            return;
+        }
         let most: usize = queue.pieces().take(PIECES_MAX).map(<[u8]>::len).sum();
         let or_taken = |taken: usize, errno| if taken > 0 { Ok(taken) } else { Err(errno) };
         let result = match self.network.way_out(id) {
@@ -338,11 +368,15 @@ impl Kernel {
                     self.faults
                         .marks
                         .reach_if(Mark::QuietSendInPart, quiet && is_part);
-                } else if *taken < most && !short && (*insists || self.faults.roll(Knob::SendWaits))
+                } else if *taken < most
+                    && !short
+                    && !readiness
+                    && (*insists || self.faults.roll(Knob::SendWaits))
                 {
                     (*insists, *waits) = (true, true);
                     return;
                 }
+                self.network.socket_mut(id).full = *taken < most;
                 if most < queue.len() {
                     self.faults.marks.reach(Mark::SendOfManyPieces);
                 }
