@@ -59,11 +59,15 @@ macro_rules! contract {
     };
 }
 
+fn by_completion() -> Knobs {
+    Knobs::benign().with(Knob::Readiness, 0)
+}
+
 contract! {
     sim: SimEnv::new(1, Knobs::none());
     sim_incremental: SimEnv::new(2, Knobs::none().with(Knob::IncrementalBuffers, 1000));
-    sim_benign: SimEnv::new(3, Knobs::benign());
-    sim_benign_incremental: SimEnv::new(4, Knobs::benign().with(Knob::IncrementalBuffers, 1000));
+    sim_benign: SimEnv::new(3, by_completion());
+    sim_benign_incremental: SimEnv::new(4, by_completion().with(Knob::IncrementalBuffers, 1000));
     sim_readiness: SimEnv::new(5, Knobs::none().with(Knob::Readiness, 1000));
     sim_benign_readiness: SimEnv::new(6, Knobs::benign().with(Knob::Readiness, 1000));
     uring_tcp: RealEnv::<Uring>::tcp(false);

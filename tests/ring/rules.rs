@@ -329,6 +329,11 @@ fn by_readiness_what_is_tried_in_vain_stays_in_flight() {
             assert_eq!(received(&mut ring), None);
             assert_eq!(ring.in_flight(), 1);
             assert_eq!(kernel.marks().count(Mark::ReceiveInVain), turn);
+            if knob == Knob::WokenInVain {
+                // Not twice on end.
+                ring.turn(Wait::Forever).unwrap();
+                assert_eq!(ring.completions_left(), 0);
+            }
         }
         if knob == Knob::WokenInVain {
             peer.write(b"there").unwrap();

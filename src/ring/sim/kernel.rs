@@ -168,6 +168,8 @@ pub(super) struct RingState {
     pub(super) attending: bool,
     /// Connections that its turn may still accept, if it goes by readiness.
     accepts_left: u32,
+    /// Its last wait ended for nothing.
+    woken_in_vain: bool,
     pub(super) waker: Waker,
     pub(super) turn: u64,
     /// Its last turn gave way to another ring, and none was turned since.
@@ -220,6 +222,7 @@ impl Kernel {
             readiness,
             attending: false,
             accepts_left: ACCEPTS_MAX,
+            woken_in_vain: false,
             waker: Waker::new(None),
             turn: 0,
             yielded: false,
@@ -645,7 +648,8 @@ impl Kernel {
         outcome: Outcome<SocketId>,
         more: bool,
     ) {
-        if !self.rings[ring].attending {
+        // By readiness, news is late, and nothing that is over.
+        if !self.rings[ring].readiness {
             self.delay(ring, flight);
         }
         if !more {
@@ -872,7 +876,10 @@ impl Kernel {
         if !self.rings[ring].ready.is_empty() {
             self.faults.marks.reach(Mark::QuietSendWaited);
         }
-        if self.rings[ring].readiness && self.faults.roll(Knob::WokenInVain) {
+        // Not twice on end: a ring that is always woken in vain never sees the clock move.
+        let may_be_vain = !std::mem::take(&mut self.rings[ring].woken_in_vain);
+        if self.rings[ring].readiness && may_be_vain && self.faults.roll(Knob::WokenInVain) {
+            self.rings[ring].woken_in_vain = true;
             return self.wake_in_vain(ring);
         }
         // Nothing is due here. Whoever has something to do now goes first; but a ring that is asked

@@ -87,7 +87,7 @@ named! {
         /// [`Epoll`](crate::ring::Epoll) does. Drawn once for each ring.
         Readiness,
         /// A turn of a ring that goes by readiness ends its wait for nothing, and one operation is
-        /// tried in vain.
+        /// tried in vain. Never twice on end.
         WokenInVain,
     }
 }

@@ -26,7 +26,7 @@
 //!   [`Knob::CancelTooLate`], [`Knob::QueueFull`] and [`Knob::SendWaits`] do not act there.
 //! * A wait ends for nothing, and something is tried in vain: [`Knob::WokenInVain`].
 //! * What was ready is not there when it is tried: [`Knob::PollInVain`], which acts on polls of
-//!   both kinds as well. News that is late or in another order is [`Knob::CompletionDelayed`],
+//!   both kinds as well. News that is late is [`Knob::CompletionDelayed`],
 //!   [`Knob::CompletionHeld`] and [`Knob::CompletionsReordered`], and a send that takes less than
 //!   there is room for is [`Knob::ShortSend`], as ever.
 //!

@@ -24,7 +24,7 @@ enum Found {
 /// Whether a ring that goes by readiness tries this when it hands out what comes of it.
 fn is_tried(work: &Work) -> bool {
     match work {
-        Work::Accept | Work::Poll | Work::Recv => true,
+        Work::Accept | Work::Connect { .. } | Work::Poll | Work::Recv => true,
         Work::Send { waits, .. } => *waits,
         _ => false,
     }
