@@ -891,6 +891,7 @@ fn code_of(cause: &CloseCause) -> Option<CloseCode> {
         CloseCause::Overloaded => Some(CloseCode::TRY_AGAIN_LATER),
         CloseCause::Stopping => Some(CloseCode::GOING_AWAY),
         CloseCause::ServicePanicked => Some(CloseCode::INTERNAL_ERROR),
+        CloseCause::Timeout(Timeout::Message) => Some(CloseCode::POLICY_VIOLATION),
         _ => None,
     }
 }
