@@ -14,8 +14,9 @@ four fifths of the slowest server's maximum. benches/README.md tells how to read
 
   --workload NAME,...  what to measure (default: all); the names are in scripts/peers/workloads.py
   --servers NAME,...   which to compare (default: all that can be built or installed here):
-                       ringwire, ringwire_aio, floor_ring, floor_epoll, tokio_uring,
-                       fastwebsockets, tokio_websockets, tokio_tungstenite, bun, ws, libwebsockets
+                       ringwire, ringwire_epoll, ringwire_aio, floor_ring, floor_epoll,
+                       tokio_uring, fastwebsockets, tokio_websockets, tokio_tungstenite, bun, ws,
+                       libwebsockets
   --rounds N           how often each is measured (default 3)
   --seconds S          how long each time (default 1)
   --no-open-loop       leave out the latency at fixed rates, which takes half of the time
@@ -45,7 +46,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/server.sh"
 # shellcheck source=SCRIPTDIR/loadgen/lib.sh disable=SC1091
 source "$(dirname "${BASH_SOURCE[0]}")/loadgen/lib.sh"
 
-OWN_AND_FLOORS=ringwire,ringwire_aio,floor_ring,floor_epoll
+OWN_AND_FLOORS=ringwire,ringwire_epoll,ringwire_aio,floor_ring,floor_epoll
 BUILT_BY_CARGO=tokio_uring,fastwebsockets,tokio_websockets,tokio_tungstenite
 INSTALLED=bun,ws,libwebsockets
 PEERS=$ROOT/benches/peers
@@ -174,6 +175,11 @@ add_server() {
       version=$("$binary" --version | head -n 1)
       server ringwire "$version" ringwire \
         "$binary" serve --listen 127.0.0.1:0 --shards 1
+      ;;
+    ringwire_epoll)
+      version=$("$binary" --version | head -n 1)
+      server ringwire_epoll "$version, on epoll" ringwire \
+        "$binary" serve --ring epoll --listen 127.0.0.1:0 --shards 1
       ;;
     ringwire_aio)
       version=$("$binary" --version | head -n 1)

@@ -21,6 +21,7 @@ LEGEND = {
 LABELS = {
     "floor_epoll": "raw TCP on epoll",
     "ringwire_aio": "ringwire, async",
+    "ringwire_epoll": "ringwire on epoll",
     "tokio_uring": "raw TCP on tokio-uring",
     "tokio_websockets": "tokio-websockets",
     "tokio_tungstenite": "tokio-tungstenite",
