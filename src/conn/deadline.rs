@@ -12,6 +12,7 @@ use crate::ring::Time;
 /// A tick is 2^24 ns, about 16.8 ms: dividing by it is a shift.
 const TICK_SHIFT: u32 = 24;
 const BUCKETS: usize = 4096;
+const WORDS: usize = BUCKETS / 64;
 /// The list of those that are due, behind the lists of the ticks.
 const DUE: usize = BUCKETS;
 const NONE: u32 = u32::MAX;
@@ -44,7 +45,9 @@ pub struct Wheel {
     nodes: Vec<Box<[Node; PAGE_NODES]>>,
     heads: Box<[u32; BUCKETS + 1]>,
     /// One bit for each tick whose list is not empty.
-    occupied: [u64; BUCKETS / 64],
+    occupied: [u64; WORDS],
+    /// One bit for each word of those that is not 0. The first tick is asked for in every turn.
+    occupied_words: u64,
     /// Ticks up to this one are due or have been handed out.
     now_tick: u64,
 }
@@ -55,7 +58,8 @@ impl Wheel {
         Self {
             nodes: Vec::new(),
             heads: Box::new([NONE; BUCKETS + 1]),
-            occupied: [0; BUCKETS / 64],
+            occupied: [0; WORDS],
+            occupied_words: 0,
             now_tick: now.as_ns() >> TICK_SHIFT,
         }
     }
@@ -102,6 +106,7 @@ impl Wheel {
         }
         if bucket != DUE {
             self.occupied[bucket / 64] |= 1 << (bucket % 64);
+            self.occupied_words |= 1 << (bucket / 64);
         }
     }
 
@@ -129,7 +134,11 @@ impl Wheel {
         } else {
             self.heads[bucket] = next;
             if next == NONE && bucket != DUE {
-                self.occupied[bucket / 64] &= !(1 << (bucket % 64));
+                let word = &mut self.occupied[bucket / 64];
+                *word &= !(1 << (bucket % 64));
+                if *word == 0 {
+                    self.occupied_words &= !(1 << (bucket / 64));
+                }
             }
         }
     }
@@ -190,22 +199,20 @@ impl Wheel {
 
     fn first_tick(&self) -> Option<u64> {
         let start = self.now_tick as usize % BUCKETS;
-        let words = BUCKETS / 64;
-        for step in 0..=words {
-            let word = (start / 64 + step) % words;
-            let mut bits = self.occupied[word];
-            if step == 0 {
-                bits &= u64::MAX << (start % 64);
-            } else if step == words {
-                bits &= !(u64::MAX << (start % 64));
+        let mut word = start / 64;
+        let mut bits = self.occupied[word] & (u64::MAX << (start % 64));
+        if bits == 0 {
+            // The words behind this one, once round: its own first ticks are the last of all.
+            let behind = self.occupied_words.rotate_right(word as u32 + 1);
+            if behind == 0 {
+                return None;
             }
-            if bits != 0 {
-                let bucket = word * 64 + bits.trailing_zeros() as usize;
-                let ahead = (bucket + BUCKETS - start) % BUCKETS;
-                return Some(self.now_tick + ahead as u64);
-            }
+            word = (word + 1 + behind.trailing_zeros() as usize) % WORDS;
+            bits = self.occupied[word];
         }
-        None
+        let bucket = word * 64 + bits.trailing_zeros() as usize;
+        let ahead = (bucket + BUCKETS - start) % BUCKETS;
+        Some(self.now_tick + ahead as u64)
     }
 }
 
@@ -273,6 +280,29 @@ mod tests {
         wheel.set(0, ms(600_000 + 10_000));
         assert_eq!(due(&mut wheel, ms(600_000)), []);
         assert_eq!(due(&mut wheel, ms(610_040)), [0]);
+    }
+
+    #[test]
+    fn the_first_deadline_is_the_first_wherever_the_wheel_stands() {
+        let tick = |tick: u64| Time::from_ns(tick << TICK_SHIFT);
+        // Each two ticks of the wheel that are near a word's end, from near each word's end.
+        for start in [0, 1, 62, 63, 64, 2047, 2048, 4031, 4032, 4095] {
+            for near in [1, 2, 63, 64, 65, 4030, 4031, 4094] {
+                for far in [0, 1, 63, 64, 1000] {
+                    let mut wheel = Wheel::new(tick(BUCKETS as u64 + start));
+                    let ticks = [near + far, near].map(|ahead| BUCKETS as u64 + start + ahead);
+                    for (slot, at) in ticks.into_iter().enumerate() {
+                        wheel.set(slot as u32, tick(at - 1));
+                    }
+                    assert_eq!(wheel.first(), Some(tick(ticks[1])), "{start} {near} {far}");
+                    wheel.clear(1);
+                    let horizon = BUCKETS as u64 + start + BUCKETS as u64 - 1;
+                    assert_eq!(wheel.first(), Some(tick(ticks[0].min(horizon))));
+                    wheel.clear(0);
+                    assert_eq!(wheel.first(), None);
+                }
+            }
+        }
     }
 
     #[test]
