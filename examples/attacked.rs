@@ -26,7 +26,7 @@ use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use ringwire::{
     Answer, CloseCause, Config, Conn, ConnId, Handle, HandleError, HandshakeError, Message,
-    Refusal, Remote, Server, Service, Upgrade,
+    Refusal, Remote, RingKind, Server, Service, Upgrade,
     client::{Client, Dial, Wait},
 };
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -49,6 +49,9 @@ enum Arguments {
         /// What serves
         #[arg(long, value_enum, default_value = "shard")]
         engine: Engine,
+        /// What shards run on
+        #[arg(long, value_enum, default_value = "auto")]
+        ring: Ring,
         /// Where to listen; port 0 lets the kernel choose
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: String,
@@ -61,6 +64,9 @@ enum Arguments {
         /// What dials
         #[arg(long, value_enum, default_value = "shard")]
         engine: Engine,
+        /// What shards run on
+        #[arg(long, value_enum, default_value = "auto")]
+        ring: Ring,
         /// Whom, and *N behind it for how often
         urls: Vec<String>,
     },
@@ -70,6 +76,23 @@ enum Arguments {
 enum Engine {
     Shard,
     TokioUring,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Ring {
+    Auto,
+    Epoll,
+    Uring,
+}
+
+impl From<Ring> for RingKind {
+    fn from(ring: Ring) -> Self {
+        match ring {
+            Ring::Auto => Self::Auto,
+            Ring::Epoll => Self::Epoll,
+            Ring::Uring => Self::Uring,
+        }
+    }
 }
 
 /// What a connection is for.
@@ -201,13 +224,15 @@ fn main() -> ExitCode {
     let done = match Arguments::parse() {
         Arguments::Serve {
             engine: Engine::Shard,
+            ring,
             listen,
             poster_cpu,
-        } => serve(&listen, poster_cpu),
+        } => serve(ring.into(), &listen, poster_cpu),
         Arguments::Dial {
             engine: Engine::Shard,
+            ring,
             urls,
-        } => dial(&urls),
+        } => dial(ring.into(), &urls),
         Arguments::Serve { listen, .. } => tokio_uring::serve(&listen),
         Arguments::Dial { urls, .. } => tokio_uring::dial(&urls),
     };
@@ -220,10 +245,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(listen: &str, poster_cpu: Option<usize>) -> Result<(), Box<dyn Error>> {
+fn serve(ring: RingKind, listen: &str, cpu: Option<usize>) -> Result<(), Box<dyn Error>> {
     let (mail, arrived) = mpsc::channel();
     let mail = Mutex::new(mail);
-    let server = Server::builder().listen(listen).shards(1).start(move |_| {
+    let builder = Server::builder().ring(ring).listen(listen).shards(1);
+    let server = builder.start(move |_| {
         let mail = mail.lock().unwrap_or_else(PoisonError::into_inner);
         Costly {
             mail: mail.clone(),
@@ -231,7 +257,7 @@ fn serve(listen: &str, poster_cpu: Option<usize>) -> Result<(), Box<dyn Error>> 
         }
     })?;
     let handle = server.handle();
-    thread::spawn(move || post(&handle, &arrived, poster_cpu));
+    thread::spawn(move || post(&handle, &arrived, cpu));
     for address in server.addresses() {
         println!("ws://{address}/");
     }
@@ -269,8 +295,8 @@ impl Service for Dialled {
     }
 }
 
-fn dial(urls: &[String]) -> Result<(), Box<dyn Error>> {
-    let mut client = Client::new(Config::default(), Dialled::default())?;
+fn dial(ring: RingKind, urls: &[String]) -> Result<(), Box<dyn Error>> {
+    let mut client = Client::on(ring, Config::default(), Dialled::default())?;
     let urls = each(urls)?;
     for url in &urls {
         client.dial(Dial::to(url)?)?;

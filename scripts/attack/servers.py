@@ -25,6 +25,13 @@ class CannotMeasure(Exception):
     """Something did not work; the text says what."""
 
 
+def serving(engine):
+    """How a program is told what is to serve."""
+    if engine == "epoll":
+        return ["--engine", "shard", "--ring", "epoll"]
+    return ["--engine", engine]
+
+
 class Binary:
     """A server's program, and which settings it has."""
 
@@ -41,7 +48,7 @@ class Binary:
 
     def command(self, row):
         """How it is started for a row. Settings that it does not have are left out."""
-        command = [self.path, "serve", "--shards", "1", "--engine", self.engine]
+        command = [self.path, "serve", "--shards", "1", *serving(self.engine)]
         command += ["--listen", "127.0.0.1:0", "--drain-timeout-ms", "500", "--log", "error"]
         if row.tls:
             pem = os.path.join(self.certificates, "server")
@@ -62,10 +69,10 @@ class Costly:
 
     def command(self, row):
         del row
-        return [self.path, "serve", "--engine", self.engine, "--poster-cpu", DRIVER_CPU]
+        return [self.path, "serve", *serving(self.engine), "--poster-cpu", DRIVER_CPU]
 
     def dialling(self, urls):
-        return [self.path, "dial", "--engine", self.engine, *urls]
+        return [self.path, "dial", *serving(self.engine), *urls]
 
 
 def pinned(cpu, command):
