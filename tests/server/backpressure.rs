@@ -80,9 +80,10 @@ fn a_server_stops_reading_from_a_peer_that_does_not_read(engine: Engine) {
         assert!(stalled < MESSAGES, "all of it fitted somewhere");
         assert!(host.counts().reads_paused > 0);
         assert!(highest > 1 << 20 && highest <= most, "{highest} of {most}");
-        // A bridge reads on for a while, and what was behind catches up with it.
-        let drains = host.drains();
-        assert!(drains == 0 || engine.scheme() == "wss", "{drains}");
+        // The kernel's buffers grow, and a bridge reads on for a while: what was behind may have
+        // caught up with them, and then fell behind again.
+        let (drains, pauses) = (host.drains(), host.counts().reads_paused);
+        assert!(pauses > drains as u64, "{pauses} pauses, {drains} drains");
         // The rest is read at last: every byte is there.
         let mut prng = Prng::new(5);
         for index in 0..MESSAGES {
