@@ -268,12 +268,16 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut pace = Pace::Usual;
         let (mut messages, mut payload_bytes) = (0, 0);
         let mut held = None;
+        // What is compressed may become a thousand times as much: it waits for the peer to read,
+        // and not for the end of the turn.
+        let may_swell = shared.codec.is_used();
+        let queued_max = shared.config.queue_high_bytes;
         let called = catch_unwind(AssertUnwindSafe(|| {
             loop {
                 if budget.wants_look() {
                     pace = budget.look(ring.now()).max(pace);
                 }
-                if budget.is_share_over() {
+                if budget.is_share_over() || may_swell && link.queued_bytes() > queued_max {
                     break;
                 }
                 let mut batch = Batch::of_at_most(budget.messages_left());
