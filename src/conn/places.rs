@@ -83,12 +83,6 @@ impl<W> Places<W> {
         connections - self.beyond.len() >= self.places
     }
 
-    /// Whether nobody waits and nobody is beyond.
-    #[inline]
-    pub fn is_quiet(&self) -> bool {
-        self.waiting.is_empty() && self.beyond.is_empty()
-    }
-
     /// Lets a newcomer wait. Returns who has to be told that there is no place, if too many wait.
     pub fn wait(&mut self, newcomer: W, now: Time) -> Option<W> {
         self.waiting
@@ -198,6 +192,10 @@ mod tests {
 
     const NOW: Time = Time::from_ns(0);
 
+    fn is_quiet<W>(places: &Places<W>) -> bool {
+        places.waiting.is_empty() && places.beyond.is_empty()
+    }
+
     fn key(slot: usize) -> Key {
         Key {
             slot: slot as u32,
@@ -209,10 +207,10 @@ mod tests {
     fn those_who_wait_are_taken_in_the_order_in_which_they_came() {
         let mut places = Places::new(2, 10_000);
         assert!(!places.are_taken(1) && places.are_taken(2));
-        assert!(places.is_quiet());
+        assert!(is_quiet(&places));
         assert_eq!(places.wait("first", NOW), None);
         assert_eq!(places.wait("second", NOW), None);
-        assert!(!places.is_quiet());
+        assert!(!is_quiet(&places));
         assert!(places.leaves(key(7)));
         assert_eq!(places.first(), Some("first"));
         assert_eq!(places.first(), Some("second"));
@@ -268,7 +266,7 @@ mod tests {
         assert!(places.are_taken(3) && !places.are_taken(2));
         assert!(!places.leaves(key(2)), "it had no place");
         assert!(places.leaves(key(1)));
-        assert!(places.is_quiet());
+        assert!(is_quiet(&places));
     }
 
     #[test]
