@@ -116,6 +116,21 @@ class Process:
             raise CannotMeasure(self.ended() or "the server has no memory")
         return pages * PAGE_BYTES
 
+    def socket_bytes(self):
+        """What the kernel holds of what the server has sent: its peers have not taken it."""
+        ports = {
+            f":{int(address.rsplit(':', 1)[1]):04X}"
+            for address in (self.plain, self.secure)
+            if address
+        }
+        total = 0
+        with open("/proc/net/tcp", encoding="ascii") as file:
+            for line in file:
+                fields = line.split(None, 5)
+                if fields[1][-5:] in ports:
+                    total += int(fields[4].split(":")[0], 16)
+        return total
+
     def descriptors(self):
         try:
             return len(os.listdir(f"/proc/{self.pid}/fd"))
@@ -139,12 +154,6 @@ class Process:
             return open(f"/proc/{self.pid}/{name}", encoding="utf-8")
         except OSError:
             raise CannotMeasure(self.ended() or "the server is gone") from None
-
-
-def socket_bytes():
-    """What the kernel holds for all sockets of TCP, on both sides."""
-    with open("/proc/net/sockstat", encoding="utf-8") as file:
-        return int(re.search(r"^TCP:.* mem (\d+)", file.read(), re.MULTILINE)[1]) * PAGE_BYTES
 
 
 @contextlib.contextmanager

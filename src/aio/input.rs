@@ -93,6 +93,22 @@ impl Found {
 }
 
 impl Input {
+    /// Bytes that somebody else has received.
+    pub fn of_read(read: &[u8], state: &mut State) -> Self {
+        if read.is_empty() {
+            return Self::default();
+        }
+        let mut bytes = state.buffers.take_plain();
+        bytes.clear();
+        bytes.extend_from_slice(read);
+        Self {
+            rest: 0..bytes.len(),
+            bytes,
+            is_plaintext: true,
+            ..Self::default()
+        }
+    }
+
     /// The message that was found last.
     #[inline]
     pub fn message(&self, found: &Found) -> Message<'_> {
@@ -268,6 +284,9 @@ impl Input {
             }
             let Some(event) = event else {
                 let goes_on = left > 0 || link.endpoint.is_inflating();
+                if link.endpoint.waits_to_inflate() {
+                    share.give_up();
+                }
                 if goes_on && !share.is_over() {
                     continue;
                 }

@@ -63,7 +63,9 @@ impl Connection {
         };
         let payload_len = message.payload_len();
         let config = &state.shared.config;
-        if link.queued_bytes().saturating_add(payload_len) > config.queue_bytes_max {
+        let queued = link.queued_bytes();
+        let is_full = queued.saturating_add(payload_len) > config.queue_bytes_max;
+        if is_full || state.shared.lacks_room(queued, payload_len) {
             return Err(SendError::QueueFull);
         }
         let full_bytes = config.send_chunk_bytes;

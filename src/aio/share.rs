@@ -50,6 +50,11 @@ impl Share {
         }
     }
 
+    /// There is nothing to do but to wait for others.
+    pub fn give_up(&self) {
+        self.charge(SHARE_NS);
+    }
+
     /// A message of so many bytes is handed out.
     #[inline]
     pub fn charge_message(&self, bytes: usize) {

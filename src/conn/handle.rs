@@ -239,7 +239,7 @@ impl<'a, T> Conn<'a, T> {
         self.end_run();
         let queued = self.link.queued_bytes();
         let is_full = queued.saturating_add(payload_len) > self.shared.config.queue_bytes_max;
-        if is_full || payload_len > self.shared.send_room {
+        if is_full || self.shared.lacks_room(queued, payload_len) {
             return Err(SendError::QueueFull);
         }
         Ok(queued)

@@ -8,7 +8,8 @@
 //! | 3/4 | no new connections: their opening handshakes are answered 503 |
 //! | 7/8 | nothing is received from those who hold most, until others are done |
 //! | 15/16, or 7/8 for a second | the largest holders end with 1013, one after the other |
-//! | all of it | a message that needs more ends its connection with 1013 |
+//! | 15/16 | whoever has much gets no more: a message that needs it ends with 1013 |
+//! | all of it | nobody does |
 //!
 //! So whoever holds little is not touched by those who hold much.
 
@@ -95,6 +96,11 @@ impl Ledger {
             Pressure::Shed
         };
         self.bytes_max.saturating_sub(bytes)
+    }
+
+    /// What nobody gets who has [much](SMALL_BYTES).
+    pub const fn reserve(&self) -> usize {
+        self.bytes_max - self.above(Pressure::Shed)
     }
 
     /// From how many bytes on it is so near.

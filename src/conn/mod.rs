@@ -49,7 +49,7 @@ use bytes::Bytes;
 
 use date::DateText;
 pub use handle::Conn;
-use ledger::{Ledger, Pressure};
+use ledger::{Ledger, Pressure, SMALL_BYTES};
 use lending::Lending;
 use liveness::Watch;
 use mistake::Mistake;
@@ -299,13 +299,14 @@ pub struct Counts {
 impl Shared {
     /// What connections under `config` share.
     pub fn new(config: Config, seed: [u8; 32]) -> Self {
+        let ledger = Ledger::new(config.memory_bytes_max);
         Self {
             limits: config.limits(),
             arena: SendArena::new(config.send_chunk_bytes, config.send_kept_bytes_max),
-            pool: MessagePool::new(config.message_kept_bytes_max),
+            pool: MessagePool::new(config.message_kept_bytes_max).with_reserve(ledger.reserve()),
             keys: MaskingKeys::new(seed),
             codec: Codec::new(config.deflate_terms()),
-            ledger: Ledger::new(config.memory_bytes_max),
+            ledger,
             send_room: usize::MAX,
             counts: Counts::default(),
             now: Time::default(),
@@ -345,6 +346,24 @@ impl Shared {
         }
         self.pool.set_room(bytes);
         self.send_room = bytes;
+    }
+
+    /// Whether there is no memory for a message of so many bytes, on a connection with so many
+    /// queued. Whoever has little is not told so: those who hold much are in the way.
+    #[inline]
+    pub fn lacks_room(&self, queued: usize, payload_len: usize) -> bool {
+        if queued.saturating_add(payload_len) <= SMALL_BYTES {
+            return payload_len > self.send_room;
+        }
+        let reserve = self.ledger.reserve();
+        payload_len > self.send_room.saturating_sub(reserve)
+            || payload_len > SMALL_BYTES && self.lacks_room_now(payload_len + reserve)
+    }
+
+    /// The same as of now, and not of the last turn's end: other messages were queued in this one.
+    #[inline(never)]
+    fn lacks_room_now(&self, bytes: usize) -> bool {
+        bytes > self.ledger.bytes_max().saturating_sub(self.held_bytes())
     }
 
     /// Whether there is no memory for another connection.

@@ -418,7 +418,12 @@ pub struct MessagePool {
     out: usize,
     out_bytes: usize,
     room: usize,
+    /// What long messages leave of that.
+    reserve: usize,
 }
+
+/// So much of a message finds memory in the reserve.
+const LITTLE_BYTES: usize = 8 << 10;
 
 /// Pieces of memory that are kept: one is looked for among all of them.
 const KEPT_MAX: usize = 128;
@@ -438,7 +443,15 @@ impl MessagePool {
             out: 0,
             out_bytes: 0,
             room: usize::MAX,
+            reserve: 0,
         }
+    }
+
+    /// The same, with so much of the [room](Self::set_room) left to messages of at most 8 KiB.
+    #[must_use]
+    pub const fn with_reserve(mut self, bytes: usize) -> Self {
+        self.reserve = bytes;
+        self
     }
 
     /// An empty buffer, which takes no memory yet.
@@ -447,19 +460,44 @@ impl MessagePool {
         self.boxes.pop().unwrap_or_default()
     }
 
-    /// As [`take`](Self::take), with the largest memory that is kept, for a message whose length
-    /// nobody knows and that is given back before anything else is received.
-    pub fn take_roomy(&mut self) -> Box<MessageBuffer> {
-        let mut buffer = self.take();
+    /// Gives a buffer the largest memory that is kept, if that is larger than its own: for a
+    /// message whose length nobody knows, and that is done before another one is given so much.
+    pub fn give_largest(&mut self, buffer: &mut MessageBuffer) {
         let sizes = self.kept.iter().map(|bytes| bytes.len()).enumerate();
-        if let Some((largest, _)) = sizes.max_by_key(|&(_, len)| len) {
-            buffer.bytes = self.kept.swap_remove(largest);
-            self.kept_bytes -= buffer.bytes.len();
-            self.room = self.room.saturating_add(buffer.bytes.len());
-            self.idle_bytes = self.idle_bytes.min(self.kept_bytes);
-            self.takes(buffer.bytes.len());
+        let Some((largest, len)) = sizes.max_by_key(|&(_, len)| len) else {
+            return;
+        };
+        if len <= buffer.bytes.len() {
+            return;
         }
-        buffer
+        let bytes = self.kept.swap_remove(largest);
+        self.kept_bytes -= len;
+        self.room = self.room.saturating_add(len);
+        self.idle_bytes = self.idle_bytes.min(self.kept_bytes);
+        self.move_to(buffer, bytes);
+    }
+
+    /// Takes most of a buffer's memory back, if little of it is needed.
+    pub fn fit(&mut self, buffer: &mut MessageBuffer) {
+        let wanted = HEADROOM_BYTES + buffer.len;
+        if buffer.bytes.len() > 2 * wanted.max(FIRST_BYTES) {
+            let kept = self.take_kept(wanted, 2 * wanted);
+            let bytes = kept.unwrap_or_else(|| Memory::new(wanted));
+            self.move_to(buffer, bytes);
+        }
+    }
+
+    /// Has a buffer lie in other memory; its own is kept.
+    fn move_to(&mut self, buffer: &mut MessageBuffer, mut bytes: Memory) {
+        let written = HEADROOM_BYTES + buffer.len;
+        if let (Some(room), Some(written)) = (bytes.get_mut(..written), buffer.bytes.get(..written))
+        {
+            room.copy_from_slice(written);
+        }
+        let left = mem::replace(&mut buffer.bytes, bytes);
+        self.gives_back(left.len());
+        self.takes(buffer.bytes.len());
+        self.keep(left);
     }
 
     /// From here on, messages and what is kept for them may take so many bytes more than they do
@@ -515,10 +553,15 @@ impl MessagePool {
         let reused = Memory::rounded(HEADROOM_BYTES + most).max(MAPPED_BYTES_MIN);
         let kept = self.take_kept(wanted, reused);
         let needed = Memory::rounded(wanted) - before;
-        if kept.is_none() && needed > self.room {
+        let reserve = if come <= LITTLE_BYTES {
+            0
+        } else {
+            self.reserve
+        };
+        if kept.is_none() && needed > self.room.saturating_sub(reserve) {
             // What is kept for others goes first.
             self.forget_kept();
-            if needed > self.room {
+            if needed > self.room.saturating_sub(reserve) {
                 return Err(NoRoom);
             }
         }
@@ -527,16 +570,8 @@ impl MessagePool {
             self.takes(buffer.bytes.len());
             return Ok(());
         }
-        let mut bytes = kept.unwrap_or_else(|| Memory::new(wanted));
-        let written = HEADROOM_BYTES + buffer.len;
-        if let (Some(room), Some(written)) = (bytes.get_mut(..written), buffer.bytes.get(..written))
-        {
-            room.copy_from_slice(written);
-        }
-        let left = mem::replace(&mut buffer.bytes, bytes);
-        self.gives_back(left.len());
-        self.takes(buffer.bytes.len());
-        self.keep(left);
+        let bytes = kept.unwrap_or_else(|| Memory::new(wanted));
+        self.move_to(buffer, bytes);
         Ok(())
     }
 
@@ -785,6 +820,20 @@ mod tests {
         pool.give_back(first);
         pool.extend(&mut second, 6000, 6000, 0).unwrap();
         pool.give_back(second);
+    }
+
+    #[test]
+    fn the_reserve_is_for_short_messages() {
+        let mut pool = MessagePool::new(0).with_reserve(30_000);
+        pool.set_room(40_000);
+        let mut long = pool.take();
+        assert!(pool.extend(&mut long, 20_000, 20_000, 0).is_err());
+        pool.extend(&mut long, 9_000, 9_000, 0).unwrap();
+        assert!(pool.extend(&mut long, 1, 1_000, 0).is_err());
+        let mut short = pool.take();
+        pool.extend(&mut short, 8_000, 8_000, 0).unwrap();
+        pool.give_up(long);
+        pool.give_back(short);
     }
 
     #[test]

@@ -155,18 +155,31 @@ pub(crate) fn stream_from(address: &Address, from: SocketAddr) -> Result<OwnedFd
     Ok(socket)
 }
 
-/// Sets `IP_BIND_ADDRESS_NO_PORT`, which has no safe wrapper.
+/// What the kernel takes of a connection's queue beyond what it can send right now. Whoever does
+/// not read would fill a buffer of megabytes otherwise, outside of every limit of ours; whoever
+/// reads gets the next bytes as soon as half of these are on their way.
+const UNSENT_BYTES_MAX: libc::c_int = 128 << 10;
+
 fn choose_port_late(socket: &OwnedFd) -> Result<(), Errno> {
-    let on: libc::c_int = 1;
+    set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// Sets an option whose value is an integer, and which has no safe wrapper.
+fn set_option(
+    socket: &OwnedFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> Result<(), Errno> {
     // SAFETY: the descriptor is open, and the option's value is an integer of the length given,
     // which the call only reads.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     };
     if result == 0 {
@@ -214,6 +227,9 @@ impl Listener {
             let socket = stream(&Address::Inet(inet))?;
             prepare(&socket, inet)?;
             sockopt::set_socket_reuseport(&socket, true)?;
+            // Accepted sockets inherit it.
+            let (level, name) = (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
+            set_option(&socket, level, name, UNSENT_BYTES_MAX)?;
             bind(&socket, &chosen)?;
             chosen = SocketAddr::try_from(getsockname(&socket)?)?;
             sockets.push(socket);

@@ -73,9 +73,24 @@ impl<R: Watched, S: Service> Shard<R, S> {
         self.budget.slow_down(slowness);
     }
 
-    /// Sets up a simulation: what a step of inflating costs.
-    pub const fn inflate_in_steps(&mut self, step_ns: u64) {
+    /// Sets up a simulation: what a step of inflating costs, and from which length on messages wait
+    /// for each other.
+    pub const fn inflate_in_steps(&mut self, step_ns: u64, freely_bytes: usize) {
         self.shared.codec.set_inflate_step_ns(step_ns);
+        self.shared.codec.set_inflate_freely_bytes(freely_bytes);
+    }
+
+    /// Whether a message waits until another one was inflated.
+    pub fn waits_to_inflate(&mut self) -> bool {
+        let slab = &mut self.slab;
+        let keys: Vec<_> = (0..slab.capacity() as u32)
+            .filter_map(|slot| slab.key_at(slot))
+            .collect();
+        let mut links = keys.into_iter();
+        links.any(|key| {
+            slab.get_mut(key)
+                .is_some_and(|it| it.link.endpoint.waits_to_inflate())
+        })
     }
 
     /// Whether a message is being inflated that needs more than one step.
@@ -374,6 +389,11 @@ impl<R: Watched, S: Service> Shard<R, S> {
             .handed_out
             .saturating_sub(link.unread_bytes() as u64)
             .wrapping_add(link.endpoint.inflated_so_far());
+        let looked_at = match link.endpoint.waits_to_inflate() {
+            // It gets on when whoever it waits for does.
+            true => looked_at.wrapping_add(self.shared.codec.inflated_alone()),
+            false => looked_at,
+        };
         if !link.is_willing() {
             return (Waits::Unwilling, looked_at);
         }

@@ -312,6 +312,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 }
                 match event {
                     None if input.is_empty() && !link.endpoint.is_inflating() => break,
+                    None if link.endpoint.waits_to_inflate() => {
+                        // There is nothing to do for it but for the cost of having looked.
+                        budget.charge(shared.codec.take_cost_ns());
+                        break;
+                    }
                     None => {}
                     Some(Event::Message { kind, payload }) => {
                         let payload = &*held.insert(payload);

@@ -382,7 +382,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         // The allocator keeps it for those who are about to ask for it again.
         let received_bytes = mem::replace(&mut self.received_bytes, 0);
-        if received_bytes == 0 {
+        if received_bytes < CALM_BYTES_MAX {
             self.plain = Vec::new();
             self.spare_unread = Vec::new();
         }

@@ -80,6 +80,7 @@ marks! {
     WindowsRefused,
     PutOff,
     InflatedInPart,
+    WaitedToInflate,
     MemoryRefused,
     MemoryPaused,
     MemoryShed,

@@ -196,6 +196,8 @@ pub struct Plan {
     pub slowness: u64,
     /// What a step of inflating costs, in nanoseconds of our machine.
     pub step_ns: u64,
+    /// From which length on inflated messages wait for each other.
+    pub inflate_freely_bytes: usize,
     /// What a message takes the server, in microseconds.
     pub service_us: u64,
     /// Turns in which the server's mailbox is filled.
@@ -404,6 +406,7 @@ impl Plan {
         if server.compress && steps.coin() {
             server.compress_bytes_max = server.compress_bytes_min + steps.below(2_000) as usize;
         }
+        let inflate_freely_bytes = [1, 4 << 10, 64 << 10][steps.below(3) as usize];
         server.validate().expect("a drawn configuration is valid");
         if tight_memory {
             // Less than anybody may set, so that little is much.
@@ -449,6 +452,7 @@ impl Plan {
             tight_memory,
             slowness,
             step_ns,
+            inflate_freely_bytes,
             service_us,
             mail_turns,
             crowd,

@@ -30,6 +30,10 @@ const PUSHES_MAX: u32 = 50;
 /// What may come on top of the drain timeout: completions that are late, and ticks of the wheel.
 const FINISH_SLACK_MS: u64 = 500;
 
+/// What the turns of stopping may cost a machine like ours, in milliseconds: on a slow one each
+/// takes many times as long.
+const FINISH_TURNS_MS: u64 = 32;
+
 /// What a turn may take beside the calls of the service: nothing else takes time here.
 const TURN_NS_MAX: u64 = 1_000;
 
@@ -133,7 +137,7 @@ impl World {
         let mut server = Shard::new(0, server_ring, echo, plan.server.clone(), [1; 32]);
         let client = Shard::new(1, client_ring, clients, plan.client.clone(), [2; 32]);
         server.slow_down(plan.slowness);
-        server.inflate_in_steps(plan.step_ns);
+        server.inflate_in_steps(plan.step_ns, plan.inflate_freely_bytes);
         for _ in 0..plan.listeners {
             server.listen(kernel.listen(&server_address));
         }
@@ -406,7 +410,8 @@ impl World {
         let journal = self.journal.clone();
         let stopped_at = self.stopped_at.unwrap_or_default();
         let took_ms = self.kernel.now().ns_since(stopped_at) / 1_000_000;
-        let most_ms = self.plan.drain_timeout_ms + FINISH_SLACK_MS;
+        let slow_ms = (self.plan.slowness - 1) * FINISH_TURNS_MS;
+        let most_ms = self.plan.drain_timeout_ms + FINISH_SLACK_MS + slow_ms;
         if self.sim_marks().count(SimMark::ClockJump) == 0 {
             journal.check(Mark::CheckFinishedInTime, took_ms <= most_ms, || {
                 format!("stopping took {took_ms} ms of at most {most_ms}")
@@ -834,6 +839,9 @@ fn check_turn<S: ringwire::Service>(
     }
     if shard.is_inflating() {
         journal.reach(Mark::InflatedInPart);
+    }
+    if shard.waits_to_inflate() {
+        journal.reach(Mark::WaitedToInflate);
     }
     Ok(())
 }

@@ -12,7 +12,12 @@
 //! share one inflater. What is left after the first step takes the inflater with it, and is gone on
 //! with when somebody asks for it.
 //!
+//! Of messages that get long, one grows at a time, and the others wait as they are: side by side, a
+//! hundred of 16 MiB would take all of their memory at once, and not be done any sooner.
+//!
 //! Invariant: what a message comes to does not depend on where its steps end.
+
+use std::mem;
 
 use zlib_rs::{Inflate, InflateFlush, Status};
 
@@ -75,6 +80,20 @@ const BARREN_BYTE_NS: u64 = 32;
 /// What one step may cost, about: a third of a connection's share of a turn.
 pub const STEP_NS: u64 = 64_000;
 
+/// Up to this length messages grow side by side.
+pub const GROW_FREELY_BYTES: usize = 64 << 10;
+
+/// What it costs about to see that a message has to wait.
+const WAIT_NS: u64 = 500;
+
+/// Whoever grows is gone on with as often as each of the others, while its connection is willing.
+/// When it was not, for this many times as often as there are messages in progress, it is held up,
+/// and another one grows.
+const HELD_UP_ROUNDS: usize = 4;
+
+/// So many times it may be in any case.
+const HELD_UP_MIN: usize = 64;
+
 /// Inflaters that are kept for the next messages.
 const SPARE_MAX: usize = 4;
 
@@ -117,17 +136,34 @@ pub struct Inflater {
     spare: Vec<Box<Inflate>>,
     /// Inflaters that messages in progress have taken with them.
     out: usize,
+    /// Which message gets long, if one does.
+    growing: Option<Ticket>,
+    /// How often others were told to wait since that one was gone on with.
+    told_to_wait: usize,
+    tickets: u64,
+    grow_freely_bytes: usize,
+    /// Steps in which a message grew beyond that.
+    grown: u64,
     cost_ns: u64,
     step_ns: u64,
     /// The most that one step has cost.
     longest_step_ns: u64,
 }
 
+/// Names a message in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ticket(u64);
+
 impl Default for Inflater {
     fn default() -> Self {
         Self {
             spare: Vec::new(),
             out: 0,
+            growing: None,
+            told_to_wait: 0,
+            tickets: 0,
+            grow_freely_bytes: GROW_FREELY_BYTES,
+            grown: 0,
             cost_ns: 0,
             step_ns: STEP_NS,
             longest_step_ns: 0,
@@ -147,6 +183,9 @@ pub enum Progress {
 pub struct Stream {
     /// Nobody else's until the message is whole.
     inflate: Box<Inflate>,
+    ticket: Ticket,
+    /// Another message grows, which this one has to wait for.
+    waits: bool,
     kind: MessageKind,
     /// Compressed bytes that were looked at.
     at: usize,
@@ -166,6 +205,11 @@ impl Stream {
     /// Compressed bytes that were looked at.
     pub const fn at(&self) -> usize {
         self.at
+    }
+
+    /// Whether it waits until another message has grown.
+    pub const fn waits(&self) -> bool {
+        self.waits
     }
 
     /// The compressed bytes begin somewhere else from here on: with those not looked at.
@@ -190,12 +234,22 @@ impl Inflater {
 
     /// What it has cost since this was asked before, in nanoseconds: an estimate.
     pub fn take_cost_ns(&mut self) -> u64 {
-        std::mem::take(&mut self.cost_ns)
+        mem::take(&mut self.cost_ns)
     }
 
     /// From here on, one step costs so much, about.
     pub const fn set_step_ns(&mut self, ns: u64) {
         self.step_ns = ns;
+    }
+
+    /// From here on, messages of up to so many bytes grow side by side.
+    pub const fn set_grow_freely_bytes(&mut self, bytes: usize) {
+        self.grow_freely_bytes = bytes;
+    }
+
+    /// Steps in which a message grew that others may have waited for.
+    pub const fn grown(&self) -> u64 {
+        self.grown
     }
 
     /// The most that one step has cost so far.
@@ -234,9 +288,12 @@ impl Inflater {
             None => Box::new(Inflate::new(false, 15)),
         };
         self.out += 1;
+        self.tickets += 1;
         let (longest, too_long) = limits.longest(compressed.len());
         let mut stream = Stream {
             inflate,
+            ticket: Ticket(self.tickets),
+            waits: false,
             kind,
             at: 0,
             part: Part::Payload,
@@ -252,7 +309,17 @@ impl Inflater {
             self.end(stream);
             return Err(error);
         }
-        self.go_on(stream, pool.take_roomy(), compressed, window, pool)
+        // Most messages are whole after this step, so that the next one has the same memory.
+        let mut message = pool.take();
+        pool.give_largest(&mut message);
+        let begun = self.go_on(stream, message, compressed, window, pool);
+        match begun {
+            Ok(Progress::Begun(mut message, stream)) if self.growing != Some(stream.ticket) => {
+                pool.fit(&mut message);
+                Ok(Progress::Begun(message, stream))
+            }
+            begun => begun,
+        }
     }
 
     /// One step of a message that has begun, with the same compressed bytes and the same window.
@@ -270,7 +337,16 @@ impl Inflater {
     ) -> Result<Progress, ProtocolError> {
         let before = window.as_deref().map_or(&[][..], Window::bytes);
         let mut spent_ns = 0;
+        let mut has_grown = self.growing == Some(stream.ticket);
         let is_whole = loop {
+            stream.waits = !self.may_grow(message.written().len(), stream.ticket);
+            if stream.waits {
+                spent_ns += WAIT_NS;
+                break Ok(false);
+            }
+            if self.growing == Some(stream.ticket) && !mem::replace(&mut has_grown, true) {
+                pool.give_largest(&mut message);
+            }
             match stream.piece(&mut message, compressed, before, pool, &mut spent_ns) {
                 Ok(false) if spent_ns < self.step_ns => {}
                 ended => break ended,
@@ -296,9 +372,33 @@ impl Inflater {
         }
     }
 
+    /// Whether a message of this length may get longer now.
+    #[inline]
+    fn may_grow(&mut self, len: usize, ticket: Ticket) -> bool {
+        if len < self.grow_freely_bytes {
+            return true;
+        }
+        let is_held_up = self.told_to_wait > HELD_UP_MIN + HELD_UP_ROUNDS * self.out;
+        match self.growing {
+            Some(growing) if growing != ticket && !is_held_up => {
+                self.told_to_wait += 1;
+                false
+            }
+            _ => {
+                self.growing = Some(ticket);
+                self.told_to_wait = 0;
+                self.grown += 1;
+                true
+            }
+        }
+    }
+
     /// The inflater of a message is free again.
     pub fn end(&mut self, stream: Stream) {
         self.out -= 1;
+        if self.growing == Some(stream.ticket) {
+            self.growing = None;
+        }
         if self.spare.len() < SPARE_MAX {
             self.spare.push(stream.inflate);
         }
@@ -401,4 +501,106 @@ fn begin(inflate: &mut Inflate, before: &[u8], message: &[u8]) -> Result<(), Pro
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::deflate::deflater::Deflater;
+
+    const LIMITS: InflateLimits = InflateLimits {
+        message_bytes_max: 16 << 20,
+        ratio_max: 0,
+    };
+
+    struct Message {
+        progress: Option<(Box<MessageBuffer>, Stream)>,
+        whole: usize,
+    }
+
+    impl Message {
+        fn begin(inflater: &mut Inflater, compressed: &[u8], pool: &mut MessagePool) -> Self {
+            let kind = MessageKind::Binary;
+            let begun = inflater.begin(compressed, kind, &LIMITS, None, pool);
+            let mut message = Self {
+                progress: None,
+                whole: 0,
+            };
+            message.see(begun.unwrap(), pool);
+            message
+        }
+
+        fn step(&mut self, inflater: &mut Inflater, compressed: &[u8], pool: &mut MessagePool) {
+            if let Some((buffer, stream)) = self.progress.take() {
+                let gone_on = inflater.go_on(stream, buffer, compressed, None, pool);
+                self.see(gone_on.unwrap(), pool);
+            }
+        }
+
+        fn see(&mut self, progress: Progress, pool: &mut MessagePool) {
+            match progress {
+                Progress::Begun(buffer, stream) => self.progress = Some((buffer, stream)),
+                Progress::Whole(buffer) => {
+                    self.whole = buffer.len();
+                    pool.give_back(buffer);
+                }
+            }
+        }
+
+        fn waits(&self) -> bool {
+            self.progress.as_ref().is_some_and(|(_, it)| it.waits())
+        }
+    }
+
+    fn zeros(len: usize) -> Vec<u8> {
+        let mut deflater = Deflater::new(6);
+        deflater.deflate(&vec![0; len], 15, None).unwrap().to_vec()
+    }
+
+    #[test]
+    fn of_long_messages_one_grows_at_a_time() {
+        const LEN: usize = 4 << 20;
+        let (mut inflater, mut pool) = (Inflater::default(), MessagePool::new(LEN));
+        let compressed = zeros(LEN);
+        let begin = |_| Message::begin(&mut inflater, &compressed, &mut pool);
+        let mut messages: Vec<_> = (0..50).map(begin).collect();
+        let mut most_held = 0;
+        let mut waited = 0;
+        while messages.iter().any(|message| message.whole == 0) {
+            for message in &mut messages {
+                message.step(&mut inflater, &compressed, &mut pool);
+                waited += usize::from(message.waits());
+                most_held = most_held.max(pool.held_bytes());
+            }
+        }
+        assert!(messages.iter().all(|message| message.whole == LEN));
+        assert!(waited > 100, "{waited} waits");
+        // One, twice as long while it grows, and the beginnings of all others.
+        let most = 2 * LEN + 50 * 4 * GROW_FREELY_BYTES;
+        assert!(most_held <= most, "{most_held} bytes of at most {most}");
+        assert_eq!((inflater.out, inflater.growing), (0, None));
+        // A short one waits for nobody.
+        let mut long = Message::begin(&mut inflater, &compressed, &mut pool);
+        long.step(&mut inflater, &compressed, &mut pool);
+        let short = Message::begin(&mut inflater, &zeros(1000), &mut pool);
+        assert_eq!((long.whole, short.whole), (0, 1000));
+    }
+
+    #[test]
+    fn whoever_is_held_up_does_not_hold_up_others() {
+        let (mut inflater, mut pool) = (Inflater::default(), MessagePool::new(0));
+        let compressed = zeros(4 << 20);
+        let mut first = Message::begin(&mut inflater, &compressed, &mut pool);
+        first.step(&mut inflater, &compressed, &mut pool);
+        let mut second = Message::begin(&mut inflater, &compressed, &mut pool);
+        let mut waited = 0;
+        while second.whole == 0 {
+            second.step(&mut inflater, &compressed, &mut pool);
+            waited += usize::from(second.waits());
+        }
+        assert!((64..200).contains(&waited), "{waited} waits");
+        while first.whole == 0 {
+            first.step(&mut inflater, &compressed, &mut pool);
+        }
+    }
 }

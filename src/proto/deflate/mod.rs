@@ -319,6 +319,17 @@ impl Codec {
         self.inflater.set_step_ns(ns);
     }
 
+    /// From here on, inflated messages of up to so many bytes grow side by side, and of longer ones
+    /// one at a time. Without it, 64 KiB.
+    pub const fn set_inflate_freely_bytes(&mut self, bytes: usize) {
+        self.inflater.set_grow_freely_bytes(bytes);
+    }
+
+    /// Steps of inflating messages that others may have waited for.
+    pub const fn inflated_alone(&self) -> u64 {
+        self.inflater.grown()
+    }
+
     /// The most that one step of inflating has cost so far, likewise.
     pub const fn longest_inflate_step_ns(&self) -> u64 {
         self.inflater.longest_step_ns()
@@ -494,6 +505,12 @@ impl Session {
     /// Bytes of the inflater that such a message has for itself.
     pub(super) fn inflater_bytes(&self) -> usize {
         self.inflating.as_ref().map_or(0, |_| held::INFLATE_BYTES)
+    }
+
+    /// Whether such a message waits until another one has grown.
+    pub(super) fn waits_to_inflate(&self) -> bool {
+        let inflating = self.inflating.as_ref();
+        inflating.is_some_and(|inflating| inflating.stream.waits())
     }
 
     /// How much was done of such a message: a number that differs from step to step.

@@ -190,7 +190,7 @@ impl Offer {
     }
 
     /// What a server with these terms agrees to. Every offer that is valid can be agreed to.
-    fn agree(&self, terms: &Terms) -> Agreed {
+    pub(crate) fn agree(&self, terms: &Terms) -> Agreed {
         let asked = self.server_max_window_bits;
         let server_window_bits = terms.window_bits.min(asked.unwrap_or(WINDOW_BITS_MAX));
         let client_window_bits = match self.client_max_window_bits {

@@ -174,6 +174,14 @@ impl Endpoint {
         }
     }
 
+    /// Whether a message that was [inflated in part](Self::is_inflating) has to wait for another
+    /// one, which gets long on another connection: for now there is nothing to go on with.
+    #[cold]
+    pub fn waits_to_inflate(&self) -> bool {
+        let deflate = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref());
+        deflate.is_some_and(|session| session.waits_to_inflate())
+    }
+
     /// Bytes of the [`Codec`]'s that a message which is being inflated has for itself.
     pub fn inflater_bytes(&self) -> usize {
         let deflate = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref());
