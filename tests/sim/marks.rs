@@ -85,7 +85,6 @@ marks! {
     MemoryPaused,
     MemoryShed,
     MemoryWithoutRoom,
-    MemoryAboveLimit,
     CrowdTimedOut,
 
     // How it may end.

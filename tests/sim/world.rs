@@ -721,7 +721,6 @@ impl World {
             (Mark::MemoryRefused, shared.memory_refusals),
             (Mark::MemoryPaused, shared.memory_pauses),
             (Mark::MemoryShed, shared.memory_shed),
-            (Mark::MemoryAboveLimit, self.watches[0].most_above as u64),
             (Mark::MemoryWithoutRoom, without_room),
         ];
         for (mark, count) in reached {
