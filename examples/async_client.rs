@@ -60,11 +60,11 @@ fn main() -> ExitCode {
         eprintln!("usage: async_client URL");
         return ExitCode::from(2);
     };
-    let talked = tokio_uring::start(async {
+    let talked = aio::block_on(async {
         let socket = aio::connect(&url).await?;
         talk(socket).await
     });
-    match talked {
+    match talked.map_err(Into::into).flatten() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("async_client: {error}");

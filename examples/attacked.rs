@@ -75,7 +75,8 @@ enum Arguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Engine {
     Shard,
-    TokioUring,
+    #[value(alias = "tokio-uring")]
+    Async,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -233,8 +234,8 @@ fn main() -> ExitCode {
             ring,
             urls,
         } => dial(ring.into(), &urls),
-        Arguments::Serve { listen, .. } => tokio_uring::serve(&listen),
-        Arguments::Dial { urls, .. } => tokio_uring::dial(&urls),
+        Arguments::Serve { ring, listen, .. } => in_async_code::serve(ring.into(), &listen),
+        Arguments::Dial { ring, urls, .. } => in_async_code::dial(ring.into(), &urls),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -308,7 +309,7 @@ fn dial(ring: RingKind, urls: &[String]) -> Result<(), Box<dyn Error>> {
 }
 
 /// The same on the other engine, as far as it has it: nobody posts there.
-mod tokio_uring {
+mod in_async_code {
     use ringwire::aio::{self, Handler, WebSocket};
 
     use super::*;
@@ -357,8 +358,8 @@ mod tokio_uring {
         }
     }
 
-    pub fn serve(listen: &str) -> Result<(), Box<dyn Error>> {
-        let server = aio::Server::builder().listen(listen).threads(1);
+    pub fn serve(ring: RingKind, listen: &str) -> Result<(), Box<dyn Error>> {
+        let server = aio::Server::builder().ring(ring).listen(listen).threads(1);
         let server = server.start(Costly {
             shared: vec![0; SHARED_BYTES].into(),
         })?;
@@ -368,27 +369,35 @@ mod tokio_uring {
         Ok(server.join()?)
     }
 
-    pub fn dial(urls: &[String]) -> Result<(), Box<dyn Error>> {
-        let urls = each(urls)?;
-        ::tokio_uring::start(async move {
-            let mut tasks = Vec::new();
-            for url in urls {
-                tasks.push(::tokio_uring::spawn(async move {
-                    let Ok(mut socket) = aio::connect(&url).await else {
-                        return;
-                    };
-                    let writer = socket.writer();
-                    while let Some(message) = socket.next().await {
-                        if writer.send(message).await.is_err() {
-                            break;
-                        }
-                    }
-                }));
-            }
-            for task in tasks {
-                let _ = task.await;
-            }
-        });
+    pub fn dial(ring: RingKind, urls: &[String]) -> Result<(), Box<dyn Error>> {
+        let dialling = dial_each(each(urls)?);
+        if ring == RingKind::Epoll {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = builder.enable_all().build()?;
+            runtime.block_on(aio::local(dialling));
+        } else {
+            aio::block_on(dialling)?;
+        }
         Ok(())
+    }
+
+    async fn dial_each(urls: Vec<String>) {
+        let mut tasks = Vec::new();
+        for url in urls {
+            tasks.push(tokio::task::spawn_local(async move {
+                let Ok(mut socket) = aio::connect(&url).await else {
+                    return;
+                };
+                let writer = socket.writer();
+                while let Some(message) = socket.next().await {
+                    if writer.send(message).await.is_err() {
+                        break;
+                    }
+                }
+            }));
+        }
+        for task in tasks {
+            let _ = task.await;
+        }
     }
 }

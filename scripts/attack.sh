@@ -25,8 +25,8 @@ server held, what is left of them and after how long, and whether the goals were
   --smoke           a share of them, within a minute, with four times as wide bounds of time: it is
                     for machines that are busy, and for faults that are wrong by a factor of a
                     hundred
-  --engine NAME     what serves: shard, epoll (shards on that ring) or tokio-uring
-                    (default shard)
+  --engine NAME     what serves: shard, epoll (shards on that ring), async (on tokio-uring) or tokio
+                    (async on that runtime; default shard)
   --seconds S       how long the rows about time take (default 3; 2 with --smoke)
   --rate N          messages a second of each neighbour (default 50)
   --retries N       how often a row that failed is tried again (default 0; 1 with --smoke)

@@ -4,7 +4,7 @@
 # and may be informational; NON-STRICT, UNIMPLEMENTED and a wrong close are failures like any other.
 #
 #   scripts/autobahn.sh [--url ws://127.0.0.1:9001/] [--cases quick|full|1.*,7.7.1] [--report DIR]
-#                       [--tls] [--engine shard|tokio-uring] [--ring auto|uring|epoll] [--binary PATH]
+#                       [--tls] [--engine shard|async] [--ring auto|uring|epoll] [--binary PATH]
 #
 # Without --cases: groups 1 to 7, 9 and 10 whole. quick leaves out most round trip cases of group 9,
 # full adds groups 12 and 13 (permessage-deflate), which take seven minutes. The server is started with

@@ -184,7 +184,7 @@ add_server() {
     ringwire_aio)
       version=$("$binary" --version | head -n 1)
       server ringwire_aio "$version, async on tokio-uring" ringwire \
-        "$binary" serve --engine tokio-uring --listen 127.0.0.1:0 --shards 1
+        "$binary" serve --engine async --listen 127.0.0.1:0 --shards 1
       ;;
     floor_ring) server floor_ring "raw TCP on ringwire's ring" floor "$built/floor_ring" ;;
     floor_epoll) server floor_epoll "raw TCP on epoll" floor "$built/floor_epoll" ;;

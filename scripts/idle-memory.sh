@@ -5,7 +5,7 @@ set -euo pipefail
 usage() {
   cat <<'END'
 Usage: scripts/idle-memory.sh [--connections N] [--bytes-max BYTES] [--compress] [--tls]
-                              [--engine shard|tokio-uring] [--ring auto|uring|epoll] [--binary PATH]
+                              [--engine shard|async] [--ring auto|uring|epoll] [--binary PATH]
 
 Starts a server, opens N connections that each echo one message and are idle then, all of them in
 one burst, and prints the server's resident memory before and after, and what each of them has cost:
@@ -15,7 +15,7 @@ process, its files' pages among them. What the kernel keeps for a socket is not 
 
   --connections N    default 10000; both sides need 1064 descriptors more than that (ulimit -Hn)
   --bytes-max BYTES  the most a connection may cost (default 512; 576 with --compress: what the
-                     connections share to compress with is in it; 6144 with --tls; on tokio-uring
+                     connections share to compress with is in it; 6144 with --tls; with --engine async
                      2048, or 8192 with --tls)
   --compress         the server compresses: every connection's message goes both ways compressed
   --binary PATH      start PATH instead of building and starting target/release/ringwire
@@ -74,7 +74,7 @@ if [ -z "$bytes_max" ]; then
   bytes_max=512
   [ ${#serve[@]} -eq 0 ] || bytes_max=576
   [ -z "$tls" ] || bytes_max=6144
-  if [ "$engine" = tokio-uring ]; then
+  if [ "$engine" = async ]; then
     bytes_max=2048
     [ -z "$tls" ] || bytes_max=8192
   fi

@@ -20,7 +20,7 @@ A well-behaved client that is cut off, a neighbour without an answer and a serve
 failures too.
 
   --minutes N     for how long (default 30); less than five tell no slopes
-  --engine NAME   what serves: shard, epoll (shards on that ring) or tokio-uring
+  --engine NAME   what serves: shard, epoll (shards on that ring), async or tokio
                   (default shard)
   --json FILE     keep the samples
   --svg FILE      draw them

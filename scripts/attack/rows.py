@@ -123,7 +123,7 @@ TIME = [
             count,
             server="costly",
             opened=count,
-            not_on=("tokio-uring",),
+            not_on=("async", "tokio"),
         )
         for count in (1, 50)
     ],

@@ -27,9 +27,12 @@ class CannotMeasure(Exception):
 
 def serving(engine):
     """How a program is told what is to serve."""
-    if engine == "epoll":
-        return ["--engine", "shard", "--ring", "epoll"]
-    return ["--engine", engine]
+    return {
+        "shard": ["--engine", "shard", "--ring", "uring"],
+        "epoll": ["--engine", "shard", "--ring", "epoll"],
+        "async": ["--engine", "async", "--ring", "uring"],
+        "tokio": ["--engine", "async", "--ring", "epoll"],
+    }[engine]
 
 
 class Binary:

@@ -173,10 +173,10 @@ impl Connection {
         if link.sending {
             return self.account(link, state);
         }
-        if !self.send_queued(link, state) && !self.local.is_over() {
+        if !self.send_queued(link, state) {
             link.sending = true;
             link.sent_ms = Time::monotonic_coarse().as_ms() as u32;
-            tokio_uring::spawn(drain(self.clone()));
+            self.local.spawn(drain(self.clone()));
         }
         self.settle(link, state);
     }
@@ -508,11 +508,8 @@ impl Connection {
 
     /// From here on nobody of the application's reads: what is left of the connection is seen off.
     pub fn leave(self: &Rc<Self>) {
-        if self.local.is_over() {
-            return;
-        }
         if !self.leaving.replace(true) {
-            tokio_uring::spawn(see_off(self.clone()));
+            self.local.spawn(see_off(self.clone()));
         }
     }
 

@@ -30,7 +30,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// Outside of a tokio-uring runtime.
+/// As [`Context::new`].
 pub async fn accept(stream: impl Into<OwnedFd>) -> Result<WebSocket, OpenError> {
     Context::current()?.accept(stream).open().await
 }
@@ -44,15 +44,17 @@ pub async fn accept(stream: impl Into<OwnedFd>) -> Result<WebSocket, OpenError> 
 ///
 /// # Panics
 ///
-/// Outside of a tokio-uring runtime.
+/// As [`Context::new`].
 pub async fn connect(url: &str) -> Result<WebSocket, OpenError> {
+    // Where nothing can be spawned, that is said and no name resolved.
+    let context = Context::current()?;
     let url = url.to_owned();
     let resolved = tokio::task::spawn_blocking(move || Dial::to(&url)).await;
     let dialled: Result<Dial, DialError> = match resolved {
         Ok(dialled) => dialled,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
-    dial(dialled.map_err(OpenError::Dial)?).await
+    context.dial(dialled.map_err(OpenError::Dial)?).await
 }
 
 /// As [`connect`], with everything that a [`Dial`] can say: subprotocols and compression to offer,

@@ -19,6 +19,7 @@ use std::{
     fmt,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
     task::{Context as TaskContext, Poll, Waker},
@@ -28,7 +29,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{
     buffers::Buffers, connection::Connection, newcomers::Waiting, opening::OpenError,
-    relief::Relieving, timer::Timer,
+    relief::Relieving, runtime::Home, timer::Timer,
 };
 use crate::{
     config::Config,
@@ -42,9 +43,9 @@ use crate::{
 const PUBLISH_AFTER_MS: u64 = 20;
 
 thread_local! {
-    /// The context of the server that runs on this thread, or the first one that was made for
-    /// connections without one.
-    static CURRENT: RefCell<Weak<Local>> = const { RefCell::new(Weak::new()) };
+    /// For each runtime that this thread has or had: the context of the server that runs there, or
+    /// the first one that was made for connections without one.
+    static CURRENT: RefCell<Vec<Weak<Local>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What the connections of one thread share: limits, buffers, counts and one timer.
@@ -62,14 +63,16 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// When a setting is out of its bounds, or the process has no descriptor for the timer.
+    /// When a setting is out of its bounds, the process has no descriptor for the timer, or
+    /// nothing on this thread can run what connections do beside their futures: outside of a tokio
+    /// runtime, or in one of several threads without [`local`](super::local).
     ///
     /// # Panics
     ///
-    /// Outside of a tokio-uring runtime.
+    /// In a tokio runtime whose builder was not told to `enable_io` and `enable_time`.
     pub fn new(config: Config) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
-        let local = Local::new(config, seed()?, Arc::default())?;
+        let local = Local::new(config, Home::find()?, seed()?, Arc::default())?;
         Ok(Self { local })
     }
 
@@ -81,9 +84,13 @@ impl Context {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio-uring runtime.
+    /// As `new`.
     pub fn current() -> Result<Self, OpenError> {
-        if let Some(local) = CURRENT.with_borrow(Weak::upgrade) {
+        let found = CURRENT.with_borrow(|known| {
+            let mut known = known.iter().filter_map(Weak::upgrade);
+            known.find(|local| !local.over.get() && local.home.is_current())
+        });
+        if let Some(local) = found {
             return Ok(Self { local });
         }
         let context = Self::new(Config::default())?;
@@ -92,7 +99,10 @@ impl Context {
     }
 
     pub(super) fn make_current(&self) {
-        CURRENT.set(Rc::downgrade(&self.local));
+        CURRENT.with_borrow_mut(|known| {
+            known.retain(|local| local.strong_count() > 0);
+            known.push(Rc::downgrade(&self.local));
+        });
     }
 
     /// Connections there are, open or not.
@@ -115,10 +125,12 @@ impl fmt::Debug for Context {
     }
 }
 
-/// Something that runs code of the application's: a waker of its own making, a subscriber of
-/// tracing's. It may use any connection, so that it has to wait until none is borrowed.
-#[derive(Debug)]
+/// Something that is left to the keeper, who has borrowed nothing: code of the application's, such
+/// as a waker of its own making or a subscriber of tracing's, which may use any connection; and a
+/// task that cannot be spawned from where it begins.
 pub enum Later {
+    /// A task.
+    Spawn(Pin<Box<dyn Future<Output = ()>>>),
     /// Somebody waited.
     Wake(Waker),
     /// A connection is over.
@@ -132,9 +144,24 @@ pub enum Later {
     SayFailed(Errno),
 }
 
+impl fmt::Debug for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Spawn(_) => "Spawn",
+            Self::Wake(_) => "Wake",
+            Self::SayClosed { .. } => "SayClosed",
+            Self::SayFailed(_) => "SayFailed",
+        })
+    }
+}
+
 impl Later {
-    fn run(self) {
+    fn run(self, home: &Home) {
         match self {
+            Self::Spawn(task) => {
+                // The keeper is where it can be; whoever is not has the end of everything to see.
+                let _ = home.spawn(task);
+            }
             Self::Wake(waker) => waker.wake(),
             Self::SayClosed { slot, cause } => tracing::debug!(slot, %cause, "connection closed"),
             Self::SayFailed(errno) => tracing::error!(%errno, "a transfer failed in a new way"),
@@ -153,6 +180,8 @@ pub struct Local {
     /// The connection whose handler is polled: what is sent meanwhile is sent when that is done.
     in_turn: Cell<Option<Key>>,
     pub stats: Arc<Stats>,
+    /// Where tasks are spawned.
+    home: Home,
     keeper: RefCell<Option<Waker>>,
     /// When the keeper will look again.
     armed: Cell<Option<Time>>,
@@ -182,12 +211,17 @@ pub struct State {
 }
 
 impl Local {
-    /// For the thread whose runtime this is called in.
+    /// For the thread that this is called on, whose home that is.
     ///
     /// # Errors
     ///
     /// When there is no timer to be had.
-    pub fn new(config: Config, seed: [u8; 32], stats: Arc<Stats>) -> Result<Rc<Self>, Errno> {
+    pub fn new(
+        config: Config,
+        home: Home,
+        seed: [u8; 32],
+        stats: Arc<Stats>,
+    ) -> Result<Rc<Self>, Errno> {
         let timer = Timer::new()?;
         let places = Places::new(config.shard_connections_max, config.handshake_timeout_ms);
         let local = Rc::new(Self {
@@ -204,6 +238,7 @@ impl Local {
             later: RefCell::default(),
             in_turn: Cell::new(None),
             stats,
+            home,
             keeper: RefCell::default(),
             armed: Cell::new(None),
             set_to: Cell::new(None),
@@ -213,9 +248,19 @@ impl Local {
             over: Cell::new(false),
             keeping: RefCell::default(),
         });
-        let keeping = tokio_uring::spawn(keep(Rc::downgrade(&local), timer));
-        local.keeping.replace(Some(keeping));
+        let keeping = local.home.spawn(keep(Rc::downgrade(&local), timer));
+        local.keeping.replace(keeping.ok());
         Ok(local)
+    }
+
+    /// Spawns a task, unless the runtime is about to end.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        if self.over.get() {
+            return;
+        }
+        if let Err(task) = self.home.spawn(task) {
+            self.later(Later::Spawn(Box::pin(task)));
+        }
     }
 
     /// The keeper, for whoever is to notice when it ends: without it no deadline is kept.
@@ -223,7 +268,8 @@ impl Local {
         self.keeping.take()
     }
 
-    /// The runtime is about to end: no task is spawned any more.
+    /// The runtime is about to end: no task is spawned any more. Those that were to be hold
+    /// connections, which hold this.
     pub fn end(&self) {
         self.over.set(true);
         self.do_later();
@@ -238,16 +284,11 @@ impl Local {
     /// What this leads to is for the next time: the keeper was woken for it.
     fn do_later(&self) {
         for later in self.later.take() {
-            let done = catch_unwind(AssertUnwindSafe(|| later.run()));
+            let done = catch_unwind(AssertUnwindSafe(|| later.run(&self.home)));
             if done.is_err() {
                 tracing::error!("a waker panicked; its task may wait for ever");
             }
         }
-    }
-
-    /// Whether the runtime is about to end.
-    pub fn is_over(&self) -> bool {
-        self.over.get()
     }
 
     /// Runs something that sends, on this connection most often, and sends then.
@@ -425,8 +466,20 @@ impl Drop for Local {
     }
 }
 
+/// Notices when the keeper ends. Its runtime does, then, unless nobody is left to be kept.
+struct Keeping(Weak<Local>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        if let Some(local) = self.0.upgrade() {
+            local.end();
+        }
+    }
+}
+
 /// Keeps a thread's connections until nobody has the context any more.
 async fn keep(local: Weak<Local>, timer: Timer) {
+    let _keeping = Keeping(local.clone());
     poll_fn(move |context| {
         let Some(local) = local.upgrade() else {
             return Poll::Ready(());

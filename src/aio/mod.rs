@@ -1,4 +1,4 @@
-//! WebSockets in `async` code, on tokio-uring.
+//! WebSockets in `async` code, on tokio-uring or tokio.
 //!
 //! For applications whose handlers await databases, HTTP clients or queues: the protocol core,
 //! limits, opening handshake, compression, TLS and counts of the shard engine, behind futures that
@@ -22,13 +22,13 @@
 //! }
 //! ```
 //!
-//! A client, on the same runtime:
+//! A client, on the same kind of runtime:
 //!
 //! ```no_run
 //! use ringwire::{CloseCode, aio};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     tokio_uring::start(async {
+//!     aio::block_on(async {
 //!         let mut socket = aio::connect("ws://127.0.0.1:9001/").await?;
 //!         socket.send("hello").await?;
 //!         if let Some(message) = socket.next().await {
@@ -36,9 +36,25 @@
 //!         }
 //!         socket.close(CloseCode::NORMAL_CLOSURE, "").await?;
 //!         Ok(())
-//!     })
+//!     })?
 //! }
 //! ```
+//!
+//! # Which runtime
+//!
+//! The threads of a [`Server`] and [`block_on`] have tokio-uring's where this host allows io_uring,
+//! and tokio's own current-thread runtime where it does not ([`Builder::ring`]). In a runtime of
+//! the application's, [`accept`], [`connect`] and [`Context`] work as well:
+//!
+//! | runtime | |
+//! |---|---|
+//! | `#[tokio::main(flavor = "current_thread")]`, `tokio_uring::start` | as it is |
+//! | a `LocalSet` in one of these | as it is |
+//! | `#[tokio::main]`, and a `LocalSet` in it | in [`local`] |
+//! | none, or another crate's | an error says what to do |
+//!
+//! A server of another make, such as hyper or axum, hands connections over that it has upgraded:
+//! [`Upgraded`].
 //!
 //! # How bytes move
 //!
@@ -75,6 +91,7 @@ mod newcomers;
 mod opening;
 mod pieces;
 mod relief;
+mod runtime;
 mod sending;
 mod server;
 mod share;
@@ -82,6 +99,7 @@ mod socket;
 mod stream;
 mod threads;
 mod timer;
+mod upgraded;
 mod websocket;
 
 pub use entry::{Accept, accept, connect, dial};
@@ -89,5 +107,7 @@ pub use handler::Handler;
 pub use local::Context;
 pub use opening::OpenError;
 pub use pieces::MessagePieces;
+pub use runtime::{NoHome, block_on, local};
 pub use server::{Builder, Handle, Server};
+pub use upgraded::Upgraded;
 pub use websocket::{OwnedMessage, Reader, WebSocket, Writer};

@@ -11,7 +11,7 @@ use std::{
     task::{Poll, ready},
 };
 
-use super::{connection::Connection, input::Input, local::State, socket::Socket};
+use super::{connection::Connection, input::Input, local::State, runtime::NoHome, socket::Socket};
 use crate::{
     client::{Dial, DialError},
     config::ConfigError,
@@ -21,6 +21,7 @@ use crate::{
     },
     proto::{
         Role,
+        deflate::Agreed,
         handshake::{HandshakeError, Refusal, Request, Scheme},
     },
     ring::Errno,
@@ -31,6 +32,8 @@ use crate::{
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
+    /// Nothing on this thread could run its tasks.
+    NoHome(NoHome),
     /// A setting is out of its bounds.
     Config(ConfigError),
     /// The URL cannot be dialled.
@@ -46,6 +49,7 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(error) => error.fmt(f),
+            Self::NoHome(error) => error.fmt(f),
             Self::Dial(error) => error.fmt(f),
             Self::Ended(cause) => cause.fmt(f),
             Self::Refused => f.write_str("the request was answered without opening a WebSocket"),
@@ -54,6 +58,12 @@ impl fmt::Display for OpenError {
 }
 
 impl std::error::Error for OpenError {}
+
+impl From<NoHome> for OpenError {
+    fn from(error: NoHome) -> Self {
+        Self::NoHome(error)
+    }
+}
 
 impl From<Errno> for OpenError {
     fn from(errno: Errno) -> Self {
@@ -255,6 +265,24 @@ fn is_open(connection: &Rc<Connection>, link: &mut Link, state: &mut State) {
     if link.queued_bytes() > 0 {
         connection.touch();
     }
+}
+
+/// Opens a connection whose opening handshake was answered elsewhere. These bytes were read behind
+/// it.
+pub fn take_over(
+    connection: &Rc<Connection>,
+    subprotocol: Option<&str>,
+    agreed: Option<Agreed>,
+    read: &[u8],
+) -> Input {
+    chosen(connection, subprotocol);
+    let link = &mut *connection.link.borrow_mut();
+    let state = &mut *connection.local.state.borrow_mut();
+    if let Some(agreed) = agreed {
+        link.endpoint.compress(&mut state.shared.codec, &agreed);
+    }
+    is_open(connection, link, state);
+    Input::of_read(read, state)
 }
 
 /// The link of a connection that is to be accepted.

@@ -5,7 +5,7 @@
 use std::{
     io,
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
 use tokio::sync::watch;
@@ -13,12 +13,13 @@ use tokio::sync::watch;
 use super::{
     handler::Handler,
     local::{Context, Local},
+    runtime::{Home, Runtime},
     threads,
 };
 use crate::{
-    Address, Config, Snapshot, StartError,
-    ring::{Errno, probe::Unavailable, readiness::try_runtime},
-    server::{Crew, Ground, Listen, Listeners, not_started, pin, seed},
+    Address, Config, RingKind, Snapshot, StartError,
+    ring::{Ballot, choice},
+    server::{Crew, Ground, Listen, Listeners, no_ring_of, not_started, pin, seed},
     shard::stats::Stats,
     tls::ServerTls,
 };
@@ -29,6 +30,7 @@ pub struct Server {
     handle: Handle,
     addresses: Vec<Address>,
     tls_addresses: Vec<Address>,
+    ring: RingKind,
     crew: Crew,
 }
 
@@ -38,6 +40,7 @@ pub struct Builder {
     listen: Listen,
     threads: Option<usize>,
     pinned: bool,
+    ring: RingKind,
     config: Config,
 }
 
@@ -91,8 +94,14 @@ impl Server {
             listen: Vec::new(),
             threads: None,
             pinned: true,
+            ring: RingKind::Auto,
             config: Config::default(),
         }
+    }
+
+    /// What its threads run on: not [`RingKind::Auto`], but what came of it.
+    pub fn ring(&self) -> RingKind {
+        self.ring
     }
 
     /// Where it listens for plain connections, with the ports that the kernel chose.
@@ -153,6 +162,19 @@ impl Builder {
         self
     }
 
+    /// What the threads run on. [`RingKind::Auto`] unless set: tokio-uring's runtime, whose
+    /// handlers have its files, and where io_uring cannot be used tokio's own current-thread
+    /// runtime; one warning says why then, and what to do about it. With [`RingKind::Uring`] the
+    /// server does not start there, and with [`RingKind::Epoll`] it has tokio's own everywhere.
+    ///
+    /// Connections are served in the same way by both, and equally fast: a handler that uses
+    /// nothing of tokio-uring's loses nothing.
+    #[must_use]
+    pub fn ring(mut self, ring: RingKind) -> Self {
+        self.ring = ring;
+        self
+    }
+
     /// The limits. Those of the ring's receive buffers have no meaning here, but for
     /// `recv_large_buffer_bytes`: the most that one receive takes.
     #[must_use]
@@ -166,7 +188,8 @@ impl Builder {
     /// # Errors
     ///
     /// When a setting is out of bounds, an address cannot be bound, the host gives no thread or the
-    /// kernel no ring, or a handler cannot be made; nothing is left running then.
+    /// kernel not the ring that was asked for, or a handler cannot be made; nothing is left running
+    /// then.
     pub fn start<H: Handler + Send + Sync>(self, handler: H) -> Result<Server, StartError> {
         let handler = Arc::new(handler);
         self.start_each(move |_| Everywhere(handler.clone()))
@@ -190,6 +213,7 @@ impl Builder {
         let (stop, stopped) = watch::channel(None);
         let (reports, reported) = mpsc::channel();
         let handler = Arc::new(handler);
+        let ballot = Arc::new(Ballot::new(self.ring, count));
         let mut crew = Crew::new(self.config.drain_timeout_ms);
         let mut started = Ok(());
         for (id, stats) in stats.iter().enumerate() {
@@ -202,18 +226,24 @@ impl Builder {
                 stopped.clone(),
                 reports.clone(),
             );
+            let ballot_of_thread = ballot.clone();
             started = crew.spawn(move || {
                 pin(cpu);
-                let unavailable = |errno| {
-                    StartError::Unavailable(Box::new(Unavailable::from_runtime_errno(errno)))
-                };
-                let turn = turn();
-                let runtime = runtime().map_err(unavailable)?;
-                let seed = seed().map_err(unavailable)?;
+                let shard = id as u16;
+                let refused = |errno| StartError::Ring { shard, errno };
+                // The others wait for their turn, and this one for their votes: not both at once.
+                let uring = || in_turn(Runtime::uring);
+                let made = ballot_of_thread.decide(uring, || in_turn(Runtime::epoll));
+                let runtime = made.map_err(|no_ring| no_ring_of(shard, no_ring))?;
+                let seed = seed().map_err(refused)?;
                 runtime.block_on(async move {
-                    let local = Local::new(config, seed, stats).map_err(unavailable)?;
-                    let listening = threads::listen(sockets).map_err(unavailable)?;
-                    drop(turn);
+                    let (local, listening) = in_turn(|| {
+                        let home = Home::find().map_err(io::Error::other);
+                        let home = home.map_err(StartError::Thread)?;
+                        let local = Local::new(config, home, seed, stats).map_err(refused)?;
+                        let listening = threads::listen(sockets).map_err(refused)?;
+                        Ok::<_, StartError>((local, listening))
+                    })?;
                     Context {
                         local: local.clone(),
                     }
@@ -226,6 +256,7 @@ impl Builder {
                 })
             });
             if started.is_err() {
+                ballot.withdraw(count - id);
                 break;
             }
         }
@@ -245,29 +276,27 @@ impl Builder {
             handle.stop_within(0);
             return Err(not_started(started, crew));
         }
+        if let Some(unavailable) = ballot.refused() {
+            tracing::warn!("{}", choice::async_fallback(&unavailable));
+        }
         let stopping = handle.clone();
         crew.stop_by(move || stopping.stop());
         Ok(Server {
             handle,
             addresses,
             tls_addresses,
+            ring: ballot.kind(),
             crew,
         })
     }
 }
 
-/// The turn of this thread to open what it needs.
-fn turn() -> MutexGuard<'static, ()> {
+/// Opens what a thread needs while no other does: what is given back after the trial of a runtime
+/// is not to be taken by another thread.
+fn in_turn<T>(open: impl FnOnce() -> T) -> T {
     static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A runtime for this thread, whose turn it is: what is given back after the trial is not to be
-/// taken by another.
-fn runtime() -> Result<tokio_uring::Runtime, Errno> {
-    try_runtime()?;
-    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder());
-    runtime.map_err(|error: io::Error| error.into())
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    open()
 }
 
 impl Handle {

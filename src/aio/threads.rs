@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{
     sync::{oneshot, watch},
-    task::JoinHandle,
+    task::{JoinHandle, spawn_local},
 };
 
 use super::{
@@ -73,7 +73,7 @@ pub async fn serve<H: Handler>(
     let accepts = listening.len();
     let accepting: Vec<_> = listening
         .into_iter()
-        .map(|listening| tokio_uring::spawn(accept_all(local.clone(), listening, handler.clone())))
+        .map(|listening| spawn_local(accept_all(local.clone(), listening, handler.clone())))
         .collect();
     let mut vital: Vec<_> = accepting.into_iter().chain(local.take_keeper()).collect();
     let drain_timeout_ms = until_told(&mut stopped, &mut vital).await;
@@ -154,7 +154,7 @@ async fn accept_all<H: Handler>(local: Rc<Local>, listening: Listening, handler:
                             handler.clone(),
                             told,
                         );
-                        tokio_uring::spawn(newcomer);
+                        spawn_local(newcomer);
                         // Those who are told for it have their descriptors until they run.
                         in_a_row += 7;
                     }
@@ -227,7 +227,7 @@ fn connection(
 fn admit<H: Handler>(connection: Result<Rc<Connection>, OpenError>, handler: &Rc<H>) {
     match connection {
         Ok(connection) => {
-            tokio_uring::spawn(run(connection, handler.clone()));
+            spawn_local(run(connection, handler.clone()));
         }
         Err(error) => tracing::error!(%error, "a connection was dropped"),
     }

@@ -155,7 +155,7 @@ impl Report {
     fn conclusion(&self) -> String {
         let Some(ring) = self.ring else {
             let other = if self.runs_async {
-                " It can run ringwire serve --engine tokio-uring."
+                " It can run ringwire serve --engine async."
             } else {
                 ""
             };
@@ -465,21 +465,24 @@ fn engines(rows: &mut Rows, probe: &Probe, unavailable: Option<&Unavailable>) {
     if !cfg!(feature = "aio") {
         let meaning = "this was built without the feature aio";
         let remedy = "Not required: it is the engine of the async API.";
-        rows.add_with("tokio-uring", State::Limited, meaning, remedy.to_owned());
+        rows.add_with("async", State::Limited, meaning, remedy.to_owned());
         return;
     }
-    match probe.async_verdict() {
-        Ok(()) => {
-            let meaning = format!("a ring without flags works, as {PLAIN_FLOOR} has it");
-            rows.add("tokio-uring", State::Ok, meaning);
+    match (probe.async_verdict(), probe.epoll_verdict()) {
+        (Ok(()), _) => {
+            let meaning =
+                format!("on tokio-uring: a ring without flags works, as {PLAIN_FLOOR} has it");
+            rows.add("async", State::Ok, meaning);
         }
-        Err(refused) => {
-            rows.add_with(
-                "tokio-uring",
-                State::Missing,
-                refused.what(),
-                refused.remedy(),
-            );
+        (Err(_), Ok(())) => rows.add_with(
+            "async",
+            State::Limited,
+            "on tokio's own runtime, as fast; handlers have no files of tokio-uring's",
+            "Have io_uring allowed, as said above. To run on it and not be told:\n\
+             \x20 ringwire serve --engine async --ring epoll",
+        ),
+        (Err(refused), Err(_)) => {
+            rows.add_with("async", State::Missing, refused.what(), refused.remedy());
         }
     }
 }

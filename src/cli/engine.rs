@@ -15,9 +15,11 @@ pub enum Engine {
     /// Shards, each on a ring of its own: the fastest, and the one that runs everywhere.
     #[default]
     Shard,
-    /// The async API, on tokio-uring: for comparison, and for kernels from 5.15 on.
+    /// The async API, on tokio-uring or, on epoll, tokio: for comparison, and for kernels from 5.15
+    /// on.
     #[cfg(feature = "aio")]
-    TokioUring,
+    #[value(alias = "tokio-uring")]
+    Async,
 }
 
 /// `--ring`.
@@ -46,14 +48,14 @@ impl From<Ring> for RingKind {
 pub enum Building {
     Shard(Builder),
     #[cfg(feature = "aio")]
-    TokioUring(aio::Builder),
+    Async(aio::Builder),
 }
 
 /// A running server.
 pub enum Serving {
     Shard(Server),
     #[cfg(feature = "aio")]
-    TokioUring(aio::Server),
+    Async(aio::Server),
 }
 
 /// Does the same with either.
@@ -62,7 +64,7 @@ macro_rules! both {
         match $self {
             Self::Shard($server) => $result,
             #[cfg(feature = "aio")]
-            Self::TokioUring($server) => $result,
+            Self::Async($server) => $result,
         }
     };
 }
@@ -73,13 +75,13 @@ macro_rules! build {
         match $self {
             Self::Shard($builder) => Self::Shard($result),
             #[cfg(feature = "aio")]
-            Self::TokioUring($builder) => Self::TokioUring($result),
+            Self::Async($builder) => Self::Async($result),
         }
     };
 }
 
 impl Building {
-    /// A server on this engine. The ring is that of shards.
+    /// A server on this engine and ring.
     pub fn new(engine: Engine, ring: Ring, config: Config, pinned: bool) -> Self {
         match engine {
             Engine::Shard => {
@@ -87,8 +89,9 @@ impl Building {
                 Self::Shard(builder.ring(ring.into()))
             }
             #[cfg(feature = "aio")]
-            Engine::TokioUring => {
-                Self::TokioUring(aio::Server::builder().config(config).pinned(pinned))
+            Engine::Async => {
+                let builder = aio::Server::builder().config(config).pinned(pinned);
+                Self::Async(builder.ring(ring.into()))
             }
         }
     }
@@ -106,7 +109,7 @@ impl Building {
         match self {
             Self::Shard(builder) => Self::Shard(builder.shards(threads)),
             #[cfg(feature = "aio")]
-            Self::TokioUring(builder) => Self::TokioUring(builder.threads(threads)),
+            Self::Async(builder) => Self::Async(builder.threads(threads)),
         }
     }
 
@@ -117,7 +120,7 @@ impl Building {
                 Ok(Serving::Shard(server))
             }
             #[cfg(feature = "aio")]
-            Self::TokioUring(builder) => Ok(Serving::TokioUring(builder.start(service)?)),
+            Self::Async(builder) => Ok(Serving::Async(builder.start(service)?)),
         }
     }
 }
@@ -133,19 +136,26 @@ impl Serving {
 
     /// How many threads it has and what they run on, in words.
     pub fn threads(&self) -> String {
-        let (count, what, ring) = match self {
+        let (count, what, on) = match self {
             Self::Shard(server) => {
-                let ring = format!(" on {}", server.ring().name());
-                (server.handle().shard_stats().len(), "shard", ring)
+                let shards = server.handle().shard_stats().len();
+                (shards, "shard", server.ring().name())
             }
             #[cfg(feature = "aio")]
-            Self::TokioUring(server) => {
-                let count = server.handle().thread_stats().len();
-                (count, "tokio-uring runtime", String::new())
+            Self::Async(server) => {
+                let runtime = match server.ring() {
+                    RingKind::Epoll => "tokio",
+                    _ => "tokio-uring",
+                };
+                (
+                    server.handle().thread_stats().len(),
+                    "async thread",
+                    runtime,
+                )
             }
         };
         let plural = if count == 1 { "" } else { "s" };
-        format!("{count} {what}{plural}{ring}")
+        format!("{count} {what}{plural} on {on}")
     }
 
     /// Something that makes it stop.

@@ -40,11 +40,11 @@ pub struct Args {
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: TlsArgs,
-    /// What serves: shards on rings of their own, or the async API on tokio-uring, to compare and
-    /// for kernels from 5.15 on
+    /// What serves: shards on rings of their own, or the async API on tokio-uring (on epoll: on
+    /// tokio), to compare and for kernels from 5.15 on
     #[arg(long, value_enum, value_name = "ENGINE", default_value = "shard")]
     engine: Engine,
-    /// What shards run on. auto: io_uring where this host allows it, else epoll, with a warning
+    /// What it runs on. auto: io_uring where this host allows it, else epoll, with a warning
     /// that says why and what to do; uring: io_uring, or no start; epoll: epoll, on every kernel
     /// since 4.18
     #[arg(long, value_enum, value_name = "RING", default_value = "auto")]
@@ -263,9 +263,6 @@ impl Args {
         if self.engine == Engine::Shard {
             return None;
         }
-        if self.ring != Ring::Auto {
-            return Some("--ring");
-        }
         let default = Config::default();
         if self.recv_buffers != default.recv_buffers {
             return Some("--recv-buffers");
@@ -361,8 +358,8 @@ fn serve(args: &Args, log: &Log) -> Result<(), String> {
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
     if let Some(option) = args.option_without_meaning() {
         return Err(format!(
-            "{option} has no meaning with --engine tokio-uring, whose own ring receives and sends \
-             nothing; leave it out"
+            "{option} has no meaning with --engine async, which receives and sends without a ring \
+             of ours; leave it out"
         ));
     }
     let mut builder = Building::new(args.engine, args.ring, args.config(), !args.no_pin);

@@ -114,11 +114,6 @@ fn uring(options: &RingOptions) -> Result<Uring, Unavailable> {
     Uring::new(&options.into()).map_err(Unavailable::from_setup_errno)
 }
 
-fn epoll(options: &RingOptions) -> Result<AnyRing, NoRing> {
-    let made = Epoll::new(&options.into());
-    made.map(AnyRing::Epoll).map_err(NoRing::Epoll)
-}
-
 /// Makes rings for threads that are all to run on the same kind.
 ///
 /// They share sockets, and what one kind of ring asks of a listener the other could not bear: the
@@ -179,33 +174,52 @@ impl Ballot {
     ///
     /// When only io_uring would do and cannot be used, or the kernel has nothing left for epoll.
     pub fn ring(&self, options: &RingOptions) -> Result<AnyRing, NoRing> {
+        self.decide(
+            || uring(options).map(AnyRing::Uring),
+            || Epoll::new(&options.into()).map(AnyRing::Epoll),
+        )
+    }
+
+    /// As [`ring`](Self::ring), of whatever the thread runs on.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn decide<T>(
+        &self,
+        uring: impl FnOnce() -> Result<T, Unavailable>,
+        epoll: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, NoRing> {
         let mut vote = Vote {
             ballot: self,
             refused: None,
         };
-        match self.kind {
-            RingKind::Epoll => epoll(options),
-            RingKind::Uring => match uring(options) {
-                Ok(ring) => Ok(AnyRing::Uring(ring)),
-                Err(unavailable) => Err(NoRing::Uring(Box::new(unavailable))),
-            },
-            RingKind::Auto => {
-                let mut tried = None;
-                match uring(options) {
-                    Ok(ring) => tried = Some(ring),
-                    // Whoever has no descriptor for a ring has none for connections.
-                    Err(unavailable) if *unavailable.cause() == Cause::TooManyFiles => {
-                        return Err(NoRing::Uring(Box::new(unavailable)));
-                    }
-                    Err(unavailable) => vote.refused = Some(unavailable),
-                }
+        let tried = match self.kind {
+            RingKind::Epoll => None,
+            RingKind::Uring | RingKind::Auto => Some(uring()),
+        };
+        match tried {
+            Some(Ok(made)) => {
                 drop(vote);
-                match tried {
-                    Some(ring) if self.refused().is_none() => Ok(AnyRing::Uring(ring)),
-                    _ => epoll(options),
+                if self.kind == RingKind::Uring || self.refused().is_none() {
+                    return Ok(made);
                 }
             }
+            // Whoever has no descriptor for a ring has none for connections.
+            Some(Err(unavailable))
+                if self.kind == RingKind::Uring || *unavailable.cause() == Cause::TooManyFiles =>
+            {
+                return Err(NoRing::Uring(Box::new(unavailable)));
+            }
+            Some(Err(unavailable)) => {
+                vote.refused = Some(unavailable);
+                drop(vote);
+                // Nobody runs before it is known on what.
+                self.refused();
+            }
+            None => {}
         }
+        epoll().map_err(NoRing::Epoll)
     }
 
     /// So many of the threads will never be there to try.
@@ -236,6 +250,14 @@ impl Ballot {
 /// What is said once where io_uring would have been used and cannot be.
 pub fn fallback(unavailable: &Unavailable) -> String {
     format!("running on epoll. {EPOLL_COST}\n{unavailable}")
+}
+
+/// The same for an async server, which loses nothing but what is tokio-uring's.
+pub fn async_fallback(unavailable: &Unavailable) -> String {
+    format!(
+        "running on tokio's own runtime, as fast; handlers have no files of tokio-uring's.\n\
+         {unavailable}"
+    )
 }
 
 #[cfg(test)]

@@ -25,8 +25,9 @@ pub fn register(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, Err
     registered.map_err(|error| error.into_parts().1.into())
 }
 
-/// Makes all that a runtime of tokio-uring is made of, a reactor and a ring, and gives it back.
-/// tokio-uring itself keeps the reactor when the kernel refuses it the ring.
+/// Makes all that a runtime of tokio-uring is made of, a reactor and a ring, submits nothing in
+/// particular to it, and gives it back. tokio-uring itself keeps the reactor when the kernel
+/// refuses it the ring, and does not notice when it refuses what is submitted.
 ///
 /// # Errors
 ///
@@ -36,7 +37,13 @@ pub fn try_runtime() -> Result<(), Errno> {
         .enable_all()
         .build()
         .map_err(Errno::from)?;
-    let ring = io_uring::IoUring::new(RUNTIME_ENTRIES).map_err(Errno::from)?;
+    let mut ring = io_uring::IoUring::new(RUNTIME_ENTRIES).map_err(Errno::from)?;
+    // Nothing can be refused to an entry that has none of our memory but to be submitted.
+    let nothing = io_uring::opcode::Nop::new().build();
+    // SAFETY: the entry refers to no memory.
+    let pushed = unsafe { ring.submission().push(&nothing) };
+    debug_assert!(pushed.is_ok(), "a new queue has room");
+    ring.submit_and_wait(1).map_err(Errno::from)?;
     drop((reactor, ring));
     Ok(())
 }

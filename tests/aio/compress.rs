@@ -35,7 +35,7 @@ async fn count_turns(mut socket: aio::WebSocket) {
                 }
             }
         };
-        let other = tokio_uring::spawn(other);
+        let other = tokio::task::spawn_local(other);
         let Some(long) = socket.next().await else {
             return over.set(true);
         };

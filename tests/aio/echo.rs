@@ -113,7 +113,7 @@ fn a_stream_of_ones_own_is_accepted_beside_a_dialled_one() {
     run(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}/", listener.local_addr().unwrap());
-        let server = tokio_uring::spawn(async move {
+        let server = tokio::task::spawn_local(async move {
             let (stream, _) = listener.accept().await.unwrap();
             let socket = aio::accept(stream.into_std().unwrap()).await.unwrap();
             echo(socket).await;

@@ -14,7 +14,7 @@ fn halves_work_in_two_tasks() {
     run(async {
         let socket = aio::connect(&host.url()).await.unwrap();
         let (mut reader, writer) = socket.split();
-        let sending = tokio_uring::spawn(async move {
+        let sending = tokio::task::spawn_local(async move {
             // More than all buffers on the way hold: only if the other half reads, it ends.
             let payload = vec![1; 1 << 20];
             for _ in 0..64 {

@@ -7,16 +7,36 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringwire::{Config, Snapshot, aio};
+use ringwire::{Config, RingKind, Snapshot, aio};
 
 pub const WAIT: Duration = Duration::from_secs(10);
 
-/// A server on one thread, stopped and joined at the end.
+/// Names what servers and clients run on: `epoll`, or `uring`, which they do without.
+pub const RING: &str = "RINGWIRE_TEST_RING";
+
+/// What is not for another runtime: the tests that run the others again, and those that choose.
+pub const AGAIN_WITHOUT: [&str; 2] = ["again::", "runtimes::"];
+
+/// Nothing here counts descriptors.
+pub fn guarded<T>(body: impl FnOnce() -> T) -> T {
+    body()
+}
+
+/// What servers and clients run on.
+pub fn ring() -> RingKind {
+    match std::env::var(RING).as_deref() {
+        Ok("epoll") => RingKind::Epoll,
+        Ok("uring") | Err(_) => RingKind::Uring,
+        Ok(other) => panic!("{RING} is {other}, which is no ring"),
+    }
+}
+
 /// An opening handshake.
 pub const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
       Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
+/// A server on one thread, stopped and joined at the end.
 pub struct Host {
     server: Option<aio::Server>,
 }
@@ -27,9 +47,11 @@ impl Host {
             .listen("127.0.0.1:0")
             .threads(1)
             .pinned(false)
+            .ring(ring())
             .config(config)
             .start(handler)
             .unwrap();
+        assert_eq!(server.ring(), ring());
         Self {
             server: Some(server),
         }
@@ -98,11 +120,23 @@ impl Drop for Host {
 
 /// Runs on a runtime of this thread, and fails instead of hanging.
 pub fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio_uring::start(async {
-        tokio::time::timeout(6 * WAIT, future)
-            .await
-            .expect("the test takes too long")
-    })
+    let in_time = in_time(future);
+    match ring() {
+        RingKind::Epoll => current_thread().block_on(aio::local(in_time)),
+        _ => tokio_uring::start(in_time),
+    }
+}
+
+/// Fails instead of hanging.
+pub async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    let in_time = tokio::time::timeout(6 * WAIT, future).await;
+    in_time.expect("the test takes too long")
+}
+
+/// A runtime as `#[tokio::main(flavor = "current_thread")]` has it.
+pub fn current_thread() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
 }
 
 /// Sends everything back.

@@ -1,5 +1,7 @@
 //! The async API, over real sockets.
 
+#[path = "../common/again.rs"]
+mod again;
 #[cfg(feature = "tls")]
 #[path = "../common/authority.rs"]
 mod authority;
@@ -14,5 +16,7 @@ mod liveness;
 mod pieces;
 mod pressure;
 mod reentrancy;
+mod runtimes;
 #[cfg(feature = "tls")]
 mod tls;
+mod upgraded;

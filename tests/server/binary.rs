@@ -141,7 +141,7 @@ impl Drop for Ringwire {
 pub const ENGINES: &[&str] = &[
     "shard",
     #[cfg(feature = "aio")]
-    "tokio-uring",
+    "async",
 ];
 
 pub fn command(arguments: &[&str]) -> Command {

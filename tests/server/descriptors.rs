@@ -88,5 +88,5 @@ fn newcomers_are_told_that_no_descriptor_is_left_on_a_shard() {
 #[cfg(feature = "aio")]
 #[test]
 fn newcomers_are_told_that_no_descriptor_is_left_on_tokio_uring() {
-    newcomers_are_told_that_no_descriptor_is_left("tokio-uring");
+    newcomers_are_told_that_no_descriptor_is_left("async");
 }

@@ -429,3 +429,61 @@ fn async_proxy_asks_upstream_and_says_what_went_wrong() {
         }
     });
 }
+
+/// What a server says to a plain request.
+fn page(address: &Address, target: &str) -> (u16, String) {
+    let mut peer = Peer::connect(address);
+    let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    peer.write(request.as_bytes());
+    let reply = peer.read_reply(false);
+    (reply.status, reply.body)
+}
+
+#[test]
+fn upgraded_hyper_has_pages_and_an_echo_on_one_port() {
+    guarded(|| {
+        let (server, address) = serving("upgraded_hyper", &[ANYWHERE]);
+        let (status, text) = page(&address, "/");
+        assert!(status == 200 && text.starts_with("A page."), "{text}");
+        let mut peers: Vec<_> = (0..3).map(|_| Peer::open(&address, "/")).collect();
+        for peer in &mut peers {
+            peer.echo("hello");
+            let long = vec![7; 300_000];
+            peer.send(BINARY, &long);
+            assert!(peer.read_frame().payload == long);
+        }
+        peers.into_iter().for_each(Peer::close);
+        // What is wrong is said as a server of ours says it.
+        let mut peer = Peer::connect(&address);
+        peer.write(
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n\
+              Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        );
+        let refused = peer.read_reply(false);
+        assert_eq!(refused.status, 400);
+        assert!(refused.body.contains("base64 of 16 bytes"), "{refused:?}");
+        drop(server);
+    });
+}
+
+#[test]
+fn upgraded_axum_routes_to_a_page_and_a_chat() {
+    guarded(|| {
+        let (server, address) = serving("upgraded_axum", &[ANYWHERE]);
+        let (_, text) = page(&address, "/");
+        assert!(text.contains("The chat is at /chat."), "{text}");
+        assert_eq!(page(&address, "/chat").0, 426);
+        let mut ann = Peer::open(&address, "/chat");
+        say(&mut ann, "is anybody there?");
+        let mut bob = Peer::open(&address, "/chat");
+        // Bob hears what is said from the moment on in which he says something.
+        bob.send(TEXT, b"I am");
+        bob.expect_text("I am");
+        ann.expect_text("I am");
+        say(&mut ann, "hello");
+        bob.expect_text("hello");
+        ann.close();
+        bob.close();
+        drop(server);
+    });
+}

@@ -100,6 +100,17 @@ pub(crate) use {on_each_engine, on_each_plain_engine};
 /// Names the ring of whatever does not choose one: `epoll`, or `uring`, which it is without.
 pub const RING: &str = "RINGWIRE_TEST_RING";
 
+/// What knows no ring: the tests that run the others again, the binary, which `tests/doctor.rs` has
+/// on epoll, the examples, the log, and the bridge from shards to async code.
+pub const AGAIN_WITHOUT: [&str; 6] = [
+    "again::",
+    "async_bridge::",
+    "binary::",
+    "descriptors::",
+    "examples::",
+    "logging::",
+];
+
 /// The ring of whatever does not choose one.
 pub fn ring() -> RingKind {
     match std::env::var(RING).as_deref() {

@@ -490,6 +490,6 @@ mod stopped {
     #[cfg(feature = "aio")]
     #[test]
     fn the_async_engine() {
-        after_a_stop_nobody_is_dropped("tokio-uring");
+        after_a_stop_nobody_is_dropped("async");
     }
 }

@@ -12,6 +12,7 @@ mod common;
 mod host;
 mod peer;
 
+#[path = "../common/again.rs"]
 mod again;
 #[cfg(feature = "aio")]
 mod async_bridge;

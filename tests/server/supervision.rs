@@ -206,7 +206,7 @@ mod in_async_code {
             }
             let writer = writer.clone();
             // Nobody is about to send for it but the task that all connections share.
-            tokio_uring::spawn(async move {
+            tokio::task::spawn_local(async move {
                 let _ = writer.send(Bytes::from_owner(Bomb)).await;
             });
         }

@@ -1,7 +1,7 @@
-//! All of these tests once more, on epoll.
+//! All tests of a crate once more, on epoll.
 //!
-//! They get their ring from `host`, which asks the environment. Most of their time they wait, so
-//! that those of the other ring run beside them, in a process of their own.
+//! They get what they run on from `host`, which asks the environment. Most of their time they wait,
+//! so that those on epoll run beside the others, in a process of their own.
 
 use std::{
     env,
@@ -9,18 +9,7 @@ use std::{
     process::{self, Command},
 };
 
-use crate::host::{RING, guarded};
-
-/// What knows no ring: this one, the binary, which `tests/doctor.rs` has on epoll, the examples,
-/// the log, and the async API.
-const SKIPPED: [&str; 6] = [
-    "again::",
-    "async_bridge::",
-    "binary::",
-    "descriptors::",
-    "examples::",
-    "logging::",
-];
+use crate::host::{AGAIN_WITHOUT, RING, guarded};
 
 #[test]
 fn all_of_them_run_on_epoll_as_well() {
@@ -30,12 +19,13 @@ fn all_of_them_run_on_epoll_as_well() {
     }
     // Other tests compare their descriptors while this one waits: a pipe of its would be in the
     // way.
-    let path = env::temp_dir().join(format!("ringwire-tests-on-epoll-{}", process::id()));
+    let name = env!("CARGO_CRATE_NAME");
+    let path = env::temp_dir().join(format!("ringwire-{name}-on-epoll-{}", process::id()));
     let mut again = guarded(|| {
         let output = File::create(&path).unwrap();
         let mut again = Command::new(env::current_exe().unwrap());
         again.env(RING, "epoll");
-        for skipped in SKIPPED {
+        for skipped in AGAIN_WITHOUT {
             again.args(["--skip", skipped]);
         }
         again.stdout(output.try_clone().unwrap());
