@@ -16,7 +16,7 @@ use ringwire::{
     Address, Config,
     ring::{
         Completion, Errno, Outcome, Outgoing, PeerAddress, RecvLease, Ring, SendQueue, Shutdown,
-        Time, Token, Wait, Waker,
+        Time, Token, Urgency, Wait, Waker,
         sim::{Knob, Knobs, SimKernel, SimOptions, SimPeer, SimRead, SimRing, SimSocket},
     },
     service::Echo,
@@ -83,13 +83,14 @@ impl Ring for Outside {
         fn submit_recv(self: &mut Self, socket: &SimSocket, token: Token);
         fn submit_poll(self: &mut Self, socket: &SimSocket, token: Token);
         fn recv_now(self: &mut Self, socket: &SimSocket, bytes_max: usize) -> Outcome<SimSocket>;
-        fn submit_send(self: &mut Self, socket: &SimSocket, token: Token, queue: Box<SendQueue>);
-        fn submit_quiet_send(
+        fn submit_send(
             self: &mut Self,
             socket: &SimSocket,
             token: Token,
-            queue: Box<SendQueue>
+            queue: Box<SendQueue>,
+            urgency: Urgency
         );
+        fn hasten(self: &mut Self, token: Token);
         fn submit_cancel(self: &mut Self, target: Token, token: Token);
         fn submit_close(self: &mut Self, socket: SimSocket, token: Token);
         fn submit_tick(self: &mut Self, at: Time, token: Token);

@@ -18,7 +18,7 @@ use ringwire::{
     Address, Config, Message,
     proto::{MessageKind, Role},
     ring::{
-        Operation, Outcome, Ring, SendArena, SendQueue, Token, Wait,
+        Operation, Outcome, Ring, SendArena, SendQueue, Token, Urgency, Wait,
         sim::{Knob, Knobs, SimKernel, SimOptions, SimPeer, SimRead, SimRing, SimSocket},
     },
     service::Echo,
@@ -163,7 +163,8 @@ impl Server for RingAlone {
             }
         }
         if let Some(queue) = self.queue.take_if(|queue| !queue.is_empty()) {
-            self.ring.submit_send(&self.socket, SEND, queue);
+            self.ring
+                .submit_send(&self.socket, SEND, queue, Urgency::Awaited);
         }
     }
 

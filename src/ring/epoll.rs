@@ -52,8 +52,8 @@ use rustix::{
 
 use super::{
     Address, Completion, Errno, Operation, Outcome, Outgoing, PeerAddress, RecvLease, Ring,
-    SendQueue, Shutdown, Time, Token, Wait, Waker, recv_pool::RecvStack, send::PIECES_MAX, socket,
-    socket::LastDescriptors, standing,
+    SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker, recv_pool::RecvStack, send::PIECES_MAX,
+    socket, socket::LastDescriptors, standing,
 };
 
 /// What the kernel says of the waker, in place of a socket's slot.
@@ -223,7 +223,7 @@ enum Ready {
 #[derive(Debug)]
 struct Unsent {
     slot: u32,
-    is_quiet: bool,
+    urgency: Urgency,
     token: Token,
     queue: Box<SendQueue>,
 }
@@ -258,8 +258,10 @@ pub struct Epoll {
     unsent: Vec<Unsent>,
     /// Sends that are over, which are handed out first: they give memory back.
     sends: VecDeque<SendEnd>,
-    /// Those that went well and end no wait.
-    quiet_sends: Vec<SendEnd>,
+    /// Those that went well and that nobody waits for: they end no wait.
+    unawaited_sends: Vec<SendEnd>,
+    /// Somebody waits for one of those by now: the next turn does not sleep.
+    is_hastened: bool,
     ready: VecDeque<Ready>,
     /// Those that had their turn and have more.
     later: Vec<u32>,
@@ -320,7 +322,8 @@ impl Epoll {
             recv_ready_at: usize::from(options.recv_buffers).div_ceil(2),
             unsent: Vec::new(),
             sends: VecDeque::new(),
-            quiet_sends: Vec::new(),
+            unawaited_sends: Vec::new(),
+            is_hastened: false,
             ready: VecDeque::new(),
             later: Vec::new(),
             knocks: Vec::new(),
@@ -633,26 +636,6 @@ impl Epoll {
         })
     }
 
-    #[inline]
-    fn put_unsent(
-        &mut self,
-        socket: &EpollSocket,
-        token: Token,
-        queue: Box<SendQueue>,
-        is_quiet: bool,
-    ) {
-        debug_assert_eq!(token.operation(), Operation::Send);
-        assert!(!queue.is_empty(), "an empty queue was submitted");
-        self.in_flight += 1;
-        let slot = self.slot_of(socket);
-        self.unsent.push(Unsent {
-            slot,
-            is_quiet,
-            token,
-            queue,
-        });
-    }
-
     /// Tries all sends that were submitted.
     #[inline]
     fn send_unsent(&mut self) {
@@ -667,13 +650,13 @@ impl Epoll {
     fn try_unsent(&mut self, send: Unsent) {
         let Unsent {
             slot: index,
-            is_quiet,
+            urgency,
             token,
             queue,
         } = send;
         let slot = &mut self.slots[index as usize];
         // Receive memory waits for nobody.
-        let waits = !is_quiet && !queue.holds_leases();
+        let waits = urgency == Urgency::Awaited && !queue.holds_leases();
         let mut result = Err(Errno::new(libc::EAGAIN));
         if !(waits && slot.has(FULL)) {
             let is_full;
@@ -698,8 +681,8 @@ impl Epoll {
             queue,
             result,
         };
-        if is_quiet && is_sent {
-            self.quiet_sends.push(end);
+        if urgency == Urgency::Unawaited && is_sent {
+            self.unawaited_sends.push(end);
         } else {
             self.sends.push_back(end);
         }
@@ -985,13 +968,30 @@ impl Ring for Epoll {
     }
 
     #[inline]
-    fn submit_send(&mut self, socket: &EpollSocket, token: Token, queue: Box<SendQueue>) {
-        self.put_unsent(socket, token, queue, false);
+    fn submit_send(
+        &mut self,
+        socket: &EpollSocket,
+        token: Token,
+        queue: Box<SendQueue>,
+        urgency: Urgency,
+    ) {
+        debug_assert_eq!(token.operation(), Operation::Send);
+        assert!(!queue.is_empty(), "an empty queue was submitted");
+        self.in_flight += 1;
+        let slot = self.slot_of(socket);
+        self.unsent.push(Unsent {
+            slot,
+            urgency,
+            token,
+            queue,
+        });
     }
 
     #[inline]
-    fn submit_quiet_send(&mut self, socket: &EpollSocket, token: Token, queue: Box<SendQueue>) {
-        self.put_unsent(socket, token, queue, true);
+    fn hasten(&mut self, token: Token) {
+        debug_assert_eq!(token.operation(), Operation::Send);
+        // It leaves with the next turn, and that is when its end is known.
+        self.is_hastened = !self.unsent.is_empty();
     }
 
     fn submit_cancel(&mut self, target: Token, token: Token) {
@@ -1069,7 +1069,8 @@ impl Ring for Epoll {
         self.send_unsent();
         // What is there already must not wait for more.
         let is_idle = self.sends.is_empty() && self.ready.is_empty() && self.later.is_empty();
-        let collected = if is_idle && wait != Wait::Poll {
+        let is_hastened = std::mem::take(&mut self.is_hastened);
+        let collected = if is_idle && !is_hastened && wait != Wait::Poll {
             let until = self.wait_until(wait);
             self.wait(until)
         } else {
@@ -1085,7 +1086,7 @@ impl Ring for Epoll {
             self.over(token, Outcome::Done);
         }
         self.ready.extend(self.later.drain(..).map(Ready::Socket));
-        self.sends.extend(self.quiet_sends.drain(..));
+        self.sends.extend(self.unawaited_sends.drain(..));
         collected
     }
 
@@ -1171,7 +1172,7 @@ impl Drop for Epoll {
     fn drop(&mut self) {
         // Leases that nobody can give back any more; a send that waits for room has none.
         let ended = std::mem::take(&mut self.sends).into_iter();
-        let ended = ended.chain(std::mem::take(&mut self.quiet_sends));
+        let ended = ended.chain(std::mem::take(&mut self.unawaited_sends));
         let unsent = std::mem::take(&mut self.unsent).into_iter();
         let queues = ended.map(|end| end.queue).chain(unsent.map(|it| it.queue));
         for lease in queues.flat_map(|queue| queue.into_leases()) {

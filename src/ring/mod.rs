@@ -253,6 +253,18 @@ pub enum Shutdown {
     Write,
 }
 
+/// Whether somebody waits for the end of a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody does: its end ends a wait like that of any other operation.
+    Awaited,
+    /// Nobody does. As long as all of it is taken, its end may be told late: with the next turn
+    /// that ends for another reason, or waits for nothing. And it never waits for the peer: it ends
+    /// with what the socket had room for, or an error that says that it had none. A ring that can
+    /// do no better takes it as awaited.
+    Unawaited,
+}
+
 /// How long a turn may wait for the first completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
@@ -342,17 +354,18 @@ pub trait Ring {
     /// # Panics
     ///
     /// When the queue is empty.
-    fn submit_send(&mut self, socket: &Self::Socket, token: Token, queue: Box<SendQueue>);
+    fn submit_send(
+        &mut self,
+        socket: &Self::Socket,
+        token: Token,
+        queue: Box<SendQueue>,
+        urgency: Urgency,
+    );
 
-    /// As [`submit_send`](Self::submit_send), but it never waits for the peer, and all that goes
-    /// well goes quietly: the completion of a send of which everything was taken ends no wait. It
-    /// is handed out with the others of the turn that submitted it. A ring that cannot do that
-    /// sends as ever.
-    ///
-    /// # Panics
-    ///
-    /// When the queue is empty.
-    fn submit_quiet_send(&mut self, socket: &Self::Socket, token: Token, queue: Box<SendQueue>);
+    /// Somebody waits for the end of the send `token` from now on, which is in flight: no turn
+    /// waits any longer for something else to bring it along. Of a send that was awaited already
+    /// this says nothing new.
+    fn hasten(&mut self, token: Token);
 
     /// Asks the operation `target` (not a send) to end early. Both complete: `target` with its own
     /// outcome or [`Errno::CANCELLED`], and `token` with `Done`, or `Failed` when there was nothing

@@ -38,7 +38,7 @@ use rustix::{
 
 use super::{
     Address, Completion, Errno, Operation, Outcome, Outgoing, PeerAddress, RecvLease, Ring,
-    SendQueue, Shutdown, Time, Token, Wait, Waker, provided::BufferGroup, quiet,
+    SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker, provided::BufferGroup, quiet,
     recv_pool::RecvStack, send::PIECES_MAX, socket, socket::LastDescriptors, standing,
 };
 
@@ -145,6 +145,8 @@ pub struct Uring {
     free_send: u32,
     /// The slots of quiet sends of which it is not known yet that they are over.
     quiet_sends: Vec<u32>,
+    /// The end of one of them is waited for: no turn sleeps before it is known.
+    is_hastened: bool,
     knows_quiet: bool,
     recv_ready_at: usize,
     busy_poll_us: u32,
@@ -211,6 +213,7 @@ impl Uring {
             wake_count: ManuallyDrop::new(Box::new([0; 8])),
             free_send: NO_SLOT,
             quiet_sends: Vec::new(),
+            is_hastened: false,
             knows_quiet,
             in_flight: 0,
             connecting: Vec::new(),
@@ -311,6 +314,7 @@ impl Uring {
             return;
         }
         drop(submission);
+        self.is_hastened = false;
         for slot in self.quiet_sends.drain(..) {
             if let Some(SendSlot::InFlight { queue, quiet, .. }) = self.sends.get_mut(slot as usize)
                 && std::mem::take(quiet)
@@ -412,6 +416,39 @@ impl Uring {
             }
         }
         Ok(false)
+    }
+
+    /// Whether the kernel may keep quiet about the end of this send.
+    #[inline]
+    fn can_be_quiet(&self, queue: &SendQueue) -> bool {
+        self.knows_quiet && queue.fits_one_send() && queue.len() <= QUIET_BYTES_MAX
+    }
+
+    #[inline]
+    fn send_quietly(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
+        let entry = send_entry(socket, &mut queue, quiet::MESSAGE_FLAGS).flags(quiet::ENTRY_FLAGS);
+        let index = self.claim_send_slot(token.tag(), queue, true);
+        self.push(entry.user_data(SEND_BITS | u64::from(index)));
+        // Behind the push, which may have submitted what was there before.
+        self.quiet_sends.push(index);
+    }
+
+    /// Not inlined, so that quiet sends are: they are those of short messages.
+    #[inline(never)]
+    fn send_loudly(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
+        // NOSIGNAL: a broken pipe is a result. WAITALL: the kernel finishes the send by itself,
+        // which takes less than half the CPU at 256 KiB. Not for long ones: they complete each
+        // time that the socket's buffer has room, which tells a slow reader from a dead one.
+        // DONTWAIT where receive memory is sent, which no slow peer may keep.
+        let mut flags = libc::MSG_NOSIGNAL;
+        if queue.holds_leases() {
+            flags |= libc::MSG_DONTWAIT;
+        } else if queue.len() <= FINISHED_BYTES_MAX {
+            flags |= libc::MSG_WAITALL;
+        }
+        let entry = send_entry(socket, &mut queue, flags);
+        let index = self.claim_send_slot(token.tag(), queue, false);
+        self.push(entry.user_data(SEND_BITS | u64::from(index)));
     }
 
     fn claim_send_slot(&mut self, tag: u64, queue: Box<SendQueue>, quiet: bool) -> u32 {
@@ -651,36 +688,28 @@ impl Ring for Uring {
     }
 
     #[inline]
-    fn submit_send(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
+    fn submit_send(
+        &mut self,
+        socket: &OwnedFd,
+        token: Token,
+        queue: Box<SendQueue>,
+        urgency: Urgency,
+    ) {
         debug_assert_eq!(token.operation(), Operation::Send);
         assert!(!queue.is_empty(), "an empty queue was submitted");
-        // NOSIGNAL: a broken pipe is a result. WAITALL: the kernel finishes the send by itself,
-        // which takes less than half the CPU at 256 KiB. Not for long ones: they complete each
-        // time that the socket's buffer has room, which tells a slow reader from a dead one.
-        // DONTWAIT where receive memory is sent, which no slow peer may keep.
-        let mut flags = libc::MSG_NOSIGNAL;
-        if queue.holds_leases() {
-            flags |= libc::MSG_DONTWAIT;
-        } else if queue.len() <= FINISHED_BYTES_MAX {
-            flags |= libc::MSG_WAITALL;
+        if urgency == Urgency::Unawaited && self.can_be_quiet(&queue) {
+            self.send_quietly(socket, token, queue);
+        } else {
+            self.send_loudly(socket, token, queue);
         }
-        let entry = send_entry(socket, &mut queue, flags);
-        let index = self.claim_send_slot(token.tag(), queue, false);
-        self.push(entry.user_data(SEND_BITS | u64::from(index)));
     }
 
     #[inline]
-    fn submit_quiet_send(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
-        if !self.knows_quiet || !queue.fits_one_send() || queue.len() > QUIET_BYTES_MAX {
-            return self.submit_send(socket, token, queue);
-        }
+    fn hasten(&mut self, token: Token) {
         debug_assert_eq!(token.operation(), Operation::Send);
-        assert!(!queue.is_empty(), "an empty queue was submitted");
-        let entry = send_entry(socket, &mut queue, quiet::MESSAGE_FLAGS).flags(quiet::ENTRY_FLAGS);
-        let index = self.claim_send_slot(token.tag(), queue, true);
-        self.push(entry.user_data(SEND_BITS | u64::from(index)));
-        // Behind the push, which may have submitted what was there before.
-        self.quiet_sends.push(index);
+        // All others are told of in any case. Which one it is makes no difference: a turn that does
+        // not sleep ends them all.
+        self.is_hastened = !self.quiet_sends.is_empty();
     }
 
     fn submit_cancel(&mut self, target: Token, token: Token) {
@@ -746,8 +775,9 @@ impl Ring for Uring {
 
     #[inline]
     fn turn(&mut self, wait: Wait) -> Result<(), Errno> {
-        // What is reaped already must not wait for more.
-        let wait = if self.nothing_reaped() {
+        // What is reaped already must not wait for more, nor what somebody waits for and the kernel
+        // keeps quiet about.
+        let wait = if self.nothing_reaped() && !self.is_hastened {
             wait
         } else {
             Wait::Poll

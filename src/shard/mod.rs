@@ -165,8 +165,7 @@ pub struct Shard<R: Ring, S: Service> {
     /// A message of more bytes than this came at once, or as many short ones: so much at once is
     /// received for those who had their share.
     greedy_recv_bytes: usize,
-    /// The next turn waits for nothing: there is something left to do, or the end of a quiet send
-    /// is waited for.
+    /// The next turn waits for nothing: there is something left to do.
     hurries: bool,
     idle: Idle,
     /// Bytes received since idle memory was given back.

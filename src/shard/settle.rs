@@ -12,7 +12,7 @@ use crate::{
         mistake::Mistake,
     },
     proto::handshake::{Content, HandshakeError},
-    ring::{Operation, Ring, Shutdown, Time},
+    ring::{Operation, Ring, Shutdown, Time, Urgency},
 };
 
 impl<R: Ring, S: Service> Shard<R, S> {
@@ -47,8 +47,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let link = &mut connection.link;
         if link.sending {
-            // What is to follow a quiet send must not wait until something else happens.
-            self.hurries |= link.sending_quietly;
+            if link.send_urgency == Urgency::Unawaited {
+                // What is to follow it must not wait until something else happens.
+                self.ring.hasten(key.token(Operation::Send));
+            }
             return;
         }
         if link.rare.tls().is_some() {

@@ -8,7 +8,9 @@ use std::{
 use bytes::Bytes;
 use ringwire::ring::{
     Address, Completion, Errno, Lent, Operation, Outcome, PeerAddress, RecvLease, Ring, Shutdown,
-    Token, Wait,
+    Token,
+    Urgency::{Awaited, Unawaited},
+    Wait,
     errno::TransferError,
     sim::{Prng, SimRead},
 };
@@ -267,7 +269,7 @@ pub fn dropping_a_ring_leaves_nothing_behind<E: Env>(env: E) {
     queue.adopt(&mut driver.arena, Bytes::from(vec![1; 8 * KIB * KIB]));
     driver
         .ring
-        .submit_send(&stuck, token(Operation::Send, 1), queue);
+        .submit_send(&stuck, token(Operation::Send, 1), queue, Awaited);
     let much_later = driver.ring.now().plus_ms(3_600_000);
     driver
         .ring
@@ -340,6 +342,45 @@ pub fn ends_a_stream_after_its_last_byte_and_still_sends<E: Env>(env: E) {
     driver.finish();
 }
 
+pub fn hastened_sends_end_a_wait<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let send = token(Operation::Send, 0);
+    for (urgency, len) in [(Unawaited, 10), (Unawaited, 12 * KIB), (Awaited, 10)] {
+        let text = pattern(len);
+        let queue = driver.queue(&text);
+        driver.ring.submit_send(&socket, send, queue, urgency);
+        // Once is enough, and twice is no more.
+        driver.ring.hasten(send);
+        driver.ring.hasten(send);
+        // Nothing else is in flight that could end these waits before their time.
+        let at = driver.ring.now().plus_ms(DEADLINE.as_millis() as u64);
+        while driver.seen.is_empty() {
+            driver.turn_waiting(Wait::Until(at));
+        }
+        let is_told = driver.ring.now() < at;
+        assert!(is_told, "the end of a hastened send was not told");
+        let (queue, result) = driver.sent(send);
+        let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
+        assert!(arrived == text);
+    }
+    // It was for those sends, and not for the next one.
+    let is_quiet = E::is_quiet(&driver.ring);
+    let queue = driver.queue(b"at leisure");
+    driver.ring.submit_send(&socket, send, queue, Unawaited);
+    let at = driver.ring.now().plus_ms(30);
+    while driver.seen.is_empty() {
+        driver.turn_waiting(Wait::Until(at));
+    }
+    let told = !is_quiet || driver.ring.now() >= at;
+    let (queue, result) = driver.sent(send);
+    assert!(told || !queue.is_empty(), "an unawaited send was told");
+    let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
+    assert_eq!(arrived, b"at leisure");
+    driver.close(socket);
+    driver.finish();
+}
+
 pub fn more_operations_than_entries_fit_in_a_turn<E: Env>(env: E) {
     let sizes = Sizes {
         submission_entries: 4,
@@ -357,11 +398,8 @@ pub fn more_operations_than_entries_fit_in_a_turn<E: Env>(env: E) {
         driver.ring.submit_recv(socket, token(Operation::Recv, tag));
         let queue = driver.queue(&[tag as u8; 2]);
         let send = token(Operation::Send, tag);
-        if tag % 3 == 0 {
-            driver.ring.submit_send(socket, send, queue);
-        } else {
-            driver.ring.submit_quiet_send(socket, send, queue);
-        }
+        let urgency = if tag % 3 == 0 { Awaited } else { Unawaited };
+        driver.ring.submit_send(socket, send, queue, urgency);
     }
     assert_eq!(driver.ring.in_flight(), 82);
     driver.wait_done(token(Operation::Tick, 0));
@@ -372,7 +410,7 @@ pub fn more_operations_than_entries_fit_in_a_turn<E: Env>(env: E) {
         let (mut queue, mut result) = driver.sent(send);
         while !queue.is_empty() {
             result.unwrap();
-            driver.ring.submit_send(socket, send, queue);
+            driver.ring.submit_send(socket, send, queue, Awaited);
             (queue, result) = driver.sent(send);
         }
         driver.arena.retire(queue);
@@ -475,7 +513,7 @@ pub fn reset_connections_fail<E: Env>(env: E) {
                 // TCP may take the bytes of a first send before the reset has arrived.
                 loop {
                     let queue = driver.queue(b"too late");
-                    driver.ring.submit_send(&socket, send, queue);
+                    driver.ring.submit_send(&socket, send, queue, Awaited);
                     let (queue, result) = driver.sent(send);
                     driver.arena.retire(queue);
                     match result {
@@ -703,69 +741,6 @@ pub fn sends_what_it_received_from_where_it_lies<E: Env>(env: E) {
     driver.finish();
 }
 
-pub fn quiet_sends_end_no_wait<E: Env>(env: E) {
-    let mut driver = Driver::new(env, Sizes::default());
-    let (socket, mut peer) = driver.connection();
-    let quiet = E::is_quiet(&driver.ring);
-    let send = token(Operation::Send, 0);
-    // In one piece, and in several.
-    for text in [pattern(10), pattern(12 * KIB)] {
-        let queue = driver.queue(&text);
-        driver.ring.submit_quiet_send(&socket, send, queue);
-        let at = driver.ring.now().plus_ms(30);
-        while driver.seen.is_empty() {
-            driver.turn_waiting(Wait::Until(at));
-        }
-        let seen_at = driver.ring.now();
-        let (queue, result) = driver.sent(send);
-        // There may be room for part of it only, and then that is told.
-        let told = !quiet || !queue.is_empty();
-        assert!(told || seen_at >= at, "the end of a quiet send was told");
-        let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
-        assert!(arrived == text);
-    }
-    // A turn that waits for nothing hands it out.
-    let queue = driver.queue(b"quietly");
-    driver.ring.submit_quiet_send(&socket, send, queue);
-    driver.turn_waiting(Wait::Poll);
-    let (queue, result) = driver.sent(send);
-    let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
-    assert_eq!(arrived, b"quietly");
-    driver.close(socket);
-    driver.finish();
-}
-
-pub fn quiet_sends_wait_for_no_reader<E: Env>(env: E) {
-    let mut driver = Driver::new(env, Sizes::default());
-    if !E::is_quiet(&driver.ring) {
-        return;
-    }
-    let (socket, mut peer) = driver.connection();
-    let send = token(Operation::Send, 0);
-    let text = pattern(10 * KIB);
-    let (mut sent, mut sends) = (0, 0);
-    let rest = loop {
-        let queue = driver.queue(&text);
-        driver.ring.submit_quiet_send(&socket, send, queue);
-        let (queue, result) = driver.sent(send);
-        sends += 1;
-        match result {
-            Ok(bytes) => sent += bytes,
-            Err(errno) => assert_eq!(errno.of_transfer(), TransferError::Retry),
-        }
-        if !queue.is_empty() {
-            break queue;
-        }
-        driver.arena.retire(queue);
-    };
-    // What did not go went nowhere: the next send begins where this one ended.
-    let arrived = driver.arrives(&socket, &mut peer, sent, rest);
-    assert_eq!(arrived.len(), sends * text.len());
-    assert!(arrived.chunks(text.len()).all(|copy| copy == text));
-    driver.close(socket);
-    driver.finish();
-}
-
 pub fn receive_memory_waits_for_no_reader<E: Env>(env: E) {
     let mut driver = Driver::new(env, Sizes::default());
     let (socket, mut peer) = driver.connection();
@@ -790,7 +765,7 @@ pub fn receive_memory_waits_for_no_reader<E: Env>(env: E) {
     queue.adopt(&mut driver.arena, Bytes::from(vec![1; 32 * KIB * KIB]));
     let send = token(Operation::Send, 0);
     let len = queue.len();
-    driver.ring.submit_send(&socket, send, queue);
+    driver.ring.submit_send(&socket, send, queue, Awaited);
     let (mut queue, result) = driver.sent(send);
     let sent = result.unwrap_or_else(|errno| {
         assert_eq!(errno.of_transfer(), TransferError::Retry);
@@ -831,7 +806,7 @@ pub fn shutting_down_ends_what_is_in_flight<E: Env>(env: E) {
     let mut queue = driver.arena.queue();
     queue.adopt(&mut driver.arena, Bytes::from(vec![1; 32 * KIB * KIB]));
     driver.ring.submit_recv(&socket, recv);
-    driver.ring.submit_send(&socket, send, queue);
+    driver.ring.submit_send(&socket, send, queue, Awaited);
     // The peer reads nothing: sooner or later the send waits, or was a short one.
     driver.turn();
     driver.turn();
@@ -850,7 +825,7 @@ pub fn shutting_down_ends_what_is_in_flight<E: Env>(env: E) {
     assert_eq!(driver.ring.in_flight(), 0);
     // What is sent from now on fails.
     let queue = driver.queue(b"no way out");
-    driver.ring.submit_send(&socket, send, queue);
+    driver.ring.submit_send(&socket, send, queue, Awaited);
     let (queue, result) = driver.sent(send);
     assert_eq!(result.unwrap_err().of_transfer(), TransferError::PeerGone);
     driver.arena.retire(queue);
@@ -876,7 +851,7 @@ pub fn tells_what_is_unread_and_what_is_not_taken<E: Env>(env: E) {
     queue.adopt(&mut driver.arena, Bytes::from(text.clone()));
     let before = driver.ring.outgoing(&socket);
     let send = token(Operation::Send, 0);
-    driver.ring.submit_send(&socket, send, queue);
+    driver.ring.submit_send(&socket, send, queue, Awaited);
     let (mut full, mut turns_alike) = (0, 0);
     driver.until(|driver| {
         let held = driver.ring.outgoing(&socket).held_bytes;
@@ -898,7 +873,7 @@ pub fn tells_what_is_unread_and_what_is_not_taken<E: Env>(env: E) {
             is_sent = queue.is_empty();
             match is_sent {
                 true => driver.arena.retire(queue),
-                false => driver.ring.submit_send(&socket, send, queue),
+                false => driver.ring.submit_send(&socket, send, queue, Awaited),
             }
         }
         match peer.read(64 * KIB) {
@@ -957,6 +932,74 @@ pub fn tokens_can_be_used_again_at_once<E: Env>(env: E) {
         driver.send_all(&socket, &[round]);
         assert_eq!(driver.read_exactly(&mut peer, 1), [round]);
     }
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn unawaited_sends_end_no_wait<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let quiet = E::is_quiet(&driver.ring);
+    let send = token(Operation::Send, 0);
+    // In one piece, and in several.
+    for text in [pattern(10), pattern(12 * KIB)] {
+        let queue = driver.queue(&text);
+        driver.ring.submit_send(&socket, send, queue, Unawaited);
+        let at = driver.ring.now().plus_ms(30);
+        while driver.seen.is_empty() {
+            driver.turn_waiting(Wait::Until(at));
+        }
+        let seen_at = driver.ring.now();
+        let (queue, result) = driver.sent(send);
+        // There may be room for part of it only, and then that is told.
+        let told = !quiet || !queue.is_empty();
+        assert!(
+            told || seen_at >= at,
+            "the end of an unawaited send was told"
+        );
+        let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
+        assert!(arrived == text);
+    }
+    // A turn that waits for nothing hands it out.
+    let queue = driver.queue(b"at leisure");
+    driver.ring.submit_send(&socket, send, queue, Unawaited);
+    driver.turn_waiting(Wait::Poll);
+    let (queue, result) = driver.sent(send);
+    let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
+    assert_eq!(arrived, b"at leisure");
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn unawaited_sends_wait_for_no_reader<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    if !E::is_quiet(&driver.ring) {
+        return;
+    }
+    let (socket, mut peer) = driver.connection();
+    let send = token(Operation::Send, 0);
+    let text = pattern(10 * KIB);
+    let (mut sent, mut sends) = (0, 0);
+    let rest = loop {
+        let queue = driver.queue(&text);
+        driver.ring.submit_send(&socket, send, queue, Unawaited);
+        // Nobody reads, and hardly anything else ends a wait.
+        driver.ring.hasten(send);
+        let (queue, result) = driver.sent(send);
+        sends += 1;
+        match result {
+            Ok(bytes) => sent += bytes,
+            Err(errno) => assert_eq!(errno.of_transfer(), TransferError::Retry),
+        }
+        if !queue.is_empty() {
+            break queue;
+        }
+        driver.arena.retire(queue);
+    };
+    // What did not go went nowhere: the next send begins where this one ended.
+    let arrived = driver.arrives(&socket, &mut peer, sent, rest);
+    assert_eq!(arrived.len(), sends * text.len());
+    assert!(arrived.chunks(text.len()).all(|copy| copy == text));
     driver.close(socket);
     driver.finish();
 }

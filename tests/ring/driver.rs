@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ringwire::ring::{
-    Completion, Errno, Lent, Operation, Outcome, Ring, SendArena, SendQueue, Token, Wait,
+    Completion, Errno, Lent, Operation, Outcome, Ring, SendArena, SendQueue, Token, Urgency, Wait,
     sim::SimRead,
 };
 
@@ -186,7 +186,7 @@ impl<E: Env> Driver<E> {
         let send = token(Operation::Send, 98);
         let mut queue = self.queue(bytes);
         while !queue.is_empty() {
-            self.ring.submit_send(socket, send, queue);
+            self.ring.submit_send(socket, send, queue, Urgency::Awaited);
             let result;
             (queue, result) = self.sent(send);
             result.unwrap();
@@ -208,7 +208,7 @@ impl<E: Env> Driver<E> {
         let mut sends = 0;
         while !queue.is_empty() {
             let len = queue.len();
-            self.ring.submit_send(socket, send, queue);
+            self.ring.submit_send(socket, send, queue, Urgency::Awaited);
             while !self.seen.iter().any(|completion| completion.token == send) {
                 match peer.read(at_once) {
                     SimRead::Bytes(more) => {

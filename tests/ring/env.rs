@@ -54,7 +54,7 @@ pub trait Env {
 
     fn ring(&self, sizes: Sizes) -> Self::Ring;
 
-    /// Whether quiet sends of this ring are quiet ones.
+    /// Whether the ends of unawaited sends are really told late.
     fn is_quiet(ring: &Self::Ring) -> bool;
 
     fn listen(&mut self, ring: &mut Self::Ring) -> (Self::Socket, Address);

@@ -28,11 +28,10 @@ macro_rules! contract {
                 closing_is_seen_by_the_peer
                 connects_or_is_refused
                 ends_a_stream_after_its_last_byte_and_still_sends
+                hastened_sends_end_a_wait
                 more_operations_than_entries_fit_in_a_turn
                 polls_tell_of_bytes_that_are_received_at_once
                 polls_tell_of_the_end_and_can_be_cancelled
-                quiet_sends_end_no_wait
-                quiet_sends_wait_for_no_reader
                 receive_memory_waits_for_no_reader
                 releases_a_socket_without_closing_it
                 reset_connections_fail
@@ -44,6 +43,8 @@ macro_rules! contract {
                 ticks_are_never_early
                 tells_what_is_unread_and_what_is_not_taken
                 tokens_can_be_used_again_at_once
+                unawaited_sends_end_no_wait
+                unawaited_sends_wait_for_no_reader
                 waits_no_longer_than_told
                 wakes_from_another_thread
             );

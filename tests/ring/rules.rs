@@ -1,7 +1,7 @@
 //! The simulated ring notices each way to misuse a ring, and keeps its own promises.
 
 use ringwire::ring::{
-    Address, Operation, Outcome, Ring, SendArena, Shutdown, Token, Wait,
+    Address, Operation, Outcome, Ring, SendArena, Shutdown, Token, Urgency, Wait,
     sim::{Knob, Knobs, Mark, Prng, SimKernel, SimOptions, SimPeer, SimRead, SimRing, SimSocket},
 };
 
@@ -50,7 +50,12 @@ fn one_send_at_a_time() {
     for tag in 0..2 {
         let mut queue = arena.queue();
         queue.write(&mut arena, b"once");
-        ring.submit_send(&socket, token(Operation::Send, tag), queue);
+        ring.submit_send(
+            &socket,
+            token(Operation::Send, tag),
+            queue,
+            Urgency::Awaited,
+        );
     }
 }
 
@@ -59,7 +64,7 @@ fn one_send_at_a_time() {
 fn a_send_has_something_to_send() {
     let (_kernel, mut ring, socket, _peer) = set_up();
     let queue = SendArena::new(256, 0).queue();
-    ring.submit_send(&socket, token(Operation::Send, 0), queue);
+    ring.submit_send(&socket, token(Operation::Send, 0), queue, Urgency::Awaited);
 }
 
 #[test]
@@ -67,6 +72,14 @@ fn a_send_has_something_to_send() {
 fn sends_are_not_cancelled() {
     let (_kernel, mut ring, _socket, _peer) = set_up();
     ring.submit_cancel(token(Operation::Send, 0), token(Operation::Cancel, 0));
+}
+
+#[test]
+#[should_panic(expected = "it hastens what is no send in flight")]
+fn only_sends_in_flight_are_hastened() {
+    let (_kernel, mut ring, socket, _peer) = set_up();
+    ring.submit_recv(&socket, RECV);
+    ring.hasten(token(Operation::Send, 0));
 }
 
 #[test]
@@ -208,7 +221,7 @@ fn a_raw_listener_plays_the_server() {
     let send = token(Operation::Send, 0);
     let mut sent = Vec::new();
     while !queue.is_empty() {
-        ring.submit_send(&client, send, queue);
+        ring.submit_send(&client, send, queue, Urgency::Awaited);
         ring.turn(Wait::Poll).unwrap();
         let completion = ring.next_completion().or_else(|| {
             // The window is full until somebody reads.
@@ -372,7 +385,7 @@ fn by_readiness_a_send_waits_to_be_told_of_room() {
         other => panic!("{other:?}"),
     };
     let send = token(Operation::Send, 0);
-    ring.submit_send(&socket, send, queue);
+    ring.submit_send(&socket, send, queue, Urgency::Awaited);
     // It leaves with the next turn.
     assert_eq!(peer.read(9), SimRead::Nothing);
     ring.turn(Wait::Poll).unwrap();
@@ -380,7 +393,7 @@ fn by_readiness_a_send_waits_to_be_told_of_room() {
     assert_eq!(count, 4);
     queue.advance(&mut arena, count);
     assert_eq!(peer.read(1), SimRead::Bytes(b"i".to_vec()));
-    ring.submit_send(&socket, send, queue);
+    ring.submit_send(&socket, send, queue, Urgency::Awaited);
     // There is room, and it is told of it before it is tried: then there is more.
     ring.turn(Wait::Poll).unwrap();
     assert_eq!(peer.read(2), SimRead::Bytes(b"n ".to_vec()));

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use bytes::Bytes;
 use ringwire::ring::{
     Address, Completion, Lent, Operation, Outcome, RecvLease, Ring, SendArena, SendQueue, Shutdown,
-    Time, Token, Wait,
+    Time, Token, Urgency, Wait,
     errno::{AcceptError, TransferError},
     sim::{Knob, Knobs, Marks, Prng, SimKernel, SimOptions, SimPeer, SimRing, SimSocket},
 };
@@ -71,7 +71,7 @@ struct Connection {
     starved: bool,
     cancelling: bool,
     sending: bool,
-    sending_quietly: bool,
+    send_urgency: Urgency,
     refused: bool,
     outbox: Box<SendQueue>,
     /// What a client sends and awaits back; nothing for a server.
@@ -137,7 +137,7 @@ impl Side {
             starved: false,
             cancelling: false,
             sending: false,
-            sending_quietly: false,
+            send_urgency: Urgency::Awaited,
             refused: false,
             outbox,
             plan,
@@ -259,12 +259,16 @@ impl Side {
             let send = token(Operation::Send);
             // What a peer had no room for is not tried again without waiting for it.
             let refused = std::mem::take(&mut connection.refused);
-            connection.sending_quietly = !refused && self.prng.coin();
-            if connection.sending_quietly {
-                self.ring.submit_quiet_send(socket, send, queue);
+            connection.send_urgency = if !refused && self.prng.coin() {
+                Urgency::Unawaited
             } else {
-                self.ring.submit_send(socket, send, queue);
-            }
+                Urgency::Awaited
+            };
+            let urgency = connection.send_urgency;
+            self.ring.submit_send(socket, send, queue, urgency);
+        }
+        if connection.sending && self.prng.below(4) == 0 {
+            self.ring.hasten(token(Operation::Send));
         }
         let answered = connection.ended && !connection.sending && connection.outbox.is_empty();
         if answered || connection.failed {
@@ -408,7 +412,8 @@ impl Side {
                     Ok(bytes) => queue.advance(&mut self.arena, bytes),
                     Err(errno) => match errno.of_transfer() {
                         TransferError::Retry => {
-                            assert!(queue.holds_leases() || connection.sending_quietly);
+                            let is_unawaited = connection.send_urgency == Urgency::Unawaited;
+                            assert!(queue.holds_leases() || is_unawaited);
                             connection.refused = true;
                         }
                         other => {

@@ -70,6 +70,8 @@ pub(super) enum Work {
         waits: bool,
         /// It is tried once, and ends no wait when all of it was taken.
         quiet: bool,
+        /// It ends one by now.
+        hastened: bool,
     },
     Tick {
         at: u64,
@@ -87,6 +89,7 @@ impl Work {
             insists: false,
             waits: false,
             quiet,
+            hastened: false,
         }
     }
 
@@ -772,13 +775,14 @@ impl Kernel {
         made
     }
 
-    /// All of a quiet send was taken: nobody is woken for it.
+    /// All of a quiet send was taken: nobody is woken for it, unless it was `hastened`.
     pub(super) fn complete_quietly(
         &mut self,
         ring: usize,
         token: Token,
         flight: &mut InFlight,
         outcome: Outcome<SocketId>,
+        hastened: bool,
     ) {
         self.faults.marks.reach(Mark::QuietSend);
         flight.work = Work::Over;
@@ -793,9 +797,31 @@ impl Kernel {
             number: 0,
             due: 0,
             due_turn: 0,
-            quiet: true,
+            quiet: !hastened,
             ready: (0, 0),
         });
+    }
+
+    /// The end of a send is waited for from now on.
+    pub(super) fn hasten(&mut self, ring: usize, token: Token) {
+        let state = &mut self.rings[ring];
+        let flight = state.live.get_mut(&token.bits());
+        let fine = flight.is_some() && token.operation() == Operation::Send;
+        let rule = "it hastens what is no send in flight";
+        self.faults.rule(Mark::RuleSendHastened, fine, token, rule);
+        if let Some(InFlight { work, .. }) = flight
+            && let Work::Send {
+                quiet, hastened, ..
+            } = work
+        {
+            *hastened = true;
+            self.faults.marks.reach_if(Mark::QuietSendHastened, *quiet);
+        }
+        let events = state.pending.iter_mut().chain(&mut state.ready);
+        for event in events.filter(|event| event.token == token && event.quiet) {
+            event.quiet = false;
+            self.faults.marks.reach(Mark::QuietSendHastened);
+        }
     }
 
     fn pump(&mut self, ring: usize) {

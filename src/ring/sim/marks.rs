@@ -90,6 +90,8 @@ named! {
         PoolExhausted,
         /// All of a quiet send was taken.
         QuietSend,
+        /// The end of a quiet send was waited for before it was handed out.
+        QuietSendHastened,
         /// A quiet send ended before all of it was taken.
         QuietSendInPart,
         /// A quiet send found no room.
@@ -126,6 +128,8 @@ named! {
         RuleOneTickAndWake,
         /// Checked: a send has something to send.
         RuleSendNotEmpty,
+        /// Checked: what is hastened is a send in flight.
+        RuleSendHastened,
         /// Checked: sends are not cancelled.
         RuleSendNotCancelled,
         /// Checked: a socket that was used is closed by an operation, not dropped.

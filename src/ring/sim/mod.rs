@@ -54,7 +54,7 @@ pub use peer::{SimPeer, SimPeerListener, SimRead};
 
 use super::{
     Address, Completion, Errno, Outcome, Outgoing, PeerAddress, RecvLease, Ring, SendQueue,
-    Shutdown, Time, Token, Wait, Waker,
+    Shutdown, Time, Token, Urgency, Wait, Waker,
     watched::{Arrived, Overdue, Watched},
 };
 
@@ -374,13 +374,19 @@ impl Ring for SimRing {
         self.named(outcome)
     }
 
-    fn submit_send(&mut self, socket: &SimSocket, token: Token, queue: Box<SendQueue>) {
-        self.submit(token, Some(socket), Work::send(queue, false));
+    fn submit_send(
+        &mut self,
+        socket: &SimSocket,
+        token: Token,
+        queue: Box<SendQueue>,
+        urgency: Urgency,
+    ) {
+        let quiet = urgency == Urgency::Unawaited && queue.fits_one_send();
+        self.submit(token, Some(socket), Work::send(queue, quiet));
     }
 
-    fn submit_quiet_send(&mut self, socket: &SimSocket, token: Token, queue: Box<SendQueue>) {
-        let quiet = queue.fits_one_send();
-        self.submit(token, Some(socket), Work::send(queue, quiet));
+    fn hasten(&mut self, token: Token) {
+        self.shared.borrow_mut().hasten(self.id, token);
     }
 
     fn submit_cancel(&mut self, target: Token, token: Token) {

@@ -298,11 +298,12 @@ impl Kernel {
             insists,
             waits,
             quiet,
+            hastened,
         } = &mut flight.work
         else {
             return;
         };
-        let quiet = *quiet;
+        let (quiet, hastened) = (*quiet, *hastened);
         // Receive memory waits for nobody.
         let at_once = quiet || queue.holds_leases();
         let readiness = self.rings[ring].readiness;
@@ -387,7 +388,7 @@ impl Kernel {
             let whole = result == Ok(queue.len());
             let outcome = Outcome::Sent { queue, result };
             if quiet && whole {
-                self.complete_quietly(ring, token, flight, outcome);
+                self.complete_quietly(ring, token, flight, outcome, hastened);
             } else {
                 self.complete(ring, token, flight, outcome, false);
             }

@@ -12,7 +12,8 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use ringwire::ring::{
     Address, Completion, Errno, Lent, Operation, Outcome, RecvLease, Ring, SendArena, SendQueue,
-    Shutdown, Token, Uring, UringOptions, Wait, errno::TransferError, socket::Listener,
+    Shutdown, Token, Urgency, Uring, UringOptions, Wait, errno::TransferError,
+    socket::Listener,
 };
 
 /// As in the ringwire binary.
@@ -337,11 +338,12 @@ impl Floor {
             {
                 connection.sending = true;
                 let send = token(Operation::Send, slot);
-                if connection.sent_in_part {
-                    self.ring.submit_send(socket, send, queue);
+                let urgency = if connection.sent_in_part {
+                    Urgency::Awaited
                 } else {
-                    self.ring.submit_quiet_send(socket, send, queue);
-                }
+                    Urgency::Unawaited
+                };
+                self.ring.submit_send(socket, send, queue, urgency);
             }
             if connection.ended {
                 if !connection.sending
