@@ -15,8 +15,8 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use ringwire::{
     Address, Config,
     ring::{
-        Completion, Errno, Outcome, Outgoing, PeerAddress, RecvLease, Ring, SendQueue, Shutdown,
-        Time, Token, Urgency, Wait, Waker,
+        Completion, Errno, Expected, Outgoing, PeerAddress, RecvLease, RecvNow, RecvSizes, Ring,
+        SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
         sim::{Knob, Knobs, SimKernel, SimOptions, SimPeer, SimRead, SimRing, SimSocket},
     },
     service::Echo,
@@ -82,7 +82,8 @@ impl Ring for Outside {
         fn submit_connect(self: &mut Self, socket: &SimSocket, address: &Address, token: Token);
         fn submit_recv(self: &mut Self, socket: &SimSocket, token: Token);
         fn submit_poll(self: &mut Self, socket: &SimSocket, token: Token);
-        fn recv_now(self: &mut Self, socket: &SimSocket, bytes_max: usize) -> Outcome<SimSocket>;
+        fn recv_now(self: &mut Self, socket: &SimSocket, expected: Expected) -> RecvNow<SimSocket>;
+        fn recv_sizes(self: &Self) -> RecvSizes;
         fn submit_send(
             self: &mut Self,
             socket: &SimSocket,

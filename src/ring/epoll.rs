@@ -51,9 +51,9 @@ use rustix::{
 };
 
 use super::{
-    Address, Completion, Errno, Operation, Outcome, Outgoing, PeerAddress, RecvLease, Ring,
-    SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker, recv_pool::RecvStack, send::PIECES_MAX,
-    socket, socket::LastDescriptors, standing,
+    Address, Completion, Errno, Expected, Operation, Outcome, Outgoing, PeerAddress, RecvLease,
+    RecvNow, RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
+    recv_pool::RecvStack, send::PIECES_MAX, socket, socket::LastDescriptors, standing,
 };
 
 /// What the kernel says of the waker, in place of a socket's slot.
@@ -253,6 +253,7 @@ pub struct Epoll {
     buffers: RecvStack,
     large_buffers: RecvStack,
     recv_ready_at: usize,
+    recv_sizes: RecvSizes,
     /// Sends that were submitted since the last turn. They leave with the next one, when whoever
     /// submitted them has done all that belongs to them.
     unsent: Vec<Unsent>,
@@ -320,6 +321,7 @@ impl Epoll {
             buffers,
             large_buffers: RecvStack::new(options.large_buffers, large_bytes, large_bytes)?,
             recv_ready_at: usize::from(options.recv_buffers).div_ceil(2),
+            recv_sizes: RecvSizes::new(options.recv_buffers, bytes),
             unsent: Vec::new(),
             sends: VecDeque::new(),
             unawaited_sends: Vec::new(),
@@ -943,7 +945,8 @@ impl Ring for Epoll {
         self.begin(index, token, watched);
     }
 
-    fn recv_now(&mut self, socket: &EpollSocket, bytes_max: usize) -> Outcome<EpollSocket> {
+    fn recv_now(&mut self, socket: &EpollSocket, expected: Expected) -> RecvNow<EpollSocket> {
+        let bytes_max = self.recv_sizes.bytes_max(expected);
         let mut room = 0;
         let received = self.large_buffers.receive(|buffer| {
             room = bytes_max.min(buffer.len());
@@ -960,11 +963,11 @@ impl Ring for Epoll {
                 slot.set(READABLE, false);
             }
         }
-        match received {
-            Ok(Some(lease)) => Outcome::Received(lease),
-            Ok(None) => Outcome::EndOfStream,
-            Err(errno) => Outcome::Failed(errno),
-        }
+        RecvNow::new(received, room)
+    }
+
+    fn recv_sizes(&self) -> RecvSizes {
+        self.recv_sizes
     }
 
     #[inline]

@@ -52,7 +52,7 @@ use rustix::time::ClockId;
 pub use choice::{AnyRing, Ballot, NoRing, RingKind, RingOptions};
 pub use epoll::{Epoll, EpollOptions, EpollSocket};
 pub use errno::Errno;
-pub use recv_pool::RecvLease;
+pub use recv_pool::{RecvLease, RecvSizes};
 pub use send::{Lent, SendArena, SendQueue};
 pub use socket::{Address, PeerAddress};
 pub use standing::{Outgoing, Taken};
@@ -253,6 +253,45 @@ pub enum Shutdown {
     Write,
 }
 
+/// What a [receive at once](Ring::recv_now) is to bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// A [long](RecvSizes::long_bytes_min) message: as much of it as a buffer holds.
+    LongMessage,
+    /// Anything: no more than one connection may take at once while others wait.
+    Share,
+}
+
+/// What a [receive at once](Ring::recv_now) has brought.
+#[derive(Debug)]
+pub struct RecvNow<S> {
+    /// One that [`Ring::submit_recv`] has. EAGAIN says that there was nothing.
+    pub outcome: Outcome<S>,
+    /// Nothing is left in the socket, as far as the receive could see: there was room for more than
+    /// it has brought.
+    pub is_drained: bool,
+}
+
+impl<S> RecvNow<S> {
+    /// What was received into a buffer that had so much room for it.
+    fn new(received: Result<Option<RecvLease>, Errno>, room: usize) -> Self {
+        let is_drained = match &received {
+            Ok(Some(lease)) => lease.len() < room,
+            Ok(None) => true,
+            Err(errno) => *errno != Errno::NO_BUFFERS,
+        };
+        let outcome = match received {
+            Ok(Some(lease)) => Outcome::Received(lease),
+            Ok(None) => Outcome::EndOfStream,
+            Err(errno) => Outcome::Failed(errno),
+        };
+        Self {
+            outcome,
+            is_drained,
+        }
+    }
+}
+
 /// Whether somebody waits for the end of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
@@ -340,12 +379,14 @@ pub trait Ring {
     /// stands in for [`submit_recv`](Self::submit_recv): one of the two is in flight on a socket.
     fn submit_poll(&mut self, socket: &Self::Socket, token: Token);
 
-    /// Receives at most `bytes_max` bytes at once, into a large buffer: the one that was in use
-    /// last, which is in the cache. What comes of a long message then lies in few pieces, and is
-    /// looked at and answered before more comes. The outcome is one that `submit_recv` has; EAGAIN
-    /// says that there was nothing, and [`Errno::NO_BUFFERS`] to try again once
+    /// Receives at once, into memory that no other receive needs: that which was in use last, which
+    /// is in the cache. What comes of a long message then lies in few pieces, and is looked at and
+    /// answered before more comes. [`Errno::NO_BUFFERS`] says to try again once
     /// [`recv_now_ready`](Self::recv_now_ready).
-    fn recv_now(&mut self, socket: &Self::Socket, bytes_max: usize) -> Outcome<Self::Socket>;
+    fn recv_now(&mut self, socket: &Self::Socket, expected: Expected) -> RecvNow<Self::Socket>;
+
+    /// What follows from the sizes of its receive buffers, which never change.
+    fn recv_sizes(&self) -> RecvSizes;
 
     /// Sends what the queue holds. At most one send is in flight on a socket. A queue that
     /// [holds leases](SendQueue::holds_leases) does not wait for the peer: it completes at once,

@@ -37,9 +37,10 @@ use rustix::{
 };
 
 use super::{
-    Address, Completion, Errno, Operation, Outcome, Outgoing, PeerAddress, RecvLease, Ring,
-    SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker, provided::BufferGroup, quiet,
-    recv_pool::RecvStack, send::PIECES_MAX, socket, socket::LastDescriptors, standing,
+    Address, Completion, Errno, Expected, Operation, Outcome, Outgoing, PeerAddress, RecvLease,
+    RecvNow, RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
+    provided::BufferGroup, quiet, recv_pool::RecvStack, send::PIECES_MAX, socket,
+    socket::LastDescriptors, standing,
 };
 
 /// `user_data` of a send is this, and the index of its queue: the queue has to be found again.
@@ -149,6 +150,7 @@ pub struct Uring {
     is_hastened: bool,
     knows_quiet: bool,
     recv_ready_at: usize,
+    recv_sizes: RecvSizes,
     busy_poll_us: u32,
     last_descriptors: LastDescriptors,
     /// Turns that found something while they looked for it.
@@ -207,6 +209,8 @@ impl Uring {
             last_descriptors: LastDescriptors::of_process(),
             sleeps_saved: 0,
             recv_ready_at: usize::from(buffers.pool().buffers()).div_ceil(2),
+            // Of the memory as it was asked for, however it was divided.
+            recv_sizes: RecvSizes::new(options.recv_buffers, options.recv_buffer_bytes),
             buffers: ManuallyDrop::new(buffers),
             large_buffers,
             sends: ManuallyDrop::new(Vec::new()),
@@ -673,18 +677,20 @@ impl Ring for Uring {
         self.push(poll.build().user_data(token.bits()));
     }
 
-    fn recv_now(&mut self, socket: &OwnedFd, bytes_max: usize) -> Outcome<OwnedFd> {
+    fn recv_now(&mut self, socket: &OwnedFd, expected: Expected) -> RecvNow<OwnedFd> {
+        let bytes_max = self.recv_sizes.bytes_max(expected);
+        let mut room = 0;
         let received = self.large_buffers.receive(|buffer| {
-            let most = bytes_max.min(buffer.len());
-            let buffer = &mut buffer[..most];
+            room = bytes_max.min(buffer.len());
+            let buffer = &mut buffer[..room];
             let (_, bytes) = rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?;
             Ok(bytes)
         });
-        match received {
-            Ok(Some(lease)) => Outcome::Received(lease),
-            Ok(None) => Outcome::EndOfStream,
-            Err(errno) => Outcome::Failed(errno),
-        }
+        RecvNow::new(received, room)
+    }
+
+    fn recv_sizes(&self) -> RecvSizes {
+        self.recv_sizes
     }
 
     #[inline]

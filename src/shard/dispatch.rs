@@ -173,7 +173,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// Has receives be large ones while long messages come, and for a while after.
     #[inline]
     fn size_receives(&mut self, key: Key, len: usize) {
-        let long_bytes_min = self.long_bytes_min;
+        let long_bytes_min = self.recv_sizes.long_bytes_min;
         let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
             return;
         };

@@ -25,7 +25,7 @@ use crate::{
         mistake::Mistake,
         unread::{End, Unread},
     },
-    ring::{Errno, Outcome, RecvLease, Ring},
+    ring::{Errno, Expected, Outcome, RecvLease, RecvNow, Ring},
 };
 
 /// What was put off and looked at, whose memory is kept.
@@ -211,21 +211,25 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 return false;
             }
             let is_long = link.long_for > 0;
-            let most = if is_long {
-                usize::MAX
+            let expected = if is_long {
+                Expected::LongMessage
             } else {
-                self.greedy_recv_bytes
+                Expected::Share
             };
             // What was sent is free again.
             return_lent(&mut self.ring, &mut self.shared);
-            match self.ring.recv_now(socket, most) {
+            let RecvNow {
+                outcome,
+                is_drained,
+            } = self.ring.recv_now(socket, expected);
+            match outcome {
                 Outcome::Received(lease) => {
                     has_received = true;
                     self.rota_blocked = false;
                     self.shared.counts.recv_large += 1;
-                    let is_drained = !is_long && lease.len() < most;
                     self.bytes_received(key, lease, true);
-                    if is_drained {
+                    // Of a long message more may have come while it was looked at.
+                    if is_drained && !is_long {
                         self.nothing_to_receive(key);
                         return false;
                     }
@@ -252,7 +256,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 // Its share is over, with bytes left to look at.
                 return false;
             }
-            let in_long_message = link.endpoint.announced_bytes() >= self.long_bytes_min;
+            let long_bytes_min = self.recv_sizes.long_bytes_min;
+            let in_long_message = link.endpoint.announced_bytes() >= long_bytes_min;
             if is_long && !in_long_message {
                 // What comes next is most often the next message, which the peer sends when it has
                 // our answer.

@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use ringwire::ring::{
-    Address, Completion, Errno, Lent, Operation, Outcome, PeerAddress, RecvLease, Ring, Shutdown,
-    Token,
+    Address, Completion, Errno, Expected, Lent, Operation, Outcome, PeerAddress, RecvLease,
+    RecvNow, Ring, Shutdown, Token,
     Urgency::{Awaited, Unawaited},
     Wait,
     errno::TransferError,
@@ -556,7 +556,7 @@ pub fn polls_tell_of_bytes_that_are_received_at_once<E: Env>(env: E) {
         let readable = driver.outcome(poll);
         assert!(matches!(readable, Outcome::Readable), "{readable:?}");
         loop {
-            match driver.ring.recv_now(&socket, usize::MAX) {
+            match driver.ring.recv_now(&socket, Expected::LongMessage).outcome {
                 Outcome::Received(lease) => {
                     longest = longest.max(lease.len());
                     // Of the buffers that are free, the one that was in use last.
@@ -618,7 +618,7 @@ pub fn polls_tell_of_the_end_and_can_be_cancelled<E: Env>(env: E) {
         let readable = driver.outcome(poll);
         assert!(matches!(readable, Outcome::Readable), "{readable:?}");
         loop {
-            match driver.ring.recv_now(&socket, usize::MAX) {
+            match driver.ring.recv_now(&socket, Expected::LongMessage).outcome {
                 Outcome::EndOfStream => break assert!(!resets),
                 Outcome::Failed(errno) => match errno.of_transfer() {
                     TransferError::Retry => {}
@@ -678,6 +678,84 @@ pub fn running_out_of_buffers_loses_no_bytes<E: Env>(env: E) {
         driver.ring.recycle(lease);
     }
     driver.cancel_or_starved(recv);
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn says_whether_a_receive_at_once_has_drained_the_socket<E: Env>(env: E) {
+    let sizes = Sizes::default();
+    let buffers_bytes = usize::from(sizes.recv_buffers) * sizes.recv_buffer_bytes as usize;
+    let mut driver = Driver::new(env, sizes);
+    let (socket, mut peer) = driver.connection();
+    // Others need receive memory too.
+    let sizes = driver.ring.recv_sizes();
+    assert!((1..buffers_bytes).contains(&sizes.lent_bytes_max));
+    let share = sizes.long_bytes_min as usize;
+    assert!((1..4 * KIB).contains(&share));
+    let receive = |driver: &mut Driver<E>, expected| {
+        let RecvNow {
+            outcome,
+            is_drained,
+        } = driver.ring.recv_now(&socket, expected);
+        (outcome, is_drained)
+    };
+    let is_retry = |errno: Errno| errno.of_transfer() == TransferError::Retry;
+    match receive(&mut driver, Expected::Share) {
+        (Outcome::Failed(errno), is_drained) => assert!(is_retry(errno) && is_drained),
+        other => panic!("{other:?}"),
+    }
+    let text = pattern(4 * share + 100);
+    let (mut written, mut bytes, mut parts) = (0, Vec::new(), 0);
+    while bytes.len() < text.len() {
+        written += peer.write(&text[written..]);
+        driver.until(|driver| driver.ring.unread_bytes(&socket) == (written - bytes.len()) as u64);
+        // Of what is there, a share each time until it says that this was all.
+        loop {
+            let (outcome, is_drained) = receive(&mut driver, Expected::Share);
+            match outcome {
+                Outcome::Received(lease) => {
+                    assert!(lease.len() <= share && is_drained == (lease.len() < share));
+                    bytes.extend_from_slice(&lease);
+                    driver.ring.recycle(lease);
+                    parts += 1;
+                }
+                Outcome::Failed(errno) => assert!(is_retry(errno) && is_drained),
+                other => panic!("{other:?}"),
+            }
+            if is_drained {
+                break;
+            }
+        }
+        if E::WAITS {
+            assert_eq!(driver.ring.unread_bytes(&socket), 0);
+        }
+    }
+    assert!(bytes == text && parts > 4, "{parts}");
+    // Where there is no memory, it cannot see what there is.
+    let mut held = Vec::new();
+    loop {
+        peer.write(b"more");
+        match receive(&mut driver, Expected::LongMessage) {
+            (Outcome::Received(lease), _) => held.push(lease),
+            (Outcome::Failed(Errno::NO_BUFFERS), is_drained) => break assert!(!is_drained),
+            (Outcome::Failed(errno), is_drained) => assert!(is_retry(errno) && is_drained),
+            other => panic!("{other:?}"),
+        }
+        driver.turn();
+    }
+    held.into_iter()
+        .for_each(|lease| driver.ring.recycle(lease));
+    // Behind the end nothing is left.
+    peer.shutdown_write();
+    let is_drained = loop {
+        match receive(&mut driver, Expected::LongMessage) {
+            (Outcome::Received(lease), _) => driver.ring.recycle(lease),
+            (Outcome::EndOfStream, is_drained) => break is_drained,
+            (Outcome::Failed(errno), _) => assert!(is_retry(errno)),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(is_drained);
     driver.close(socket);
     driver.finish();
 }

@@ -36,6 +36,7 @@ macro_rules! contract {
                 releases_a_socket_without_closing_it
                 reset_connections_fail
                 running_out_of_buffers_loses_no_bytes
+                says_whether_a_receive_at_once_has_drained_the_socket
                 sends_many_pieces_in_order
                 sends_much_to_a_slow_reader
                 sends_what_it_received_from_where_it_lies

@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use bytes::Bytes;
 use ringwire::ring::{
-    Address, Completion, Lent, Operation, Outcome, RecvLease, Ring, SendArena, SendQueue, Shutdown,
-    Time, Token, Urgency, Wait,
+    Address, Completion, Expected, Lent, Operation, Outcome, RecvLease, Ring, SendArena, SendQueue,
+    Shutdown, Time, Token, Urgency, Wait,
     errno::{AcceptError, TransferError},
     sim::{Knob, Knobs, Marks, Prng, SimKernel, SimOptions, SimPeer, SimRing, SimSocket},
 };
@@ -375,9 +375,10 @@ impl Side {
             }
         }
         let (operation, outcome) = match (operation, outcome, &connection.socket) {
-            (Operation::Poll, Outcome::Readable, Some(socket)) => {
-                (Operation::Recv, self.ring.recv_now(socket, usize::MAX))
-            }
+            (Operation::Poll, Outcome::Readable, Some(socket)) => (
+                Operation::Recv,
+                self.ring.recv_now(socket, Expected::LongMessage).outcome,
+            ),
             (Operation::Poll, outcome, _) => (Operation::Recv, outcome),
             (operation, outcome, _) => (operation, outcome),
         };

@@ -332,11 +332,6 @@ impl Plan {
         if offer.is_some() && server.compress {
             journal.reach(Mark::SeedCompresses);
         }
-        for (config, ring) in [(&mut server, server_ring), (&mut client, client_ring)] {
-            // What a long message is, goes by these.
-            config.recv_buffers = ring.recv_buffers;
-            config.recv_buffer_bytes = ring.recv_buffer_bytes.max(256);
-        }
         let pressure = &mut Prng::new(seed, PURPOSE_PRESSURE);
         let crowd = (pressure.below(150) == 0 && !few_connections) as usize * 150;
         let mut mail_turns = 0;

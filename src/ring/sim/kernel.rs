@@ -32,13 +32,17 @@ use super::{
     network::{Network, SocketId},
 };
 use crate::ring::{
-    Address, Completion, Errno, Operation, Outcome, RecvLease, SendQueue, Time, Token, Wait, Waker,
+    Address, Completion, Errno, Operation, Outcome, RecvLease, RecvSizes, SendQueue, Time, Token,
+    Wait, Waker,
     recv_pool::{RecvPool, RecvStack},
     watched::{Arrived, Overdue},
 };
 
 /// Each turn takes a little time, as it does everywhere.
 const TURN_NS: u64 = 1_000;
+
+/// Sizes follow from buffers of so many bytes at least: no real ring has smaller ones.
+const SIZED_BYTES_MIN: u32 = 256;
 
 /// Connections that one turn of a ring accepts that goes by readiness: few, so that there are more.
 const ACCEPTS_MAX: u32 = 2;
@@ -164,6 +168,7 @@ pub(super) struct RingState {
     /// Buffers that the kernel may fill, in the order in which it will.
     pub(super) free: VecDeque<u16>,
     pub(super) large_buffers: RecvStack,
+    pub(super) recv_sizes: RecvSizes,
     pub(super) incremental: bool,
     /// It is told what can be tried, and not what was done.
     pub(super) readiness: bool,
@@ -206,6 +211,8 @@ impl Kernel {
         let pool = RecvPool::new(options.recv_buffers, options.recv_buffer_bytes, false)?;
         let large_bytes = options.large_buffer_bytes;
         let large_buffers = RecvStack::new(options.large_buffers, large_bytes, large_bytes)?;
+        // With less, every message would be a long one.
+        let bytes = options.recv_buffer_bytes.max(SIZED_BYTES_MIN);
         let readiness = self.faults.roll(Knob::Readiness);
         // Who says how much is received into a buffer knows where its room begins.
         let incremental = readiness || self.faults.roll(Knob::IncrementalBuffers);
@@ -221,6 +228,7 @@ impl Kernel {
             free: (0..pool.buffers()).collect(),
             pool,
             large_buffers,
+            recv_sizes: RecvSizes::new(options.recv_buffers, bytes),
             incremental,
             readiness,
             attending: false,
@@ -262,6 +270,10 @@ impl Kernel {
     pub(super) fn recv_ready(&self, ring: usize) -> bool {
         let state = &self.rings[ring];
         state.pool.free() >= usize::from(state.pool.buffers()).div_ceil(2)
+    }
+
+    pub(super) fn recv_sizes(&self, ring: usize) -> RecvSizes {
+        self.rings[ring].recv_sizes
     }
 
     pub(super) fn completions_left(&self, ring: usize) -> usize {

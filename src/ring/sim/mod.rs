@@ -53,8 +53,8 @@ pub use marks::{Mark, Marks};
 pub use peer::{SimPeer, SimPeerListener, SimRead};
 
 use super::{
-    Address, Completion, Errno, Outcome, Outgoing, PeerAddress, RecvLease, Ring, SendQueue,
-    Shutdown, Time, Token, Urgency, Wait, Waker,
+    Address, Completion, Errno, Expected, Outcome, Outgoing, PeerAddress, RecvLease, RecvNow,
+    RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
     watched::{Arrived, Overdue, Watched},
 };
 
@@ -367,11 +367,21 @@ impl Ring for SimRing {
         self.submit(token, Some(socket), Work::Poll);
     }
 
-    fn recv_now(&mut self, socket: &SimSocket, bytes_max: usize) -> Outcome<SimSocket> {
+    fn recv_now(&mut self, socket: &SimSocket, expected: Expected) -> RecvNow<SimSocket> {
         let mut kernel = self.shared.borrow_mut();
-        let outcome = kernel.recv_now(self.id, socket.id, bytes_max);
+        let RecvNow {
+            outcome,
+            is_drained,
+        } = kernel.recv_now(self.id, socket.id, expected);
         drop(kernel);
-        self.named(outcome)
+        RecvNow {
+            outcome: self.named(outcome),
+            is_drained,
+        }
+    }
+
+    fn recv_sizes(&self) -> RecvSizes {
+        self.shared.borrow().recv_sizes(self.id)
     }
 
     fn submit_send(

@@ -10,15 +10,16 @@ use super::{
     network::{Holder, PIPE, REFUSED, Role, SocketId, WayOut},
 };
 use crate::ring::{
-    Address, Errno, Operation, Outcome, RecvLease, SendQueue, Token, send::PIECES_MAX,
+    Address, Errno, Expected, Operation, Outcome, RecvLease, RecvNow, SendQueue, Token,
+    send::PIECES_MAX,
 };
 
 /// What a receive finds.
 enum Found {
     Bytes,
     Nothing,
-    /// There will be no more.
-    Over(Outcome<SocketId>),
+    /// There will be no more: the stream has ended, or it broke.
+    Over(Result<(), Errno>),
 }
 
 /// Whether a ring that goes by readiness tries this when it hands out what comes of it.
@@ -146,7 +147,10 @@ impl Kernel {
             match self.look_for_bytes(id) {
                 Found::Bytes => {}
                 Found::Nothing => return,
-                Found::Over(outcome) => return self.complete(ring, token, flight, outcome, false),
+                Found::Over(over) => {
+                    let outcome = over.map_or_else(Outcome::Failed, |()| Outcome::EndOfStream);
+                    return self.complete(ring, token, flight, outcome, false);
+                }
             }
             let Some(&buffer) = self.rings[ring].free.front() else {
                 self.faults.marks.reach(Mark::PoolExhausted);
@@ -174,11 +178,11 @@ impl Kernel {
             let socket = self.network.socket_mut(id);
             if socket.incoming.is_empty() {
                 return if !matches!(socket.role, Role::Stream) {
-                    Found::Over(Outcome::Failed(Errno::new(libc::ENOTCONN)))
+                    Found::Over(Err(Errno::new(libc::ENOTCONN)))
                 } else if let Some(error) = socket.error.take() {
-                    Found::Over(Outcome::Failed(error))
+                    Found::Over(Err(error))
                 } else if socket.ended || socket.read_shut || socket.reset {
-                    Found::Over(Outcome::EndOfStream)
+                    Found::Over(Ok(()))
                 } else {
                     Found::Nothing
                 };
@@ -207,14 +211,22 @@ impl Kernel {
         &mut self,
         ring: usize,
         id: SocketId,
-        bytes_max: usize,
-    ) -> Outcome<SocketId> {
-        let outcome = self.try_recv_now(ring, id, bytes_max);
-        self.network.socket_mut(id).hand_out(&outcome);
-        outcome
+        expected: Expected,
+    ) -> RecvNow<SocketId> {
+        let bytes_max = self.rings[ring].recv_sizes.bytes_max(expected);
+        let room = bytes_max.min(self.rings[ring].large_buffers.buffer_bytes());
+        let received = self.try_recv_now(ring, id, room);
+        let now = RecvNow::new(received, room);
+        self.network.socket_mut(id).hand_out(&now.outcome);
+        now
     }
 
-    fn try_recv_now(&mut self, ring: usize, id: SocketId, bytes_max: usize) -> Outcome<SocketId> {
+    fn try_recv_now(
+        &mut self,
+        ring: usize,
+        id: SocketId,
+        room: usize,
+    ) -> Result<Option<RecvLease>, Errno> {
         let in_flight = &self.network.socket(id).in_flight;
         let first = in_flight
             .iter()
@@ -222,21 +234,21 @@ impl Kernel {
         let what = "it receives at once, and waits to receive already";
         let token = Token::new(Operation::Poll, 0);
         self.faults.rule(Mark::RuleOneOfAKind, first, token, what);
-        let nothing = Outcome::Failed(Errno::new(libc::EAGAIN));
+        let nothing = Err(Errno::new(libc::EAGAIN));
         if self.faults.roll(Knob::PollInVain) {
             return nothing;
         }
         match self.look_for_bytes(id) {
             Found::Bytes => {}
             Found::Nothing => return nothing,
-            Found::Over(outcome) => return outcome,
+            Found::Over(over) => return over.map(|()| None),
         }
         if !self.recv_now_ready(ring) {
             self.faults.marks.reach(Mark::LargeBuffersExhausted);
-            return Outcome::Failed(Errno::NO_BUFFERS);
+            return Err(Errno::NO_BUFFERS);
         }
         let incoming = self.network.socket(id).incoming.len();
-        let most = self.split_at_random(incoming).min(bytes_max);
+        let most = self.split_at_random(incoming).min(room);
         let incoming = &mut self.network.socket_mut(id).incoming;
         let received = self.rings[ring].large_buffers.receive(|buffer| {
             let count = most.min(buffer.len());
@@ -245,15 +257,11 @@ impl Kernel {
             }
             Ok(count)
         });
-        match received {
-            Ok(Some(lease)) => {
-                self.faults.marks.reach(Mark::LargeReceive);
-                self.faults.trace.bytes(&lease);
-                Outcome::Received(lease)
-            }
-            Ok(None) => nothing,
-            Err(errno) => Outcome::Failed(errno),
+        if let Ok(Some(lease)) = &received {
+            self.faults.marks.reach(Mark::LargeReceive);
+            self.faults.trace.bytes(lease);
         }
+        received
     }
 
     /// As many bytes, or fewer, down to one.

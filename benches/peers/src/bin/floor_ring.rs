@@ -11,8 +11,8 @@ use std::{error::Error, os::fd::OwnedFd};
 use clap::Parser;
 use mimalloc::MiMalloc;
 use ringwire::ring::{
-    Address, Completion, Errno, Lent, Operation, Outcome, RecvLease, Ring, SendArena, SendQueue,
-    Shutdown, Token, Urgency, Uring, UringOptions, Wait, errno::TransferError,
+    Address, Completion, Errno, Expected, Lent, Operation, Outcome, RecvLease, Ring, SendArena,
+    SendQueue, Shutdown, Token, Urgency, Uring, UringOptions, Wait, errno::TransferError,
     socket::Listener,
 };
 
@@ -208,7 +208,7 @@ impl Floor {
         if is_large {
             return_lent(&mut self.ring, &mut self.arena);
             if let Some(socket) = &connection.socket {
-                outcome = self.ring.recv_now(socket, usize::MAX);
+                outcome = self.ring.recv_now(socket, Expected::LongMessage).outcome;
             }
         }
         match outcome {
