@@ -15,8 +15,8 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use ringwire::{
     Address, Config,
     ring::{
-        Completion, Errno, Expected, Outgoing, PeerAddress, RecvLease, RecvNow, RecvSizes, Ring,
-        SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
+        Arrival, Completion, Errno, Expected, Outgoing, PeerAddress, RecvLease, RecvNow, RecvSizes,
+        Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
         sim::{Knob, Knobs, SimKernel, SimOptions, SimPeer, SimRead, SimRing, SimSocket},
     },
     service::Echo,
@@ -80,8 +80,7 @@ impl Ring for Outside {
         fn release(self: &mut Self, socket: SimSocket) -> SimSocket;
         fn submit_accept(self: &mut Self, listener: &SimSocket, token: Token);
         fn submit_connect(self: &mut Self, socket: &SimSocket, address: &Address, token: Token);
-        fn submit_recv(self: &mut Self, socket: &SimSocket, token: Token);
-        fn submit_poll(self: &mut Self, socket: &SimSocket, token: Token);
+        fn submit_recv(self: &mut Self, socket: &SimSocket, token: Token, arrival: Arrival);
         fn recv_now(self: &mut Self, socket: &SimSocket, expected: Expected) -> RecvNow<SimSocket>;
         fn recv_sizes(self: &Self) -> RecvSizes;
         fn submit_send(
@@ -107,8 +106,7 @@ impl Ring for Outside {
         fn completions_left(self: &Self) -> usize;
         fn split(self: &mut Self, lease: RecvLease, at: usize) -> (RecvLease, RecvLease);
         fn recycle(self: &mut Self, lease: RecvLease);
-        fn recv_ready(self: &Self) -> bool;
-        fn recv_now_ready(self: &Self) -> bool;
+        fn recv_ready(self: &Self, arrival: Arrival) -> bool;
         fn in_flight(self: &Self) -> usize;
     }
 }

@@ -10,9 +10,7 @@ use crate::ring::send::Holdings;
 pub struct InFlight {
     /// A receive.
     pub recv: bool,
-    /// A poll.
-    pub poll: bool,
-    /// One of them, which may still find something.
+    /// It may still find something.
     pub is_armed: bool,
     /// A send.
     pub send: bool,
@@ -28,14 +26,13 @@ impl InFlight {
     fn count(self) -> u8 {
         let Self {
             recv,
-            poll,
             is_armed: _,
             send,
             connect,
             cancel,
             close,
         } = self;
-        [recv, poll, send, connect, cancel, close]
+        [recv, send, connect, cancel, close]
             .into_iter()
             .map(u8::from)
             .sum()
@@ -122,12 +119,8 @@ impl Link {
                 "it counts other operations in flight than the ring",
             ),
             (
-                self.receiving == (ring.recv || ring.poll),
+                self.receiving == ring.recv,
                 "whether it receives, the ring says otherwise",
-            ),
-            (
-                !self.receiving || self.polling == ring.poll,
-                "it receives, and the ring polls, or the other way round",
             ),
             (
                 self.sending == ring.send,

@@ -68,7 +68,7 @@ use crate::{
         handshake::{ClientHandshakeError, ClientRequest},
         hixie::Challenge,
     },
-    ring::{Errno, Lent, Ring, SendArena, SendQueue, Time, Token, Urgency},
+    ring::{Arrival, Errno, Lent, Ring, SendArena, SendQueue, Time, Token, Urgency},
     tls::TlsError,
 };
 
@@ -456,13 +456,13 @@ pub struct Link {
     pub in_flight: u8,
     /// A receive is in flight.
     pub receiving: bool,
-    /// It is a poll, after which something is received at once.
-    pub polling: bool,
-    /// For so many receives more it is polled and received from into large buffers: a long message
-    /// came not long ago.
+    /// Whether it delivers, or announces what is received when the connection's turn has come.
+    pub arrival: Arrival,
+    /// For so many receives more what comes is announced, and received as a long message: one came
+    /// not long ago.
     pub long_for: u8,
-    /// For so many receives more it is polled and received from when its turn has come: it has used
-    /// up its share not long ago.
+    /// For so many receives more what comes is announced, and received when its turn has come: it
+    /// has used up its share not long ago.
     pub greedy_for: u8,
     /// It is in the shard's rota of those with something left to look at.
     pub queued: bool,
@@ -666,7 +666,7 @@ impl Link {
             sent_ms: 0,
             in_flight: 0,
             receiving: false,
-            polling: false,
+            arrival: Arrival::Delivered,
             long_for: 0,
             greedy_for: 0,
             queued: false,

@@ -51,8 +51,8 @@ use rustix::{
 };
 
 use super::{
-    Address, Completion, Errno, Expected, Operation, Outcome, Outgoing, PeerAddress, RecvLease,
-    RecvNow, RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
+    Address, Arrival, Completion, Errno, Expected, Operation, Outcome, Outgoing, PeerAddress,
+    RecvLease, RecvNow, RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
     recv_pool::RecvStack, send::PIECES_MAX, socket, socket::LastDescriptors, standing,
 };
 
@@ -135,7 +135,7 @@ struct Slot {
     /// Counts who had the slot, so that what is said of one of them is not taken for another.
     generation: u16,
     flags: u16,
-    /// The accept, connect, poll or receive in flight; 0 for none.
+    /// The accept, connect or receive in flight; 0 for none.
     incoming: u64,
     /// The send that waits for room.
     blocked: Option<Box<Blocked>>,
@@ -162,6 +162,8 @@ const FULL: u16 = 1 << 4;
 const QUEUED: u16 = 1 << 5;
 /// It was put into non-blocking mode.
 const NON_BLOCKING: u16 = 1 << 6;
+/// Its receive only tells that there is something.
+const ANNOUNCED: u16 = 1 << 7;
 
 impl Slot {
     #[inline]
@@ -538,8 +540,8 @@ impl Epoll {
         }
         let token = slot.incoming()?;
         let (outcome, more) = match token.operation() {
+            Operation::Recv if slot.has(ANNOUNCED) => (Outcome::Readable, false),
             Operation::Recv => self.receive(index)?,
-            Operation::Poll => (Outcome::Readable, false),
             Operation::Accept => self.accept(index)?,
             _ => match socket_error(slot.fd()) {
                 Ok(Ok(())) => {
@@ -928,19 +930,12 @@ impl Ring for Epoll {
     }
 
     #[inline]
-    fn submit_recv(&mut self, socket: &EpollSocket, token: Token) {
+    fn submit_recv(&mut self, socket: &EpollSocket, token: Token, arrival: Arrival) {
         debug_assert_eq!(token.operation(), Operation::Recv);
         let index = self.slot_of(socket);
-        let for_room = self.slots[index as usize].has(WATCHED_FOR_ROOM);
-        let watched = self.watch(index, for_room);
-        self.begin(index, token, watched);
-    }
-
-    #[inline]
-    fn submit_poll(&mut self, socket: &EpollSocket, token: Token) {
-        debug_assert_eq!(token.operation(), Operation::Poll);
-        let index = self.slot_of(socket);
-        let for_room = self.slots[index as usize].has(WATCHED_FOR_ROOM);
+        let slot = &mut self.slots[index as usize];
+        slot.set(ANNOUNCED, arrival == Arrival::Announced);
+        let for_room = slot.has(WATCHED_FOR_ROOM);
         let watched = self.watch(index, for_room);
         self.begin(index, token, watched);
     }
@@ -1158,12 +1153,11 @@ impl Ring for Epoll {
         }
     }
 
-    fn recv_ready(&self) -> bool {
-        self.buffers.free() >= self.recv_ready_at
-    }
-
-    fn recv_now_ready(&self) -> bool {
-        self.large_buffers.is_ready()
+    fn recv_ready(&self, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Delivered => self.buffers.free() >= self.recv_ready_at,
+            Arrival::Announced => self.large_buffers.is_ready(),
+        }
     }
 
     fn in_flight(&self) -> usize {
@@ -1230,7 +1224,11 @@ mod tests {
         let mut sockets = Vec::new();
         for (tag, (ours, _)) in pairs.iter().enumerate() {
             let socket = EpollSocket::from(OwnedFd::from(ours.try_clone().unwrap()));
-            ring.submit_recv(&socket, Token::new(Operation::Recv, tag as u64));
+            ring.submit_recv(
+                &socket,
+                Token::new(Operation::Recv, tag as u64),
+                Arrival::Delivered,
+            );
             sockets.push(socket);
         }
         rustix::io::write(&pairs[0].1, &[1; 4 * 4096]).unwrap();

@@ -124,8 +124,6 @@ pub enum Operation {
     Close,
     /// [`Ring::submit_connect`].
     Connect,
-    /// [`Ring::submit_poll`].
-    Poll,
     /// [`Ring::submit_recv`].
     Recv,
     /// [`Ring::submit_send`].
@@ -137,12 +135,11 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 8] = [
         Self::Accept,
         Self::Cancel,
         Self::Close,
         Self::Connect,
-        Self::Poll,
         Self::Recv,
         Self::Send,
         Self::Tick,
@@ -228,7 +225,7 @@ pub enum Outcome<S> {
     EndOfStream,
     /// The operation failed.
     Failed(Errno),
-    /// A poll found something to receive.
+    /// There is something to receive, as an [announced](Arrival::Announced) receive tells.
     Readable,
     /// Bytes were received. Give the lease back with [`Ring::recycle`].
     Received(RecvLease),
@@ -251,6 +248,19 @@ pub enum Shutdown {
     Both,
     /// Ours: the peer reads an end of stream after what was sent.
     Write,
+}
+
+/// What a receive does with what arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is handed out as it comes ([`Outcome::Received`]), until the receive is cancelled, has
+    /// failed, the stream has ended, or no receive memory is left ([`Errno::NO_BUFFERS`], which is
+    /// a state and not an error).
+    Delivered,
+    /// It stays where it is: the receive ends with [`Outcome::Readable`] once there is something to
+    /// be [received at once](Ring::recv_now), the end of the stream and a broken transport among
+    /// it. There may be nothing by then. It takes no receive memory.
+    Announced,
 }
 
 /// What a [receive at once](Ring::recv_now) is to bring.
@@ -369,20 +379,15 @@ pub trait Ring {
     /// Connects.
     fn submit_connect(&mut self, socket: &Self::Socket, address: &Address, token: Token);
 
-    /// Receives until cancelled, failed, at the end of the stream or out of buffers
-    /// ([`Errno::NO_BUFFERS`], which is a state and not an error: submit again once
-    /// [`recv_ready`](Self::recv_ready)).
-    fn submit_recv(&mut self, socket: &Self::Socket, token: Token);
-
-    /// Completes with [`Outcome::Readable`] once there is something for
-    /// [`recv_now`](Self::recv_now), the end of the stream and a broken transport among it. It
-    /// stands in for [`submit_recv`](Self::submit_recv): one of the two is in flight on a socket.
-    fn submit_poll(&mut self, socket: &Self::Socket, token: Token);
+    /// Receives what arrives, or hears of it. At most one receive is in flight on a socket. One
+    /// that has found no receive memory is to be submitted again once there
+    /// [is some](Self::recv_ready).
+    fn submit_recv(&mut self, socket: &Self::Socket, token: Token, arrival: Arrival);
 
     /// Receives at once, into memory that no other receive needs: that which was in use last, which
     /// is in the cache. What comes of a long message then lies in few pieces, and is looked at and
-    /// answered before more comes. [`Errno::NO_BUFFERS`] says to try again once
-    /// [`recv_now_ready`](Self::recv_now_ready).
+    /// answered before more comes. [`Errno::NO_BUFFERS`] says to try again once there
+    /// [is some](Self::recv_ready) of it.
     fn recv_now(&mut self, socket: &Self::Socket, expected: Expected) -> RecvNow<Self::Socket>;
 
     /// What follows from the sizes of its receive buffers, which never change.
@@ -472,11 +477,9 @@ pub trait Ring {
     /// Gives received memory back to the kernel.
     fn recycle(&mut self, lease: RecvLease);
 
-    /// Whether enough receive memory is free for connections that ran out to start again.
-    fn recv_ready(&self) -> bool;
-
-    /// Whether a large buffer is free.
-    fn recv_now_ready(&self) -> bool;
+    /// Whether there is receive memory for those who found none: enough for what is delivered to
+    /// start again, or some for what was announced.
+    fn recv_ready(&self, arrival: Arrival) -> bool;
 
     /// Operations in flight.
     fn in_flight(&self) -> usize;

@@ -37,8 +37,8 @@ use rustix::{
 };
 
 use super::{
-    Address, Completion, Errno, Expected, Operation, Outcome, Outgoing, PeerAddress, RecvLease,
-    RecvNow, RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
+    Address, Arrival, Completion, Errno, Expected, Operation, Outcome, Outgoing, PeerAddress,
+    RecvLease, RecvNow, RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
     provided::BufferGroup, quiet, recv_pool::RecvStack, send::PIECES_MAX, socket,
     socket::LastDescriptors, standing,
 };
@@ -518,9 +518,11 @@ impl Uring {
             Operation::Recv => match self.buffers.received(result, flags) {
                 Some(lease) => Outcome::Received(lease),
                 None if result == 0 => Outcome::EndOfStream,
-                None => Outcome::Failed(Errno::new(-result)),
+                None if result < 0 => Outcome::Failed(Errno::new(-result)),
+                // It was a poll, which ends with events, one at least, and without a buffer. It has
+                // no name of its own: whoever cancels a receive does not know which it is.
+                None => Outcome::Readable,
             },
-            Operation::Poll if result >= 0 => Outcome::Readable,
             Operation::Accept if result >= 0 => {
                 // SAFETY: a non-negative result of an accept is a new descriptor that is ours.
                 Outcome::Accepted(unsafe { OwnedFd::from_raw_fd(result) })
@@ -664,17 +666,13 @@ impl Ring for Uring {
     }
 
     #[inline]
-    fn submit_recv(&mut self, socket: &OwnedFd, token: Token) {
+    fn submit_recv(&mut self, socket: &OwnedFd, token: Token, arrival: Arrival) {
         debug_assert_eq!(token.operation(), Operation::Recv);
-        let recv = opcode::RecvMulti::new(fd(socket), BufferGroup::ID);
-        self.push(recv.build().user_data(token.bits()));
-    }
-
-    #[inline]
-    fn submit_poll(&mut self, socket: &OwnedFd, token: Token) {
-        debug_assert_eq!(token.operation(), Operation::Poll);
-        let poll = opcode::PollAdd::new(fd(socket), POLL_EVENTS);
-        self.push(poll.build().user_data(token.bits()));
+        let entry = match arrival {
+            Arrival::Delivered => opcode::RecvMulti::new(fd(socket), BufferGroup::ID).build(),
+            Arrival::Announced => opcode::PollAdd::new(fd(socket), POLL_EVENTS).build(),
+        };
+        self.push(entry.user_data(token.bits()));
     }
 
     fn recv_now(&mut self, socket: &OwnedFd, expected: Expected) -> RecvNow<OwnedFd> {
@@ -853,12 +851,11 @@ impl Ring for Uring {
         }
     }
 
-    fn recv_ready(&self) -> bool {
-        self.buffers.pool().free() >= self.recv_ready_at
-    }
-
-    fn recv_now_ready(&self) -> bool {
-        self.large_buffers.is_ready()
+    fn recv_ready(&self, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Delivered => self.buffers.pool().free() >= self.recv_ready_at,
+            Arrival::Announced => self.large_buffers.is_ready(),
+        }
     }
 
     fn in_flight(&self) -> usize {
@@ -937,7 +934,7 @@ mod tests {
             let mut ring = Uring::new(&options).unwrap();
             let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
             let ours = OwnedFd::from(ours);
-            ring.submit_recv(&ours, Token::new(Operation::Recv, 1));
+            ring.submit_recv(&ours, Token::new(Operation::Recv, 1), Arrival::Delivered);
             // Nothing is there: it is armed and left alone.
             ring.turn(Wait::Poll).unwrap();
             assert!(ring.next_completion().is_none());

@@ -13,10 +13,10 @@
 //! ```
 //!
 //! Whoever needs little is served in passing, when its completion comes. Whoever needs more waits
-//! here, and is received for with `recv(2)` when its turn has come, so that it takes none of the
-//! receive memory that others are received into. In every second turn at least one of the rota is
-//! served, and whoever finds no memory then keeps its place: with N in it, nobody in it waits for
-//! more than 2 N turns.
+//! here: what comes for it is only announced, and received at once when its turn has come, so that
+//! it takes none of the receive memory that others are received into. In every second turn at least
+//! one of the rota is served, and whoever finds no memory then keeps its place: with N in it,
+//! nobody in it waits for more than 2 N turns.
 
 use super::{GREEDY_FOR, MESSAGE_TURN_BYTES_MAX, Shard, return_lent, service::Service};
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         mistake::Mistake,
         unread::{End, Unread},
     },
-    ring::{Errno, Expected, Outcome, RecvLease, RecvNow, Ring},
+    ring::{Arrival, Errno, Expected, Outcome, RecvLease, RecvNow, Ring},
 };
 
 /// What was put off and looked at, whose memory is kept.
@@ -60,7 +60,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         link.greedy_for = GREEDY_FOR;
-        if link.receiving && !link.polling {
+        if link.receiving && link.arrival == Arrival::Delivered {
             self.cancel_receive(key);
         }
     }

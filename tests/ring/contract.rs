@@ -7,8 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use ringwire::ring::{
-    Address, Completion, Errno, Expected, Lent, Operation, Outcome, PeerAddress, RecvLease,
-    RecvNow, Ring, Shutdown, Token,
+    Address,
+    Arrival::{Announced, Delivered},
+    Completion, Errno, Expected, Lent, Operation, Outcome, PeerAddress, RecvLease, RecvNow, Ring,
+    Shutdown, Token,
     Urgency::{Awaited, Unawaited},
     Wait,
     errno::TransferError,
@@ -59,6 +61,103 @@ pub fn accepts_until_cancelled<E: Env>(env: E) {
     driver.finish();
 }
 
+pub fn announces_bytes_that_are_received_at_once<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let text = pattern(200 * KIB);
+    let recv = token(Operation::Recv, 0);
+    // Nothing is handed over with the news, which take no memory that others need.
+    driver.ring.submit_recv(&socket, recv, Announced);
+    let mut written = peer.write(&text[..10]);
+    let readable = driver.outcome(recv);
+    assert!(matches!(readable, Outcome::Readable), "{readable:?}");
+    driver.until(|driver| driver.ring.unread_bytes(&socket) == written as u64);
+    assert!(driver.ring.recv_ready(Delivered));
+    let mut received = 0;
+    let (mut held, mut starved, mut longest) = (Vec::<(usize, RecvLease)>::new(), 0, 0);
+    let mut last = None;
+    while received < text.len() {
+        written += peer.write(&text[written..]);
+        driver.ring.submit_recv(&socket, recv, Announced);
+        let readable = driver.outcome(recv);
+        assert!(matches!(readable, Outcome::Readable), "{readable:?}");
+        loop {
+            match driver.ring.recv_now(&socket, Expected::LongMessage).outcome {
+                Outcome::Received(lease) => {
+                    longest = longest.max(lease.len());
+                    // Of the buffers that are free, the one that was in use last.
+                    assert!(last.take().is_none_or(|last| last == lease.as_ptr()));
+                    held.push((received, lease));
+                    received += held[held.len() - 1].1.len();
+                }
+                Outcome::Failed(Errno::NO_BUFFERS) => {
+                    assert!(!driver.ring.recv_ready(Announced) && held.len() == 2);
+                    starved += 1;
+                    for (start, lease) in held.drain(..) {
+                        assert_eq!(*lease, text[start..start + lease.len()]);
+                        last = Some(lease.as_ptr());
+                        driver.ring.recycle(lease);
+                    }
+                    assert!(driver.ring.recv_ready(Announced));
+                }
+                Outcome::Failed(errno) => {
+                    assert_eq!(errno.of_transfer(), TransferError::Retry);
+                    break;
+                }
+                other => panic!("{received} bytes, then {other:?}"),
+            }
+        }
+    }
+    assert!(starved > 2 && longest > 4 * KIB, "{starved} {longest}");
+    for (start, lease) in held {
+        assert_eq!(*lease, text[start..start + lease.len()]);
+        let (front, back) = driver.ring.split(lease, 1);
+        driver.ring.recycle(back);
+        driver.ring.recycle(front);
+    }
+    // And as ever again.
+    let text = pattern(10 * KIB);
+    let mut bytes = Vec::new();
+    assert_eq!(peer.write(&text), text.len());
+    Receiver::new(0).read_and_stop(&mut driver, &socket, &mut bytes, text.len());
+    assert!(bytes == text);
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn announces_the_end_and_can_be_cancelled<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    for resets in [false, true] {
+        let (socket, mut peer) = driver.connection();
+        let recv = token(Operation::Recv, 0);
+        driver.ring.submit_recv(&socket, recv, Announced);
+        driver.turn();
+        assert!(driver.take(recv).is_none(), "there is nothing to receive");
+        driver.cancel(recv);
+        driver.send_all(&socket, b"never read");
+        driver.ring.submit_recv(&socket, recv, Announced);
+        if resets {
+            peer.reset();
+        } else {
+            peer.shutdown_write();
+        }
+        let readable = driver.outcome(recv);
+        assert!(matches!(readable, Outcome::Readable), "{readable:?}");
+        loop {
+            match driver.ring.recv_now(&socket, Expected::LongMessage).outcome {
+                Outcome::EndOfStream => break assert!(!resets),
+                Outcome::Failed(errno) => match errno.of_transfer() {
+                    TransferError::Retry => {}
+                    error => break assert!(resets && error == TransferError::PeerGone),
+                },
+                other => panic!("{other:?}"),
+            }
+        }
+        driver.close(socket);
+    }
+    driver.finish();
+}
+
 pub fn bytes_arrive_in_order_and_stay_put_while_they_are_leased<E: Env>(env: E) {
     let mut driver = Driver::new(env, Sizes::default());
     let (socket, mut peer) = driver.connection();
@@ -83,7 +182,7 @@ pub fn bytes_arrive_in_order_and_stay_put_while_they_are_leased<E: Env>(env: E) 
                 other => panic!("{received} bytes, then {other:?}"),
             }
         }
-        while held.len() > 5 || (!driver.ring.recv_ready() && !held.is_empty()) {
+        while held.len() > 5 || (!driver.ring.recv_ready(Delivered) && !held.is_empty()) {
             releases += 1;
             let (start, mut lease) = held.swap_remove(releases * 7 % held.len());
             // Nobody wrote here meanwhile; and what its holder writes touches nothing else.
@@ -115,7 +214,7 @@ pub fn cancelling_a_receive_loses_no_bytes<E: Env>(env: E) {
     let text = pattern(60 * 500);
     for part in text.chunks(500) {
         let round = sent / 500;
-        driver.ring.submit_recv(&socket, recv);
+        driver.ring.submit_recv(&socket, recv, Delivered);
         if round % 2 == 0 {
             driver.turn();
         }
@@ -172,7 +271,7 @@ pub fn cancelling_finds_its_target_or_says_so<E: Env>(env: E) {
     let recv = token(Operation::Recv, 0);
     let cancel = token(Operation::Cancel, 0);
     for turns in 0..2 {
-        driver.ring.submit_recv(&socket, recv);
+        driver.ring.submit_recv(&socket, recv, Delivered);
         for _ in 0..turns {
             driver.turn();
         }
@@ -264,7 +363,7 @@ pub fn dropping_a_ring_leaves_nothing_behind<E: Env>(env: E) {
         .submit_accept(&listener, token(Operation::Accept, 0));
     driver
         .ring
-        .submit_recv(&receiving, token(Operation::Recv, 0));
+        .submit_recv(&receiving, token(Operation::Recv, 0), Delivered);
     let mut queue = driver.arena.queue();
     queue.adopt(&mut driver.arena, Bytes::from(vec![1; 8 * KIB * KIB]));
     driver
@@ -365,14 +464,14 @@ pub fn hastened_sends_end_a_wait<E: Env>(env: E) {
         assert!(arrived == text);
     }
     // It was for those sends, and not for the next one.
-    let is_quiet = E::is_quiet(&driver.ring);
+    let tells_late = E::tells_late(&driver.ring);
     let queue = driver.queue(b"at leisure");
     driver.ring.submit_send(&socket, send, queue, Unawaited);
     let at = driver.ring.now().plus_ms(30);
     while driver.seen.is_empty() {
         driver.turn_waiting(Wait::Until(at));
     }
-    let told = !is_quiet || driver.ring.now() >= at;
+    let told = !tells_late || driver.ring.now() >= at;
     let (queue, result) = driver.sent(send);
     assert!(told || !queue.is_empty(), "an unawaited send was told");
     let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
@@ -395,7 +494,9 @@ pub fn more_operations_than_entries_fit_in_a_turn<E: Env>(env: E) {
     driver.ring.waker().wake();
     for (tag, (socket, peer)) in (0..).zip(&mut connections) {
         assert!(peer.write(&[tag as u8]) == 1);
-        driver.ring.submit_recv(socket, token(Operation::Recv, tag));
+        driver
+            .ring
+            .submit_recv(socket, token(Operation::Recv, tag), Delivered);
         let queue = driver.queue(&[tag as u8; 2]);
         let send = token(Operation::Send, tag);
         let urgency = if tag % 3 == 0 { Awaited } else { Unawaited };
@@ -456,7 +557,7 @@ pub fn releases_a_socket_without_closing_it<E: Env>(env: E) {
     // It was used in both directions, and something is left that nobody has looked at.
     driver.send_all(&accepted, b"before");
     assert_eq!(driver.read_exactly(&mut peer, 6), b"before");
-    driver.ring.submit_recv(&accepted, recv);
+    driver.ring.submit_recv(&accepted, recv, Delivered);
     driver.turn();
     driver.cancel(recv);
     assert_eq!(peer.write(b"unread"), 6);
@@ -481,7 +582,7 @@ pub fn releases_a_socket_without_closing_it<E: Env>(env: E) {
     driver.send_all(&accepted, b"after");
     assert_eq!(driver.read_exactly(&mut peer, 5), b"after");
     // It waits as ever, and so does the listener.
-    driver.ring.submit_recv(&connected, recv);
+    driver.ring.submit_recv(&connected, recv, Delivered);
     driver.ring.submit_accept(&listener, accept);
     driver.turn();
     assert!(driver.seen.is_empty());
@@ -542,96 +643,6 @@ pub fn reset_connections_fail<E: Env>(env: E) {
     driver.finish();
 }
 
-pub fn polls_tell_of_bytes_that_are_received_at_once<E: Env>(env: E) {
-    let mut driver = Driver::new(env, Sizes::default());
-    let (socket, mut peer) = driver.connection();
-    let text = pattern(200 * KIB);
-    let poll = token(Operation::Poll, 0);
-    let (mut written, mut received) = (0, 0);
-    let (mut held, mut starved, mut longest) = (Vec::<(usize, RecvLease)>::new(), 0, 0);
-    let mut last = None;
-    while received < text.len() {
-        written += peer.write(&text[written..]);
-        driver.ring.submit_poll(&socket, poll);
-        let readable = driver.outcome(poll);
-        assert!(matches!(readable, Outcome::Readable), "{readable:?}");
-        loop {
-            match driver.ring.recv_now(&socket, Expected::LongMessage).outcome {
-                Outcome::Received(lease) => {
-                    longest = longest.max(lease.len());
-                    // Of the buffers that are free, the one that was in use last.
-                    assert!(last.take().is_none_or(|last| last == lease.as_ptr()));
-                    held.push((received, lease));
-                    received += held[held.len() - 1].1.len();
-                }
-                Outcome::Failed(Errno::NO_BUFFERS) => {
-                    assert!(!driver.ring.recv_now_ready() && held.len() == 2);
-                    starved += 1;
-                    for (start, lease) in held.drain(..) {
-                        assert_eq!(*lease, text[start..start + lease.len()]);
-                        last = Some(lease.as_ptr());
-                        driver.ring.recycle(lease);
-                    }
-                    assert!(driver.ring.recv_now_ready());
-                }
-                Outcome::Failed(errno) => {
-                    assert_eq!(errno.of_transfer(), TransferError::Retry);
-                    break;
-                }
-                other => panic!("{received} bytes, then {other:?}"),
-            }
-        }
-    }
-    assert!(starved > 2 && longest > 4 * KIB, "{starved} {longest}");
-    for (start, lease) in held {
-        assert_eq!(*lease, text[start..start + lease.len()]);
-        let (front, back) = driver.ring.split(lease, 1);
-        driver.ring.recycle(back);
-        driver.ring.recycle(front);
-    }
-    // And as ever again.
-    let text = pattern(10 * KIB);
-    let mut bytes = Vec::new();
-    assert_eq!(peer.write(&text), text.len());
-    Receiver::new(0).read_and_stop(&mut driver, &socket, &mut bytes, text.len());
-    assert!(bytes == text);
-    driver.close(socket);
-    driver.finish();
-}
-
-pub fn polls_tell_of_the_end_and_can_be_cancelled<E: Env>(env: E) {
-    let mut driver = Driver::new(env, Sizes::default());
-    for resets in [false, true] {
-        let (socket, mut peer) = driver.connection();
-        let poll = token(Operation::Poll, 0);
-        driver.ring.submit_poll(&socket, poll);
-        driver.turn();
-        assert!(driver.take(poll).is_none(), "there is nothing to receive");
-        driver.cancel(poll);
-        driver.send_all(&socket, b"never read");
-        driver.ring.submit_poll(&socket, poll);
-        if resets {
-            peer.reset();
-        } else {
-            peer.shutdown_write();
-        }
-        let readable = driver.outcome(poll);
-        assert!(matches!(readable, Outcome::Readable), "{readable:?}");
-        loop {
-            match driver.ring.recv_now(&socket, Expected::LongMessage).outcome {
-                Outcome::EndOfStream => break assert!(!resets),
-                Outcome::Failed(errno) => match errno.of_transfer() {
-                    TransferError::Retry => {}
-                    error => break assert!(resets && error == TransferError::PeerGone),
-                },
-                other => panic!("{other:?}"),
-            }
-        }
-        driver.close(socket);
-    }
-    driver.finish();
-}
-
 pub fn running_out_of_buffers_loses_no_bytes<E: Env>(env: E) {
     let sizes = Sizes {
         recv_buffers: 4,
@@ -645,7 +656,7 @@ pub fn running_out_of_buffers_loses_no_bytes<E: Env>(env: E) {
     let recv = token(Operation::Recv, 0);
     let mut held: Vec<(usize, RecvLease)> = Vec::new();
     let mut times_out = 0;
-    driver.ring.submit_recv(&socket, recv);
+    driver.ring.submit_recv(&socket, recv, Delivered);
     while received < text.len() {
         written += peer.write(&text[written..]);
         driver.turn();
@@ -658,17 +669,17 @@ pub fn running_out_of_buffers_loses_no_bytes<E: Env>(env: E) {
                 }
                 Outcome::Failed(Errno::NO_BUFFERS) => {
                     times_out += 1;
-                    assert!(!driver.ring.recv_ready() && !more);
+                    assert!(!driver.ring.recv_ready(Delivered) && !more);
                     for (start, lease) in held.drain(..).rev() {
                         assert_eq!(*lease, text[start..start + lease.len()]);
                         driver.ring.recycle(lease);
                     }
-                    assert!(driver.ring.recv_ready());
+                    assert!(driver.ring.recv_ready(Delivered));
                 }
                 other => panic!("{received} bytes, then {other:?}"),
             }
             if !more {
-                driver.ring.submit_recv(&socket, recv);
+                driver.ring.submit_recv(&socket, recv, Delivered);
             }
         }
     }
@@ -827,7 +838,7 @@ pub fn receive_memory_waits_for_no_reader<E: Env>(env: E) {
     let recv = token(Operation::Recv, 0);
     let mut queue = driver.arena.queue();
     while bytes.len() < 4 {
-        driver.ring.submit_recv(&socket, recv);
+        driver.ring.submit_recv(&socket, recv, Delivered);
         let Completion { outcome, more, .. } = driver.wait_for(recv);
         let Outcome::Received(lease) = outcome else {
             panic!("nothing was received");
@@ -856,7 +867,7 @@ pub fn receive_memory_waits_for_no_reader<E: Env>(env: E) {
     assert_eq!(queue.len(), len - sent);
     driver.arena.retire(queue);
     driver.recycle_returned();
-    assert!(driver.ring.recv_ready());
+    assert!(driver.ring.recv_ready(Delivered));
     driver.close(socket);
     driver.finish();
 }
@@ -883,7 +894,7 @@ pub fn shutting_down_ends_what_is_in_flight<E: Env>(env: E) {
     let send = token(Operation::Send, 0);
     let mut queue = driver.arena.queue();
     queue.adopt(&mut driver.arena, Bytes::from(vec![1; 32 * KIB * KIB]));
-    driver.ring.submit_recv(&socket, recv);
+    driver.ring.submit_recv(&socket, recv, Delivered);
     driver.ring.submit_send(&socket, send, queue, Awaited);
     // The peer reads nothing: sooner or later the send waits, or was a short one.
     driver.turn();
@@ -1002,7 +1013,7 @@ pub fn tokens_can_be_used_again_at_once<E: Env>(env: E) {
     let recv = token(Operation::Recv, (1 << Token::TAG_BITS) - 1);
     let tick = token(Operation::Tick, 0);
     for round in 0..100u8 {
-        driver.ring.submit_recv(&socket, recv);
+        driver.ring.submit_recv(&socket, recv, Delivered);
         driver.cancel(recv);
         let now = driver.ring.now();
         driver.ring.submit_tick(now, tick);
@@ -1017,7 +1028,7 @@ pub fn tokens_can_be_used_again_at_once<E: Env>(env: E) {
 pub fn unawaited_sends_end_no_wait<E: Env>(env: E) {
     let mut driver = Driver::new(env, Sizes::default());
     let (socket, mut peer) = driver.connection();
-    let quiet = E::is_quiet(&driver.ring);
+    let tells_late = E::tells_late(&driver.ring);
     let send = token(Operation::Send, 0);
     // In one piece, and in several.
     for text in [pattern(10), pattern(12 * KIB)] {
@@ -1030,7 +1041,7 @@ pub fn unawaited_sends_end_no_wait<E: Env>(env: E) {
         let seen_at = driver.ring.now();
         let (queue, result) = driver.sent(send);
         // There may be room for part of it only, and then that is told.
-        let told = !quiet || !queue.is_empty();
+        let told = !tells_late || !queue.is_empty();
         assert!(
             told || seen_at >= at,
             "the end of an unawaited send was told"
@@ -1051,7 +1062,7 @@ pub fn unawaited_sends_end_no_wait<E: Env>(env: E) {
 
 pub fn unawaited_sends_wait_for_no_reader<E: Env>(env: E) {
     let mut driver = Driver::new(env, Sizes::default());
-    if !E::is_quiet(&driver.ring) {
+    if !E::tells_late(&driver.ring) {
         return;
     }
     let (socket, mut peer) = driver.connection();

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use ringwire::ring::{
-    Completion, Errno, Lent, Operation, Outcome, Ring, SendArena, SendQueue, Token, Urgency, Wait,
-    sim::SimRead,
+    Arrival, Completion, Errno, Lent, Operation, Outcome, Ring, SendArena, SendQueue, Token,
+    Urgency, Wait, sim::SimRead,
 };
 
 use crate::env::{Env, Peer, Sizes, Socket};
@@ -284,8 +284,10 @@ impl Receiver {
         driver: &mut Driver<E>,
         socket: &Socket<E>,
     ) -> Option<Outcome<Socket<E>>> {
-        if !self.armed && !self.over && driver.ring.recv_ready() {
-            driver.ring.submit_recv(socket, self.token);
+        if !self.armed && !self.over && driver.ring.recv_ready(Arrival::Delivered) {
+            driver
+                .ring
+                .submit_recv(socket, self.token, Arrival::Delivered);
             self.armed = true;
         }
         let Completion { outcome, more, .. } = driver.take(self.token)?;

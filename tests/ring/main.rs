@@ -22,6 +22,8 @@ macro_rules! contract {
             use super::*;
             contract!(@clauses with_others, $env;
                 accepts_until_cancelled
+                announces_bytes_that_are_received_at_once
+                announces_the_end_and_can_be_cancelled
                 bytes_arrive_in_order_and_stay_put_while_they_are_leased
                 cancelling_a_receive_loses_no_bytes
                 cancelling_finds_its_target_or_says_so
@@ -30,8 +32,6 @@ macro_rules! contract {
                 ends_a_stream_after_its_last_byte_and_still_sends
                 hastened_sends_end_a_wait
                 more_operations_than_entries_fit_in_a_turn
-                polls_tell_of_bytes_that_are_received_at_once
-                polls_tell_of_the_end_and_can_be_cancelled
                 receive_memory_waits_for_no_reader
                 releases_a_socket_without_closing_it
                 reset_connections_fail

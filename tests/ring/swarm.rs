@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use bytes::Bytes;
 use ringwire::ring::{
-    Address, Completion, Expected, Lent, Operation, Outcome, RecvLease, Ring, SendArena, SendQueue,
-    Shutdown, Time, Token, Urgency, Wait,
+    Address, Arrival, Completion, Expected, Lent, Operation, Outcome, RecvLease, Ring, SendArena,
+    SendQueue, Shutdown, Time, Token, Urgency, Wait,
     errno::{AcceptError, TransferError},
     sim::{Knob, Knobs, Marks, Prng, SimKernel, SimOptions, SimPeer, SimRing, SimSocket},
 };
@@ -66,8 +66,6 @@ struct Connection {
     connecting: bool,
     connect_by: Time,
     receiving: bool,
-    /// It polls, and receives at once then.
-    polling: bool,
     starved: bool,
     cancelling: bool,
     sending: bool,
@@ -133,7 +131,6 @@ impl Side {
             connecting: false,
             connect_by: Time::default(),
             receiving: false,
-            polling: false,
             starved: false,
             cancelling: false,
             sending: false,
@@ -227,8 +224,6 @@ impl Side {
                 connection.in_flight += 1;
                 let target = if connection.connecting {
                     token(Operation::Connect)
-                } else if connection.polling {
-                    token(Operation::Poll)
                 } else {
                     token(Operation::Recv)
                 };
@@ -240,16 +235,16 @@ impl Side {
             return;
         }
         let wants = !connection.receiving && !connection.ended && !connection.failed;
-        let (ready, large_ready) = (self.ring.recv_ready(), self.ring.recv_now_ready());
-        if wants && (!connection.starved || ready && large_ready) {
+        let arrivals = [Arrival::Delivered, Arrival::Announced];
+        let ready = arrivals
+            .iter()
+            .all(|&arrival| self.ring.recv_ready(arrival));
+        if wants && (!connection.starved || ready) {
             (connection.receiving, connection.starved) = (true, false);
             connection.in_flight += 1;
-            connection.polling = self.prng.below(3) == 0;
-            if connection.polling {
-                self.ring.submit_poll(socket, token(Operation::Poll));
-            } else {
-                self.ring.submit_recv(socket, token(Operation::Recv));
-            }
+            let arrival = arrivals[usize::from(self.prng.below(3) == 0)];
+            self.ring
+                .submit_recv(socket, token(Operation::Recv), arrival);
         }
         let may_send = !connection.sending || self.mistake == Mistake::SendsTwice;
         if may_send && !connection.outbox.is_empty() {
@@ -363,7 +358,7 @@ impl Side {
         if !more || self.mistake == Mistake::CountsEveryCompletion {
             connection.in_flight -= 1;
             match operation {
-                Operation::Recv | Operation::Poll => {
+                Operation::Recv => {
                     connection.receiving = self.mistake == Mistake::ReceivesOnce;
                 }
                 Operation::Send => connection.sending = false,
@@ -374,13 +369,13 @@ impl Side {
                 _ => {}
             }
         }
-        let (operation, outcome) = match (operation, outcome, &connection.socket) {
-            (Operation::Poll, Outcome::Readable, Some(socket)) => (
-                Operation::Recv,
-                self.ring.recv_now(socket, Expected::LongMessage).outcome,
-            ),
-            (Operation::Poll, outcome, _) => (Operation::Recv, outcome),
-            (operation, outcome, _) => (operation, outcome),
+        let outcome = match (outcome, &connection.socket) {
+            (Outcome::Readable, Some(socket)) => {
+                let expected = [Expected::LongMessage, Expected::Share];
+                let expected = expected[usize::from(self.prng.coin())];
+                self.ring.recv_now(socket, expected).outcome
+            }
+            (outcome, _) => outcome,
         };
         match (operation, outcome) {
             (Operation::Recv, Outcome::Received(lease)) => {

@@ -35,7 +35,7 @@ const LATE: [Knob; 10] = [
     Knob::CompletionDelayed,
     Knob::CompletionHeld,
     Knob::NoBuffers,
-    Knob::PollInVain,
+    Knob::ReadyInVain,
     Knob::RecvSplit,
     Knob::SendWaits,
     Knob::ShortSend,
@@ -217,9 +217,9 @@ impl Plan {
             for knob in HARMFUL {
                 knobs = knobs.with(knob, 0);
             }
-            // Where next to nothing that is polled for is there, nobody is done in time.
-            let in_vain = knobs.per_mille(Knob::PollInVain).min(600);
-            knobs = knobs.with(Knob::PollInVain, in_vain);
+            // Where next to nothing that is announced is there, nobody is done in time.
+            let in_vain = knobs.per_mille(Knob::ReadyInVain).min(600);
+            knobs = knobs.with(Knob::ReadyInVain, in_vain);
         }
         let short_deadlines = !lossless && prng.below(2) == 0;
         let server_ring = draw_ring(prng);

@@ -32,8 +32,8 @@ use super::{
     network::{Network, SocketId},
 };
 use crate::ring::{
-    Address, Completion, Errno, Operation, Outcome, RecvLease, RecvSizes, SendQueue, Time, Token,
-    Wait, Waker,
+    Address, Arrival, Completion, Errno, Operation, Outcome, RecvLease, RecvSizes, SendQueue, Time,
+    Token, Wait, Waker,
     recv_pool::{RecvPool, RecvStack},
     watched::{Arrived, Overdue},
 };
@@ -62,8 +62,7 @@ pub(super) enum Work {
         address: Address,
         hangs: bool,
     },
-    Poll,
-    Recv,
+    Recv(Arrival),
     Send {
         queue: Box<SendQueue>,
         /// Bytes that the peer has already.
@@ -103,8 +102,7 @@ impl Work {
             Self::Cancel { .. } => Operation::Cancel,
             Self::Close => Operation::Close,
             Self::Connect { .. } => Operation::Connect,
-            Self::Poll => Operation::Poll,
-            Self::Recv => Operation::Recv,
+            Self::Recv(_) => Operation::Recv,
             Self::Send { .. } => Operation::Send,
             Self::Tick { .. } => Operation::Tick,
             Self::Wake => Operation::Wake,
@@ -267,9 +265,14 @@ impl Kernel {
         all - events.filter(received).count()
     }
 
-    pub(super) fn recv_ready(&self, ring: usize) -> bool {
+    pub(super) fn recv_ready(&self, ring: usize, arrival: Arrival) -> bool {
         let state = &self.rings[ring];
-        state.pool.free() >= usize::from(state.pool.buffers()).div_ceil(2)
+        match arrival {
+            Arrival::Delivered => {
+                state.pool.free() >= usize::from(state.pool.buffers()).div_ceil(2)
+            }
+            Arrival::Announced => state.large_buffers.is_ready(),
+        }
     }
 
     pub(super) fn recv_sizes(&self, ring: usize) -> RecvSizes {
@@ -307,7 +310,7 @@ impl Kernel {
         let socket = self.network.socket(id);
         let is_its = |event: &Event| {
             let token = event.token;
-            let is_receive = matches!(token.operation(), Operation::Poll | Operation::Recv);
+            let is_receive = token.operation() == Operation::Recv;
             // What will be tried in vain is nothing that anybody waits for.
             let brings = event.completion.is_some() || socket.has_something_to_receive();
             is_receive && brings && socket.in_flight.contains(&token)
@@ -333,10 +336,6 @@ impl Kernel {
             turns,
             ahead,
         })
-    }
-
-    pub(super) fn recv_now_ready(&self, ring: usize) -> bool {
-        self.rings[ring].large_buffers.is_ready()
     }
 
     pub(super) fn split(
@@ -548,13 +547,9 @@ impl Kernel {
             self.faults
                 .rule(Mark::RuleCloseJoined, in_flight.is_empty(), token, &rule);
         } else {
-            let kind = |operation| match operation {
-                Operation::Poll => Operation::Recv,
-                other => other,
-            };
             let first = in_flight
                 .iter()
-                .all(|other| kind(other.operation()) != kind(token.operation()));
+                .all(|other| other.operation() != token.operation());
             let rule = "a second operation of its kind on one socket";
             self.faults.rule(Mark::RuleOneOfAKind, first, token, rule);
         }
@@ -596,7 +591,7 @@ impl Kernel {
             Work::Connect { hangs, .. } => *hangs = self.faults.roll(Knob::ConnectHangs),
             // The real kernel looks for a buffer before it looks for data, unless it is asked to
             // poll first.
-            Work::Recv
+            Work::Recv(Arrival::Delivered)
                 if !self.rings[ring].readiness
                     && self.rings[ring].free.is_empty()
                     && self.faults.prng(Knob::NoBuffers).coin() =>
@@ -728,7 +723,7 @@ impl Kernel {
     fn wake_in_vain(&mut self, ring: usize) {
         let live = &self.rings[ring].live;
         let can_be_tried = |flight: &InFlight| match flight.work {
-            Work::Accept | Work::Recv => true,
+            Work::Accept | Work::Recv(Arrival::Delivered) => true,
             Work::Send { waits, .. } => waits,
             _ => false,
         };

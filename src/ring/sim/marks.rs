@@ -41,8 +41,8 @@ named! {
         NoBuffers,
         /// [`Knob::OpenFails`] acted.
         OpenFails,
-        /// [`Knob::PollInVain`] acted.
-        PollInVain,
+        /// [`Knob::ReadyInVain`] acted.
+        ReadyInVain,
         /// [`Knob::QueueFull`] acted.
         QueueFull,
         /// [`Knob::RecvEnds`] acted.
@@ -121,8 +121,7 @@ named! {
         RuleCloseJoined,
         /// Checked: what is submitted is submitted on an open socket.
         RuleOpenSocket,
-        /// Checked: one accept, connect, receive and send at a time on a socket, and a poll only
-        /// instead of a receive.
+        /// Checked: one accept, connect, receive and send at a time on a socket.
         RuleOneOfAKind,
         /// Checked: one tick and one wake at a time on a ring.
         RuleOneTickAndWake,

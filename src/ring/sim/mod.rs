@@ -25,8 +25,8 @@
 //! * Nothing comes too late to be cancelled, and no send insists on all of its bytes:
 //!   [`Knob::CancelTooLate`], [`Knob::QueueFull`] and [`Knob::SendWaits`] do not act there.
 //! * A wait ends for nothing, and something is tried in vain: [`Knob::WokenInVain`].
-//! * What was ready is not there when it is tried: [`Knob::PollInVain`], which acts on polls of
-//!   both kinds as well. News that is late is [`Knob::CompletionDelayed`],
+//! * What was ready is not there when it is tried: [`Knob::ReadyInVain`], which acts on what is
+//!   announced by rings of both kinds as well. News that is late is [`Knob::CompletionDelayed`],
 //!   [`Knob::CompletionHeld`] and [`Knob::CompletionsReordered`], and a send that takes less than
 //!   there is room for is [`Knob::ShortSend`], as ever.
 //!
@@ -53,8 +53,8 @@ pub use marks::{Mark, Marks};
 pub use peer::{SimPeer, SimPeerListener, SimRead};
 
 use super::{
-    Address, Completion, Errno, Expected, Outcome, Outgoing, PeerAddress, RecvLease, RecvNow,
-    RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
+    Address, Arrival, Completion, Errno, Expected, Outcome, Outgoing, PeerAddress, RecvLease,
+    RecvNow, RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
     watched::{Arrived, Overdue, Watched},
 };
 
@@ -359,12 +359,8 @@ impl Ring for SimRing {
         self.submit(token, Some(socket), work);
     }
 
-    fn submit_recv(&mut self, socket: &SimSocket, token: Token) {
-        self.submit(token, Some(socket), Work::Recv);
-    }
-
-    fn submit_poll(&mut self, socket: &SimSocket, token: Token) {
-        self.submit(token, Some(socket), Work::Poll);
+    fn submit_recv(&mut self, socket: &SimSocket, token: Token, arrival: Arrival) {
+        self.submit(token, Some(socket), Work::Recv(arrival));
     }
 
     fn recv_now(&mut self, socket: &SimSocket, expected: Expected) -> RecvNow<SimSocket> {
@@ -477,12 +473,8 @@ impl Ring for SimRing {
         self.shared.borrow_mut().recycle(self.id, lease);
     }
 
-    fn recv_ready(&self) -> bool {
-        self.shared.borrow().recv_ready(self.id)
-    }
-
-    fn recv_now_ready(&self) -> bool {
-        self.shared.borrow().recv_now_ready(self.id)
+    fn recv_ready(&self, arrival: Arrival) -> bool {
+        self.shared.borrow().recv_ready(self.id, arrival)
     }
 
     fn in_flight(&self) -> usize {

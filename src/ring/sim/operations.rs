@@ -10,7 +10,7 @@ use super::{
     network::{Holder, PIPE, REFUSED, Role, SocketId, WayOut},
 };
 use crate::ring::{
-    Address, Errno, Expected, Operation, Outcome, RecvLease, RecvNow, SendQueue, Token,
+    Address, Arrival, Errno, Expected, Operation, Outcome, RecvLease, RecvNow, SendQueue, Token,
     send::PIECES_MAX,
 };
 
@@ -25,7 +25,7 @@ enum Found {
 /// Whether a ring that goes by readiness tries this when it hands out what comes of it.
 fn is_tried(work: &Work) -> bool {
     match work {
-        Work::Accept | Work::Connect { .. } | Work::Poll | Work::Recv => true,
+        Work::Accept | Work::Connect { .. } | Work::Recv(_) => true,
         Work::Send { waits, .. } => *waits,
         _ => false,
     }
@@ -45,7 +45,7 @@ impl Kernel {
                 Role::Fresh | Role::Stream => true,
             },
             (Work::Connect { hangs, .. }, Some(socket)) => !hangs || socket.read_shut,
-            (Work::Recv | Work::Poll, Some(socket)) => socket.has_something_to_receive(),
+            (Work::Recv(_), Some(socket)) => socket.has_something_to_receive(),
             (Work::Send { waits, .. }, Some(_)) => {
                 let full = |id| matches!(self.network.way_out(id), WayOut::Room(0));
                 !(*waits && flight.socket.is_some_and(full))
@@ -78,10 +78,12 @@ impl Kernel {
                 let outcome = self.step_connect(id, &address);
                 self.complete(ring, token, &mut flight, outcome, false);
             }
-            (Work::Poll, Some(_)) => {
+            (Work::Recv(Arrival::Announced), Some(_)) => {
                 self.complete(ring, token, &mut flight, Outcome::Readable, false);
             }
-            (Work::Recv, Some(id)) => self.step_recv(ring, token, &mut flight, id),
+            (Work::Recv(Arrival::Delivered), Some(id)) => {
+                self.step_recv(ring, token, &mut flight, id)
+            }
             (Work::Send { .. }, Some(id)) => self.step_send(ring, token, &mut flight, id),
             (Work::Tick { .. }, _) => self.complete(ring, token, &mut flight, Outcome::Done, false),
             (Work::Wake, _) => self.complete(ring, token, &mut flight, Outcome::Woken, false),
@@ -138,7 +140,7 @@ impl Kernel {
 
     fn step_recv(&mut self, ring: usize, token: Token, flight: &mut InFlight, id: SocketId) {
         let once = self.rings[ring].attending;
-        if once && self.faults.roll(Knob::PollInVain) {
+        if once && self.faults.roll(Knob::ReadyInVain) {
             // It was looked at.
             self.network.socket_mut(id).handed_out += 1;
             return;
@@ -230,12 +232,12 @@ impl Kernel {
         let in_flight = &self.network.socket(id).in_flight;
         let first = in_flight
             .iter()
-            .all(|token| !matches!(token.operation(), Operation::Poll | Operation::Recv));
+            .all(|token| token.operation() != Operation::Recv);
         let what = "it receives at once, and waits to receive already";
-        let token = Token::new(Operation::Poll, 0);
+        let token = Token::new(Operation::Recv, 0);
         self.faults.rule(Mark::RuleOneOfAKind, first, token, what);
         let nothing = Err(Errno::new(libc::EAGAIN));
-        if self.faults.roll(Knob::PollInVain) {
+        if self.faults.roll(Knob::ReadyInVain) {
             return nothing;
         }
         match self.look_for_bytes(id) {
@@ -243,7 +245,7 @@ impl Kernel {
             Found::Nothing => return nothing,
             Found::Over(over) => return over.map(|()| None),
         }
-        if !self.recv_now_ready(ring) {
+        if !self.recv_ready(ring, Arrival::Announced) {
             self.faults.marks.reach(Mark::LargeBuffersExhausted);
             return Err(Errno::NO_BUFFERS);
         }
