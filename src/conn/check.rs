@@ -14,6 +14,8 @@ pub struct InFlight {
     pub is_armed: bool,
     /// A send.
     pub send: bool,
+    /// The ring takes its time to tell of its end.
+    pub tells_late: bool,
     /// A connect.
     pub connect: bool,
     /// A cancellation of one of them.
@@ -28,6 +30,7 @@ impl InFlight {
             recv,
             is_armed: _,
             send,
+            tells_late: _,
             connect,
             cancel,
             close,
@@ -75,7 +78,7 @@ impl Link {
     ) -> Result<(), &'static str> {
         self.check_flights(ring)?;
         self.check_receiving(ring.is_armed)?;
-        self.check_sending(shared)?;
+        self.check_sending(ring.tells_late, shared)?;
         let config = &shared.config;
         let is_looked_at = config.idle_timeout_ms > 0 || config.message_timeout_ms > 0;
         let idles = matches!(self.stage, Stage::Open) && !is_looked_at;
@@ -176,7 +179,7 @@ impl Link {
         ])
     }
 
-    fn check_sending(&self, shared: &Shared) -> Result<(), &'static str> {
+    fn check_sending(&self, tells_late: bool, shared: &Shared) -> Result<(), &'static str> {
         let queued = self.queued_bytes();
         let waits = self.outgoing.as_ref().is_some_and(|it| !it.is_empty());
         let is_ending = matches!(self.stage, Stage::Stopping | Stage::Closed);
@@ -189,6 +192,10 @@ impl Link {
             (
                 !waits || self.sending,
                 "something is queued, and nothing is sent",
+            ),
+            (
+                !(waits || is_ending) || !tells_late,
+                "the end of a send is waited for, and the ring does not know it",
             ),
             (
                 is_ending || self.counted_bytes == queued,

@@ -150,6 +150,7 @@ impl<R: Watched, S: Service> Shard<R, S> {
                 recv: has(Operation::Recv),
                 is_armed: self.ring.is_armed(key.token(Operation::Recv)),
                 send: has(Operation::Send),
+                tells_late: self.ring.tells_late(key.token(Operation::Send)),
                 connect: has(Operation::Connect),
                 cancel: has(Operation::Cancel),
                 close: has(Operation::Close),

@@ -47,7 +47,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let link = &mut connection.link;
         if link.sending {
-            if link.send_urgency == Urgency::Unawaited {
+            let is_unawaited = link.send_urgency == Urgency::Unawaited;
+            if is_unawaited && !self.shared.errs(Mistake::ForgetsToHasten) {
                 // What is to follow it must not wait until something else happens.
                 self.ring.hasten(key.token(Operation::Send));
             }

@@ -292,6 +292,19 @@ impl Kernel {
         flight.is_some_and(|flight| !matches!(flight.work, Work::Over))
     }
 
+    pub(super) fn tells_late(&self, ring: usize, send: Token) -> bool {
+        let state = &self.rings[ring];
+        let flight = state.live.get(&send.bits());
+        if let Some(Work::Send {
+            quiet, hastened, ..
+        }) = flight.map(|flight| &flight.work)
+        {
+            return *quiet && !hastened;
+        }
+        let mut events = state.pending.iter().chain(&state.ready);
+        events.any(|event| event.token == send && event.quiet)
+    }
+
     pub(super) fn each_queue(&self, ring: usize, look: &mut dyn FnMut(&SendQueue)) {
         let state = &self.rings[ring];
         for flight in state.live.values() {

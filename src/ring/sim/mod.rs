@@ -491,6 +491,10 @@ impl Watched for SimRing {
         self.shared.borrow().is_armed(self.id, token)
     }
 
+    fn tells_late(&self, send: Token) -> bool {
+        self.shared.borrow().tells_late(self.id, send)
+    }
+
     fn each_queue(&self, look: &mut dyn FnMut(&SendQueue)) {
         self.shared.borrow().each_queue(self.id, look);
     }
