@@ -15,8 +15,8 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use ringwire::{
     Address, Config,
     ring::{
-        Completion, Errno, Outcome, Outgoing, PeerAddress, RecvLease, Ring, SendQueue, Shutdown,
-        Time, Token, Wait, Waker,
+        Arrival, Completion, Errno, Expected, Outgoing, PeerAddress, RecvLease, RecvNow, RecvSizes,
+        Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
         sim::{Knob, Knobs, SimKernel, SimOptions, SimPeer, SimRead, SimRing, SimSocket},
     },
     service::Echo,
@@ -80,16 +80,17 @@ impl Ring for Outside {
         fn release(self: &mut Self, socket: SimSocket) -> SimSocket;
         fn submit_accept(self: &mut Self, listener: &SimSocket, token: Token);
         fn submit_connect(self: &mut Self, socket: &SimSocket, address: &Address, token: Token);
-        fn submit_recv(self: &mut Self, socket: &SimSocket, token: Token);
-        fn submit_poll(self: &mut Self, socket: &SimSocket, token: Token);
-        fn recv_now(self: &mut Self, socket: &SimSocket, bytes_max: usize) -> Outcome<SimSocket>;
-        fn submit_send(self: &mut Self, socket: &SimSocket, token: Token, queue: Box<SendQueue>);
-        fn submit_quiet_send(
+        fn submit_recv(self: &mut Self, socket: &SimSocket, token: Token, arrival: Arrival);
+        fn recv_now(self: &mut Self, socket: &SimSocket, expected: Expected) -> RecvNow<SimSocket>;
+        fn recv_sizes(self: &Self) -> RecvSizes;
+        fn submit_send(
             self: &mut Self,
             socket: &SimSocket,
             token: Token,
-            queue: Box<SendQueue>
+            queue: Box<SendQueue>,
+            urgency: Urgency
         );
+        fn hasten(self: &mut Self, token: Token);
         fn submit_cancel(self: &mut Self, target: Token, token: Token);
         fn submit_close(self: &mut Self, socket: SimSocket, token: Token);
         fn submit_tick(self: &mut Self, at: Time, token: Token);
@@ -105,8 +106,7 @@ impl Ring for Outside {
         fn completions_left(self: &Self) -> usize;
         fn split(self: &mut Self, lease: RecvLease, at: usize) -> (RecvLease, RecvLease);
         fn recycle(self: &mut Self, lease: RecvLease);
-        fn recv_ready(self: &Self) -> bool;
-        fn recv_now_ready(self: &Self) -> bool;
+        fn recv_ready(self: &Self, arrival: Arrival) -> bool;
         fn in_flight(self: &Self) -> usize;
     }
 }

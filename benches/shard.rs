@@ -18,7 +18,7 @@ use ringwire::{
     Address, Config, Message,
     proto::{MessageKind, Role},
     ring::{
-        Operation, Outcome, Ring, SendArena, SendQueue, Token, Wait,
+        Arrival, Operation, Outcome, Ring, SendArena, SendQueue, Token, Urgency, Wait,
         sim::{Knob, Knobs, SimKernel, SimOptions, SimPeer, SimRead, SimRing, SimSocket},
     },
     service::Echo,
@@ -132,7 +132,7 @@ impl RingAlone {
         let kernel = kernel();
         let mut ring = kernel.ring(&options()).expect("memory for a ring");
         let (socket, peer) = kernel.pair();
-        ring.submit_recv(&socket, RECV);
+        ring.submit_recv(&socket, RECV, Arrival::Delivered);
         let config = Config::default();
         let mut arena = SendArena::new(config.send_chunk_bytes, config.send_kept_bytes_max);
         Self {
@@ -163,7 +163,8 @@ impl Server for RingAlone {
             }
         }
         if let Some(queue) = self.queue.take_if(|queue| !queue.is_empty()) {
-            self.ring.submit_send(&self.socket, SEND, queue);
+            self.ring
+                .submit_send(&self.socket, SEND, queue, Urgency::Awaited);
         }
     }
 

@@ -10,12 +10,12 @@ use crate::ring::send::Holdings;
 pub struct InFlight {
     /// A receive.
     pub recv: bool,
-    /// A poll.
-    pub poll: bool,
-    /// One of them, which may still find something.
+    /// It may still find something.
     pub is_armed: bool,
     /// A send.
     pub send: bool,
+    /// The ring takes its time to tell of its end.
+    pub tells_late: bool,
     /// A connect.
     pub connect: bool,
     /// A cancellation of one of them.
@@ -28,14 +28,14 @@ impl InFlight {
     fn count(self) -> u8 {
         let Self {
             recv,
-            poll,
             is_armed: _,
             send,
+            tells_late: _,
             connect,
             cancel,
             close,
         } = self;
-        [recv, poll, send, connect, cancel, close]
+        [recv, send, connect, cancel, close]
             .into_iter()
             .map(u8::from)
             .sum()
@@ -78,7 +78,7 @@ impl Link {
     ) -> Result<(), &'static str> {
         self.check_flights(ring)?;
         self.check_receiving(ring.is_armed)?;
-        self.check_sending(shared)?;
+        self.check_sending(ring.tells_late, shared)?;
         let config = &shared.config;
         let is_looked_at = config.idle_timeout_ms > 0 || config.message_timeout_ms > 0;
         let idles = matches!(self.stage, Stage::Open) && !is_looked_at;
@@ -122,12 +122,8 @@ impl Link {
                 "it counts other operations in flight than the ring",
             ),
             (
-                self.receiving == (ring.recv || ring.poll),
+                self.receiving == ring.recv,
                 "whether it receives, the ring says otherwise",
-            ),
-            (
-                !self.receiving || self.polling == ring.poll,
-                "it receives, and the ring polls, or the other way round",
             ),
             (
                 self.sending == ring.send,
@@ -183,7 +179,7 @@ impl Link {
         ])
     }
 
-    fn check_sending(&self, shared: &Shared) -> Result<(), &'static str> {
+    fn check_sending(&self, tells_late: bool, shared: &Shared) -> Result<(), &'static str> {
         let queued = self.queued_bytes();
         let waits = self.outgoing.as_ref().is_some_and(|it| !it.is_empty());
         let is_ending = matches!(self.stage, Stage::Stopping | Stage::Closed);
@@ -196,6 +192,10 @@ impl Link {
             (
                 !waits || self.sending,
                 "something is queued, and nothing is sent",
+            ),
+            (
+                !(waits || is_ending) || !tells_late,
+                "the end of a send is waited for, and the ring does not know it",
             ),
             (
                 is_ending || self.counted_bytes == queued,

@@ -40,6 +40,8 @@ pub enum Mistake {
     NeverPauses,
     /// A receive that was to end stays in flight.
     ForgetsToCancel,
+    /// Of what waits for the end of a send the ring is not told.
+    ForgetsToHasten,
     /// A closing handshake may take forever.
     ForgetsDeadline,
     /// An operation counts twice.

@@ -68,7 +68,7 @@ use crate::{
         handshake::{ClientHandshakeError, ClientRequest},
         hixie::Challenge,
     },
-    ring::{Errno, Lent, Ring, SendArena, SendQueue, Time, Token},
+    ring::{Arrival, Errno, Lent, Ring, SendArena, SendQueue, Time, Token, Urgency},
     tls::TlsError,
 };
 
@@ -441,7 +441,7 @@ pub struct Link {
     pub outgoing: Option<Box<SendQueue>>,
     /// What is not there for most of them.
     pub rare: Rare,
-    /// Bytes that the ring is sending, unless it does so quietly: those are as good as sent.
+    /// Bytes that the ring is sending, unless nobody waits for the end: those are as good as sent.
     pub sending_bytes: usize,
     /// What this connection adds to the shard's count of queued bytes.
     pub counted_bytes: usize,
@@ -456,13 +456,13 @@ pub struct Link {
     pub in_flight: u8,
     /// A receive is in flight.
     pub receiving: bool,
-    /// It is a poll, after which something is received at once.
-    pub polling: bool,
-    /// For so many receives more it is polled and received from into large buffers: a long message
-    /// came not long ago.
+    /// Whether it delivers, or announces what is received when the connection's turn has come.
+    pub arrival: Arrival,
+    /// For so many receives more what comes is announced, and received as a long message: one came
+    /// not long ago.
     pub long_for: u8,
-    /// For so many receives more it is polled and received from when its turn has come: it has used
-    /// up its share not long ago.
+    /// For so many receives more what comes is announced, and received when its turn has come: it
+    /// has used up its share not long ago.
     pub greedy_for: u8,
     /// It is in the shard's rota of those with something left to look at.
     pub queued: bool,
@@ -478,8 +478,8 @@ pub struct Link {
     pub stream_ended: bool,
     /// A send is in flight.
     pub sending: bool,
-    /// It ends no wait.
-    pub sending_quietly: bool,
+    /// Whether its end was waited for when it was submitted.
+    pub send_urgency: Urgency,
     /// The peer did not take all of the last send: the next one waits for it.
     pub sent_in_part: bool,
     /// It is in the shard's list of connections to flush.
@@ -666,7 +666,7 @@ impl Link {
             sent_ms: 0,
             in_flight: 0,
             receiving: false,
-            polling: false,
+            arrival: Arrival::Delivered,
             long_for: 0,
             greedy_for: 0,
             queued: false,
@@ -676,7 +676,7 @@ impl Link {
             cancelling: false,
             stream_ended: false,
             sending: false,
-            sending_quietly: false,
+            send_urgency: Urgency::Awaited,
             sent_in_part: false,
             dirty: false,
             pinged: false,
@@ -794,11 +794,10 @@ impl Link {
         }
     }
 
-    /// Whether the end of a send of so many bytes may go unnoticed until something else happens:
-    /// nothing waits for it, neither bytes behind it nor the next stage nor a service that was told
-    /// that its peer is behind.
+    /// Whether nothing waits for the end of a send of so many bytes: no bytes behind it, no next
+    /// stage, and no service that was told that its peer is behind.
     #[inline]
-    fn may_send_quietly(&self, bytes: usize, config: &Config) -> bool {
+    fn is_unawaited(&self, bytes: usize, config: &Config) -> bool {
         matches!(self.stage, Stage::Open)
             && !self.paused
             && !self.sent_in_part
@@ -821,13 +820,26 @@ impl Link {
         self.sending = true;
         self.sent_ms = now.as_ms() as u32;
         self.in_flight += 1;
-        self.sending_quietly = self.may_send_quietly(bytes, config);
-        if self.sending_quietly {
-            ring.submit_quiet_send(socket, token, queue);
+        if self.is_unawaited(bytes, config) {
+            self.send_urgency = Urgency::Unawaited;
+            ring.submit_send(socket, token, queue, Urgency::Unawaited);
         } else {
-            self.sending_bytes = bytes;
-            ring.submit_send(socket, token, queue);
+            self.send_awaited(queue, token, socket, ring);
         }
+    }
+
+    /// Not inlined, so that the code for a reply to a short message is for nothing else.
+    #[inline(never)]
+    fn send_awaited<R: Ring>(
+        &mut self,
+        queue: Box<SendQueue>,
+        token: Token,
+        socket: &R::Socket,
+        ring: &mut R,
+    ) {
+        self.send_urgency = Urgency::Awaited;
+        self.sending_bytes = queue.len();
+        ring.submit_send(socket, token, queue, Urgency::Awaited);
     }
 
     /// A send has ended. Returns whether its end says that the peer has read.
@@ -837,8 +849,9 @@ impl Link {
         self.sending = false;
         self.sending_bytes = 0;
         // Its socket buffer was full, so the peer has read. A send that ends at once says only that
-        // the kernel had room, even for a peer long gone; of a quiet one the end is seen late.
-        !self.sending_quietly && (now.as_ms() as u32).wrapping_sub(self.sent_ms) >= SEND_WAITED_MS
+        // the kernel had room, even for a peer long gone; of an unawaited one the end is seen late.
+        self.send_urgency == Urgency::Awaited
+            && (now.as_ms() as u32).wrapping_sub(self.sent_ms) >= SEND_WAITED_MS
     }
 
     /// Puts what is left of a send back: what was written meanwhile follows it.

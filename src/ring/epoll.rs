@@ -51,9 +51,9 @@ use rustix::{
 };
 
 use super::{
-    Address, Completion, Errno, Operation, Outcome, Outgoing, PeerAddress, RecvLease, Ring,
-    SendQueue, Shutdown, Time, Token, Wait, Waker, recv_pool::RecvStack, send::PIECES_MAX, socket,
-    socket::LastDescriptors, standing,
+    Address, Arrival, Completion, Errno, Expected, Operation, Outcome, Outgoing, PeerAddress,
+    RecvLease, RecvNow, RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
+    recv_pool::RecvStack, send::PIECES_MAX, socket, socket::LastDescriptors, standing,
 };
 
 /// What the kernel says of the waker, in place of a socket's slot.
@@ -135,7 +135,7 @@ struct Slot {
     /// Counts who had the slot, so that what is said of one of them is not taken for another.
     generation: u16,
     flags: u16,
-    /// The accept, connect, poll or receive in flight; 0 for none.
+    /// The accept, connect or receive in flight; 0 for none.
     incoming: u64,
     /// The send that waits for room.
     blocked: Option<Box<Blocked>>,
@@ -162,6 +162,8 @@ const FULL: u16 = 1 << 4;
 const QUEUED: u16 = 1 << 5;
 /// It was put into non-blocking mode.
 const NON_BLOCKING: u16 = 1 << 6;
+/// Its receive only tells that there is something.
+const ANNOUNCED: u16 = 1 << 7;
 
 impl Slot {
     #[inline]
@@ -223,7 +225,7 @@ enum Ready {
 #[derive(Debug)]
 struct Unsent {
     slot: u32,
-    is_quiet: bool,
+    urgency: Urgency,
     token: Token,
     queue: Box<SendQueue>,
 }
@@ -253,13 +255,16 @@ pub struct Epoll {
     buffers: RecvStack,
     large_buffers: RecvStack,
     recv_ready_at: usize,
+    recv_sizes: RecvSizes,
     /// Sends that were submitted since the last turn. They leave with the next one, when whoever
     /// submitted them has done all that belongs to them.
     unsent: Vec<Unsent>,
     /// Sends that are over, which are handed out first: they give memory back.
     sends: VecDeque<SendEnd>,
-    /// Those that went well and end no wait.
-    quiet_sends: Vec<SendEnd>,
+    /// Those that went well and that nobody waits for: they end no wait.
+    unawaited_sends: Vec<SendEnd>,
+    /// Somebody waits for one of those by now: the next turn does not sleep.
+    is_hastened: bool,
     ready: VecDeque<Ready>,
     /// Those that had their turn and have more.
     later: Vec<u32>,
@@ -318,9 +323,11 @@ impl Epoll {
             buffers,
             large_buffers: RecvStack::new(options.large_buffers, large_bytes, large_bytes)?,
             recv_ready_at: usize::from(options.recv_buffers).div_ceil(2),
+            recv_sizes: RecvSizes::new(options.recv_buffers, bytes),
             unsent: Vec::new(),
             sends: VecDeque::new(),
-            quiet_sends: Vec::new(),
+            unawaited_sends: Vec::new(),
+            is_hastened: false,
             ready: VecDeque::new(),
             later: Vec::new(),
             knocks: Vec::new(),
@@ -533,8 +540,8 @@ impl Epoll {
         }
         let token = slot.incoming()?;
         let (outcome, more) = match token.operation() {
+            Operation::Recv if slot.has(ANNOUNCED) => (Outcome::Readable, false),
             Operation::Recv => self.receive(index)?,
-            Operation::Poll => (Outcome::Readable, false),
             Operation::Accept => self.accept(index)?,
             _ => match socket_error(slot.fd()) {
                 Ok(Ok(())) => {
@@ -633,26 +640,6 @@ impl Epoll {
         })
     }
 
-    #[inline]
-    fn put_unsent(
-        &mut self,
-        socket: &EpollSocket,
-        token: Token,
-        queue: Box<SendQueue>,
-        is_quiet: bool,
-    ) {
-        debug_assert_eq!(token.operation(), Operation::Send);
-        assert!(!queue.is_empty(), "an empty queue was submitted");
-        self.in_flight += 1;
-        let slot = self.slot_of(socket);
-        self.unsent.push(Unsent {
-            slot,
-            is_quiet,
-            token,
-            queue,
-        });
-    }
-
     /// Tries all sends that were submitted.
     #[inline]
     fn send_unsent(&mut self) {
@@ -667,13 +654,13 @@ impl Epoll {
     fn try_unsent(&mut self, send: Unsent) {
         let Unsent {
             slot: index,
-            is_quiet,
+            urgency,
             token,
             queue,
         } = send;
         let slot = &mut self.slots[index as usize];
         // Receive memory waits for nobody.
-        let waits = !is_quiet && !queue.holds_leases();
+        let waits = urgency == Urgency::Awaited && !queue.holds_leases();
         let mut result = Err(Errno::new(libc::EAGAIN));
         if !(waits && slot.has(FULL)) {
             let is_full;
@@ -698,8 +685,8 @@ impl Epoll {
             queue,
             result,
         };
-        if is_quiet && is_sent {
-            self.quiet_sends.push(end);
+        if urgency == Urgency::Unawaited && is_sent {
+            self.unawaited_sends.push(end);
         } else {
             self.sends.push_back(end);
         }
@@ -943,24 +930,18 @@ impl Ring for Epoll {
     }
 
     #[inline]
-    fn submit_recv(&mut self, socket: &EpollSocket, token: Token) {
+    fn submit_recv(&mut self, socket: &EpollSocket, token: Token, arrival: Arrival) {
         debug_assert_eq!(token.operation(), Operation::Recv);
         let index = self.slot_of(socket);
-        let for_room = self.slots[index as usize].has(WATCHED_FOR_ROOM);
+        let slot = &mut self.slots[index as usize];
+        slot.set(ANNOUNCED, arrival == Arrival::Announced);
+        let for_room = slot.has(WATCHED_FOR_ROOM);
         let watched = self.watch(index, for_room);
         self.begin(index, token, watched);
     }
 
-    #[inline]
-    fn submit_poll(&mut self, socket: &EpollSocket, token: Token) {
-        debug_assert_eq!(token.operation(), Operation::Poll);
-        let index = self.slot_of(socket);
-        let for_room = self.slots[index as usize].has(WATCHED_FOR_ROOM);
-        let watched = self.watch(index, for_room);
-        self.begin(index, token, watched);
-    }
-
-    fn recv_now(&mut self, socket: &EpollSocket, bytes_max: usize) -> Outcome<EpollSocket> {
+    fn recv_now(&mut self, socket: &EpollSocket, expected: Expected) -> RecvNow<EpollSocket> {
+        let bytes_max = self.recv_sizes.bytes_max(expected);
         let mut room = 0;
         let received = self.large_buffers.receive(|buffer| {
             room = bytes_max.min(buffer.len());
@@ -977,21 +958,38 @@ impl Ring for Epoll {
                 slot.set(READABLE, false);
             }
         }
-        match received {
-            Ok(Some(lease)) => Outcome::Received(lease),
-            Ok(None) => Outcome::EndOfStream,
-            Err(errno) => Outcome::Failed(errno),
-        }
+        RecvNow::new(received, room)
+    }
+
+    fn recv_sizes(&self) -> RecvSizes {
+        self.recv_sizes
     }
 
     #[inline]
-    fn submit_send(&mut self, socket: &EpollSocket, token: Token, queue: Box<SendQueue>) {
-        self.put_unsent(socket, token, queue, false);
+    fn submit_send(
+        &mut self,
+        socket: &EpollSocket,
+        token: Token,
+        queue: Box<SendQueue>,
+        urgency: Urgency,
+    ) {
+        debug_assert_eq!(token.operation(), Operation::Send);
+        assert!(!queue.is_empty(), "an empty queue was submitted");
+        self.in_flight += 1;
+        let slot = self.slot_of(socket);
+        self.unsent.push(Unsent {
+            slot,
+            urgency,
+            token,
+            queue,
+        });
     }
 
     #[inline]
-    fn submit_quiet_send(&mut self, socket: &EpollSocket, token: Token, queue: Box<SendQueue>) {
-        self.put_unsent(socket, token, queue, true);
+    fn hasten(&mut self, token: Token) {
+        debug_assert_eq!(token.operation(), Operation::Send);
+        // It leaves with the next turn, and that is when its end is known.
+        self.is_hastened = !self.unsent.is_empty();
     }
 
     fn submit_cancel(&mut self, target: Token, token: Token) {
@@ -1069,7 +1067,8 @@ impl Ring for Epoll {
         self.send_unsent();
         // What is there already must not wait for more.
         let is_idle = self.sends.is_empty() && self.ready.is_empty() && self.later.is_empty();
-        let collected = if is_idle && wait != Wait::Poll {
+        let is_hastened = std::mem::take(&mut self.is_hastened);
+        let collected = if is_idle && !is_hastened && wait != Wait::Poll {
             let until = self.wait_until(wait);
             self.wait(until)
         } else {
@@ -1085,7 +1084,7 @@ impl Ring for Epoll {
             self.over(token, Outcome::Done);
         }
         self.ready.extend(self.later.drain(..).map(Ready::Socket));
-        self.sends.extend(self.quiet_sends.drain(..));
+        self.sends.extend(self.unawaited_sends.drain(..));
         collected
     }
 
@@ -1154,12 +1153,11 @@ impl Ring for Epoll {
         }
     }
 
-    fn recv_ready(&self) -> bool {
-        self.buffers.free() >= self.recv_ready_at
-    }
-
-    fn recv_now_ready(&self) -> bool {
-        self.large_buffers.is_ready()
+    fn recv_ready(&self, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Delivered => self.buffers.free() >= self.recv_ready_at,
+            Arrival::Announced => self.large_buffers.is_ready(),
+        }
     }
 
     fn in_flight(&self) -> usize {
@@ -1171,7 +1169,7 @@ impl Drop for Epoll {
     fn drop(&mut self) {
         // Leases that nobody can give back any more; a send that waits for room has none.
         let ended = std::mem::take(&mut self.sends).into_iter();
-        let ended = ended.chain(std::mem::take(&mut self.quiet_sends));
+        let ended = ended.chain(std::mem::take(&mut self.unawaited_sends));
         let unsent = std::mem::take(&mut self.unsent).into_iter();
         let queues = ended.map(|end| end.queue).chain(unsent.map(|it| it.queue));
         for lease in queues.flat_map(|queue| queue.into_leases()) {
@@ -1226,7 +1224,11 @@ mod tests {
         let mut sockets = Vec::new();
         for (tag, (ours, _)) in pairs.iter().enumerate() {
             let socket = EpollSocket::from(OwnedFd::from(ours.try_clone().unwrap()));
-            ring.submit_recv(&socket, Token::new(Operation::Recv, tag as u64));
+            ring.submit_recv(
+                &socket,
+                Token::new(Operation::Recv, tag as u64),
+                Arrival::Delivered,
+            );
             sockets.push(socket);
         }
         rustix::io::write(&pairs[0].1, &[1; 4 * 4096]).unwrap();

@@ -52,7 +52,7 @@ use rustix::time::ClockId;
 pub use choice::{AnyRing, Ballot, NoRing, RingKind, RingOptions};
 pub use epoll::{Epoll, EpollOptions, EpollSocket};
 pub use errno::Errno;
-pub use recv_pool::RecvLease;
+pub use recv_pool::{RecvLease, RecvSizes};
 pub use send::{Lent, SendArena, SendQueue};
 pub use socket::{Address, PeerAddress};
 pub use standing::{Outgoing, Taken};
@@ -124,8 +124,6 @@ pub enum Operation {
     Close,
     /// [`Ring::submit_connect`].
     Connect,
-    /// [`Ring::submit_poll`].
-    Poll,
     /// [`Ring::submit_recv`].
     Recv,
     /// [`Ring::submit_send`].
@@ -137,12 +135,11 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 8] = [
         Self::Accept,
         Self::Cancel,
         Self::Close,
         Self::Connect,
-        Self::Poll,
         Self::Recv,
         Self::Send,
         Self::Tick,
@@ -228,7 +225,7 @@ pub enum Outcome<S> {
     EndOfStream,
     /// The operation failed.
     Failed(Errno),
-    /// A poll found something to receive.
+    /// There is something to receive, as an [announced](Arrival::Announced) receive tells.
     Readable,
     /// Bytes were received. Give the lease back with [`Ring::recycle`].
     Received(RecvLease),
@@ -251,6 +248,70 @@ pub enum Shutdown {
     Both,
     /// Ours: the peer reads an end of stream after what was sent.
     Write,
+}
+
+/// What a receive does with what arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is handed out as it comes ([`Outcome::Received`]), until the receive is cancelled, has
+    /// failed, the stream has ended, or no receive memory is left ([`Errno::NO_BUFFERS`], which is
+    /// a state and not an error).
+    Delivered,
+    /// It stays where it is: the receive ends with [`Outcome::Readable`] once there is something to
+    /// be [received at once](Ring::recv_now), the end of the stream and a broken transport among
+    /// it. There may be nothing by then. It takes no receive memory.
+    Announced,
+}
+
+/// What a [receive at once](Ring::recv_now) is to bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// A [long](RecvSizes::long_bytes_min) message: as much of it as a buffer holds.
+    LongMessage,
+    /// Anything: no more than one connection may take at once while others wait.
+    Share,
+}
+
+/// What a [receive at once](Ring::recv_now) has brought.
+#[derive(Debug)]
+pub struct RecvNow<S> {
+    /// One that [`Ring::submit_recv`] has. EAGAIN says that there was nothing.
+    pub outcome: Outcome<S>,
+    /// Nothing is left in the socket, as far as the receive could see: there was room for more than
+    /// it has brought.
+    pub is_drained: bool,
+}
+
+impl<S> RecvNow<S> {
+    /// What was received into a buffer that had so much room for it.
+    fn new(received: Result<Option<RecvLease>, Errno>, room: usize) -> Self {
+        let is_drained = match &received {
+            Ok(Some(lease)) => lease.len() < room,
+            Ok(None) => true,
+            Err(errno) => *errno != Errno::NO_BUFFERS,
+        };
+        let outcome = match received {
+            Ok(Some(lease)) => Outcome::Received(lease),
+            Ok(None) => Outcome::EndOfStream,
+            Err(errno) => Outcome::Failed(errno),
+        };
+        Self {
+            outcome,
+            is_drained,
+        }
+    }
+}
+
+/// Whether somebody waits for the end of a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody does: its end ends a wait like that of any other operation.
+    Awaited,
+    /// Nobody does. As long as all of it is taken, its end may be told late: with the next turn
+    /// that ends for another reason, or waits for nothing. And it never waits for the peer: it ends
+    /// with what the socket had room for, or an error that says that it had none. A ring that can
+    /// do no better takes it as awaited.
+    Unawaited,
 }
 
 /// How long a turn may wait for the first completion.
@@ -318,22 +379,19 @@ pub trait Ring {
     /// Connects.
     fn submit_connect(&mut self, socket: &Self::Socket, address: &Address, token: Token);
 
-    /// Receives until cancelled, failed, at the end of the stream or out of buffers
-    /// ([`Errno::NO_BUFFERS`], which is a state and not an error: submit again once
-    /// [`recv_ready`](Self::recv_ready)).
-    fn submit_recv(&mut self, socket: &Self::Socket, token: Token);
+    /// Receives what arrives, or hears of it. At most one receive is in flight on a socket. One
+    /// that has found no receive memory is to be submitted again once there
+    /// [is some](Self::recv_ready).
+    fn submit_recv(&mut self, socket: &Self::Socket, token: Token, arrival: Arrival);
 
-    /// Completes with [`Outcome::Readable`] once there is something for
-    /// [`recv_now`](Self::recv_now), the end of the stream and a broken transport among it. It
-    /// stands in for [`submit_recv`](Self::submit_recv): one of the two is in flight on a socket.
-    fn submit_poll(&mut self, socket: &Self::Socket, token: Token);
+    /// Receives at once, into memory that no other receive needs: that which was in use last, which
+    /// is in the cache. What comes of a long message then lies in few pieces, and is looked at and
+    /// answered before more comes. [`Errno::NO_BUFFERS`] says to try again once there
+    /// [is some](Self::recv_ready) of it.
+    fn recv_now(&mut self, socket: &Self::Socket, expected: Expected) -> RecvNow<Self::Socket>;
 
-    /// Receives at most `bytes_max` bytes at once, into a large buffer: the one that was in use
-    /// last, which is in the cache. What comes of a long message then lies in few pieces, and is
-    /// looked at and answered before more comes. The outcome is one that `submit_recv` has; EAGAIN
-    /// says that there was nothing, and [`Errno::NO_BUFFERS`] to try again once
-    /// [`recv_now_ready`](Self::recv_now_ready).
-    fn recv_now(&mut self, socket: &Self::Socket, bytes_max: usize) -> Outcome<Self::Socket>;
+    /// What follows from the sizes of its receive buffers, which never change.
+    fn recv_sizes(&self) -> RecvSizes;
 
     /// Sends what the queue holds. At most one send is in flight on a socket. A queue that
     /// [holds leases](SendQueue::holds_leases) does not wait for the peer: it completes at once,
@@ -342,17 +400,18 @@ pub trait Ring {
     /// # Panics
     ///
     /// When the queue is empty.
-    fn submit_send(&mut self, socket: &Self::Socket, token: Token, queue: Box<SendQueue>);
+    fn submit_send(
+        &mut self,
+        socket: &Self::Socket,
+        token: Token,
+        queue: Box<SendQueue>,
+        urgency: Urgency,
+    );
 
-    /// As [`submit_send`](Self::submit_send), but it never waits for the peer, and all that goes
-    /// well goes quietly: the completion of a send of which everything was taken ends no wait. It
-    /// is handed out with the others of the turn that submitted it. A ring that cannot do that
-    /// sends as ever.
-    ///
-    /// # Panics
-    ///
-    /// When the queue is empty.
-    fn submit_quiet_send(&mut self, socket: &Self::Socket, token: Token, queue: Box<SendQueue>);
+    /// Somebody waits for the end of the send `token` from now on, which is in flight: no turn
+    /// waits any longer for something else to bring it along. Of a send that was awaited already
+    /// this says nothing new.
+    fn hasten(&mut self, token: Token);
 
     /// Asks the operation `target` (not a send) to end early. Both complete: `target` with its own
     /// outcome or [`Errno::CANCELLED`], and `token` with `Done`, or `Failed` when there was nothing
@@ -418,11 +477,9 @@ pub trait Ring {
     /// Gives received memory back to the kernel.
     fn recycle(&mut self, lease: RecvLease);
 
-    /// Whether enough receive memory is free for connections that ran out to start again.
-    fn recv_ready(&self) -> bool;
-
-    /// Whether a large buffer is free.
-    fn recv_now_ready(&self) -> bool;
+    /// Whether there is receive memory for those who found none: enough for what is delivered to
+    /// start again, or some for what was announced.
+    fn recv_ready(&self, arrival: Arrival) -> bool;
 
     /// Operations in flight.
     fn in_flight(&self) -> usize;

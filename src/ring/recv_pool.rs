@@ -22,7 +22,7 @@ use std::{
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-use super::Errno;
+use super::{Errno, Expected};
 
 /// Received bytes, readable and writable in place until they are released.
 ///
@@ -76,6 +76,37 @@ pub struct RecvPool {
     leases: usize,
     retired: usize,
     id: u16,
+}
+
+/// What follows from the sizes of a ring's receive buffers for whoever uses the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecvSizes {
+    /// Receive memory that one turn may leave in queues, in bytes: what the next one receives needs
+    /// some.
+    pub lent_bytes_max: usize,
+    /// A message of so many bytes is a long one: it would lie in several receive buffers. So much
+    /// at once is a [share](Expected::Share), too.
+    pub long_bytes_min: u64,
+}
+
+impl RecvSizes {
+    /// With so many buffers of so many bytes.
+    pub(super) const fn new(buffers: u16, buffer_bytes: u32) -> Self {
+        Self {
+            lent_bytes_max: buffers as usize * buffer_bytes as usize / 2,
+            // One at least: to receive none would look like the end of the stream.
+            long_bytes_min: (buffer_bytes as u64).div_ceil(2),
+        }
+    }
+
+    /// The most that a receive at once brings, if its buffer holds as much.
+    #[inline]
+    pub(super) const fn bytes_max(self, expected: Expected) -> usize {
+        match expected {
+            Expected::LongMessage => usize::MAX,
+            Expected::Share => self.long_bytes_min as usize,
+        }
+    }
 }
 
 /// Tells pools apart, so that a lease cannot be released into another pool.
@@ -342,6 +373,12 @@ impl RecvStack {
     #[inline]
     pub fn free(&self) -> usize {
         self.pool.free()
+    }
+
+    /// Bytes in each buffer.
+    #[cfg(feature = "sim")]
+    pub fn buffer_bytes(&self) -> usize {
+        self.pool.buffer_bytes() as usize
     }
 
     /// Whether a buffer is free.

@@ -37,9 +37,10 @@ use rustix::{
 };
 
 use super::{
-    Address, Completion, Errno, Operation, Outcome, Outgoing, PeerAddress, RecvLease, Ring,
-    SendQueue, Shutdown, Time, Token, Wait, Waker, provided::BufferGroup, quiet,
-    recv_pool::RecvStack, send::PIECES_MAX, socket, socket::LastDescriptors, standing,
+    Address, Arrival, Completion, Errno, Expected, Operation, Outcome, Outgoing, PeerAddress,
+    RecvLease, RecvNow, RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
+    provided::BufferGroup, quiet, recv_pool::RecvStack, send::PIECES_MAX, socket,
+    socket::LastDescriptors, standing,
 };
 
 /// `user_data` of a send is this, and the index of its queue: the queue has to be found again.
@@ -145,8 +146,11 @@ pub struct Uring {
     free_send: u32,
     /// The slots of quiet sends of which it is not known yet that they are over.
     quiet_sends: Vec<u32>,
+    /// The end of one of them is waited for: no turn sleeps before it is known.
+    is_hastened: bool,
     knows_quiet: bool,
     recv_ready_at: usize,
+    recv_sizes: RecvSizes,
     busy_poll_us: u32,
     last_descriptors: LastDescriptors,
     /// Turns that found something while they looked for it.
@@ -205,12 +209,15 @@ impl Uring {
             last_descriptors: LastDescriptors::of_process(),
             sleeps_saved: 0,
             recv_ready_at: usize::from(buffers.pool().buffers()).div_ceil(2),
+            // Of the memory as it was asked for, however it was divided.
+            recv_sizes: RecvSizes::new(options.recv_buffers, options.recv_buffer_bytes),
             buffers: ManuallyDrop::new(buffers),
             large_buffers,
             sends: ManuallyDrop::new(Vec::new()),
             wake_count: ManuallyDrop::new(Box::new([0; 8])),
             free_send: NO_SLOT,
             quiet_sends: Vec::new(),
+            is_hastened: false,
             knows_quiet,
             in_flight: 0,
             connecting: Vec::new(),
@@ -311,6 +318,7 @@ impl Uring {
             return;
         }
         drop(submission);
+        self.is_hastened = false;
         for slot in self.quiet_sends.drain(..) {
             if let Some(SendSlot::InFlight { queue, quiet, .. }) = self.sends.get_mut(slot as usize)
                 && std::mem::take(quiet)
@@ -414,6 +422,39 @@ impl Uring {
         Ok(false)
     }
 
+    /// Whether the kernel may keep quiet about the end of this send.
+    #[inline]
+    fn can_be_quiet(&self, queue: &SendQueue) -> bool {
+        self.knows_quiet && queue.fits_one_send() && queue.len() <= QUIET_BYTES_MAX
+    }
+
+    #[inline]
+    fn send_quietly(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
+        let entry = send_entry(socket, &mut queue, quiet::MESSAGE_FLAGS).flags(quiet::ENTRY_FLAGS);
+        let index = self.claim_send_slot(token.tag(), queue, true);
+        self.push(entry.user_data(SEND_BITS | u64::from(index)));
+        // Behind the push, which may have submitted what was there before.
+        self.quiet_sends.push(index);
+    }
+
+    /// Not inlined, so that quiet sends are: they are those of short messages.
+    #[inline(never)]
+    fn send_loudly(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
+        // NOSIGNAL: a broken pipe is a result. WAITALL: the kernel finishes the send by itself,
+        // which takes less than half the CPU at 256 KiB. Not for long ones: they complete each
+        // time that the socket's buffer has room, which tells a slow reader from a dead one.
+        // DONTWAIT where receive memory is sent, which no slow peer may keep.
+        let mut flags = libc::MSG_NOSIGNAL;
+        if queue.holds_leases() {
+            flags |= libc::MSG_DONTWAIT;
+        } else if queue.len() <= FINISHED_BYTES_MAX {
+            flags |= libc::MSG_WAITALL;
+        }
+        let entry = send_entry(socket, &mut queue, flags);
+        let index = self.claim_send_slot(token.tag(), queue, false);
+        self.push(entry.user_data(SEND_BITS | u64::from(index)));
+    }
+
     fn claim_send_slot(&mut self, tag: u64, queue: Box<SendQueue>, quiet: bool) -> u32 {
         let slot = SendSlot::InFlight { tag, queue, quiet };
         let index = self.free_send;
@@ -477,9 +518,11 @@ impl Uring {
             Operation::Recv => match self.buffers.received(result, flags) {
                 Some(lease) => Outcome::Received(lease),
                 None if result == 0 => Outcome::EndOfStream,
-                None => Outcome::Failed(Errno::new(-result)),
+                None if result < 0 => Outcome::Failed(Errno::new(-result)),
+                // It was a poll, which ends with events, one at least, and without a buffer. It has
+                // no name of its own: whoever cancels a receive does not know which it is.
+                None => Outcome::Readable,
             },
-            Operation::Poll if result >= 0 => Outcome::Readable,
             Operation::Accept if result >= 0 => {
                 // SAFETY: a non-negative result of an accept is a new descriptor that is ours.
                 Outcome::Accepted(unsafe { OwnedFd::from_raw_fd(result) })
@@ -623,64 +666,54 @@ impl Ring for Uring {
     }
 
     #[inline]
-    fn submit_recv(&mut self, socket: &OwnedFd, token: Token) {
+    fn submit_recv(&mut self, socket: &OwnedFd, token: Token, arrival: Arrival) {
         debug_assert_eq!(token.operation(), Operation::Recv);
-        let recv = opcode::RecvMulti::new(fd(socket), BufferGroup::ID);
-        self.push(recv.build().user_data(token.bits()));
+        let entry = match arrival {
+            Arrival::Delivered => opcode::RecvMulti::new(fd(socket), BufferGroup::ID).build(),
+            Arrival::Announced => opcode::PollAdd::new(fd(socket), POLL_EVENTS).build(),
+        };
+        self.push(entry.user_data(token.bits()));
     }
 
-    #[inline]
-    fn submit_poll(&mut self, socket: &OwnedFd, token: Token) {
-        debug_assert_eq!(token.operation(), Operation::Poll);
-        let poll = opcode::PollAdd::new(fd(socket), POLL_EVENTS);
-        self.push(poll.build().user_data(token.bits()));
-    }
-
-    fn recv_now(&mut self, socket: &OwnedFd, bytes_max: usize) -> Outcome<OwnedFd> {
+    fn recv_now(&mut self, socket: &OwnedFd, expected: Expected) -> RecvNow<OwnedFd> {
+        let bytes_max = self.recv_sizes.bytes_max(expected);
+        let mut room = 0;
         let received = self.large_buffers.receive(|buffer| {
-            let most = bytes_max.min(buffer.len());
-            let buffer = &mut buffer[..most];
+            room = bytes_max.min(buffer.len());
+            let buffer = &mut buffer[..room];
             let (_, bytes) = rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?;
             Ok(bytes)
         });
-        match received {
-            Ok(Some(lease)) => Outcome::Received(lease),
-            Ok(None) => Outcome::EndOfStream,
-            Err(errno) => Outcome::Failed(errno),
+        RecvNow::new(received, room)
+    }
+
+    fn recv_sizes(&self) -> RecvSizes {
+        self.recv_sizes
+    }
+
+    #[inline]
+    fn submit_send(
+        &mut self,
+        socket: &OwnedFd,
+        token: Token,
+        queue: Box<SendQueue>,
+        urgency: Urgency,
+    ) {
+        debug_assert_eq!(token.operation(), Operation::Send);
+        assert!(!queue.is_empty(), "an empty queue was submitted");
+        if urgency == Urgency::Unawaited && self.can_be_quiet(&queue) {
+            self.send_quietly(socket, token, queue);
+        } else {
+            self.send_loudly(socket, token, queue);
         }
     }
 
     #[inline]
-    fn submit_send(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
+    fn hasten(&mut self, token: Token) {
         debug_assert_eq!(token.operation(), Operation::Send);
-        assert!(!queue.is_empty(), "an empty queue was submitted");
-        // NOSIGNAL: a broken pipe is a result. WAITALL: the kernel finishes the send by itself,
-        // which takes less than half the CPU at 256 KiB. Not for long ones: they complete each
-        // time that the socket's buffer has room, which tells a slow reader from a dead one.
-        // DONTWAIT where receive memory is sent, which no slow peer may keep.
-        let mut flags = libc::MSG_NOSIGNAL;
-        if queue.holds_leases() {
-            flags |= libc::MSG_DONTWAIT;
-        } else if queue.len() <= FINISHED_BYTES_MAX {
-            flags |= libc::MSG_WAITALL;
-        }
-        let entry = send_entry(socket, &mut queue, flags);
-        let index = self.claim_send_slot(token.tag(), queue, false);
-        self.push(entry.user_data(SEND_BITS | u64::from(index)));
-    }
-
-    #[inline]
-    fn submit_quiet_send(&mut self, socket: &OwnedFd, token: Token, mut queue: Box<SendQueue>) {
-        if !self.knows_quiet || !queue.fits_one_send() || queue.len() > QUIET_BYTES_MAX {
-            return self.submit_send(socket, token, queue);
-        }
-        debug_assert_eq!(token.operation(), Operation::Send);
-        assert!(!queue.is_empty(), "an empty queue was submitted");
-        let entry = send_entry(socket, &mut queue, quiet::MESSAGE_FLAGS).flags(quiet::ENTRY_FLAGS);
-        let index = self.claim_send_slot(token.tag(), queue, true);
-        self.push(entry.user_data(SEND_BITS | u64::from(index)));
-        // Behind the push, which may have submitted what was there before.
-        self.quiet_sends.push(index);
+        // All others are told of in any case. Which one it is makes no difference: a turn that does
+        // not sleep ends them all.
+        self.is_hastened = !self.quiet_sends.is_empty();
     }
 
     fn submit_cancel(&mut self, target: Token, token: Token) {
@@ -746,8 +779,9 @@ impl Ring for Uring {
 
     #[inline]
     fn turn(&mut self, wait: Wait) -> Result<(), Errno> {
-        // What is reaped already must not wait for more.
-        let wait = if self.nothing_reaped() {
+        // What is reaped already must not wait for more, nor what somebody waits for and the kernel
+        // keeps quiet about.
+        let wait = if self.nothing_reaped() && !self.is_hastened {
             wait
         } else {
             Wait::Poll
@@ -817,12 +851,11 @@ impl Ring for Uring {
         }
     }
 
-    fn recv_ready(&self) -> bool {
-        self.buffers.pool().free() >= self.recv_ready_at
-    }
-
-    fn recv_now_ready(&self) -> bool {
-        self.large_buffers.is_ready()
+    fn recv_ready(&self, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Delivered => self.buffers.pool().free() >= self.recv_ready_at,
+            Arrival::Announced => self.large_buffers.is_ready(),
+        }
     }
 
     fn in_flight(&self) -> usize {
@@ -901,7 +934,7 @@ mod tests {
             let mut ring = Uring::new(&options).unwrap();
             let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
             let ours = OwnedFd::from(ours);
-            ring.submit_recv(&ours, Token::new(Operation::Recv, 1));
+            ring.submit_recv(&ours, Token::new(Operation::Recv, 1), Arrival::Delivered);
             // Nothing is there: it is armed and left alone.
             ring.turn(Wait::Poll).unwrap();
             assert!(ring.next_completion().is_none());

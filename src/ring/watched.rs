@@ -36,6 +36,9 @@ pub trait Watched: Ring {
     /// not on its way.
     fn is_armed(&self, token: Token) -> bool;
 
+    /// Whether the end of this send is told late, because nobody is said to wait for it.
+    fn tells_late(&self, send: Token) -> bool;
+
     /// Looks at every queue that is being sent.
     fn each_queue(&self, look: &mut dyn FnMut(&SendQueue));
 

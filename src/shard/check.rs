@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use super::{Shard, service::Service};
 use crate::{
     conn::{Connection, Key, check::InFlight, ledger::Pressure, mistake::Mistake},
-    ring::{Operation, send::Holdings, watched::Watched},
+    ring::{Arrival, Operation, send::Holdings, watched::Watched},
 };
 
 /// What an oracle has to remember from turn to turn.
@@ -148,11 +148,9 @@ impl<R: Watched, S: Service> Shard<R, S> {
             let has = |operation| self.ring.has(key.token(operation));
             let in_flight = InFlight {
                 recv: has(Operation::Recv),
-                poll: has(Operation::Poll),
-                is_armed: [Operation::Recv, Operation::Poll]
-                    .into_iter()
-                    .any(|operation| self.ring.is_armed(key.token(operation))),
+                is_armed: self.ring.is_armed(key.token(Operation::Recv)),
                 send: has(Operation::Send),
+                tells_late: self.ring.tells_late(key.token(Operation::Send)),
                 connect: has(Operation::Connect),
                 cancel: has(Operation::Cancel),
                 close: has(Operation::Close),
@@ -399,7 +397,7 @@ impl<R: Watched, S: Service> Shard<R, S> {
         }
         let has_unread = link.rare.has_unread();
         // Without receive memory it waits for the kernel, if that is late with giving it back.
-        let for_kernel = !self.ring.recv_now_ready() && self.ring.is_late();
+        let for_kernel = !self.ring.recv_ready(Arrival::Announced) && self.ring.is_late();
         // Nor is anything received while the kernel is late with a cancellation.
         let for_kernel = for_kernel || link.cancelling;
         let in_socket = arrived.is_in_socket && !link.receiving && !for_kernel;

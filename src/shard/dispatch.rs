@@ -17,8 +17,8 @@ use crate::{
     },
     proto::{CloseCode, Event, Message, Payload, endpoint::Batch},
     ring::{
-        Completion, Errno, Operation, Outcome, RecvLease, Ring, SendQueue, errno::TransferError,
-        process::message_grew,
+        Arrival, Completion, Errno, Operation, Outcome, RecvLease, Ring, SendQueue,
+        errno::TransferError, process::message_grew,
     },
 };
 
@@ -32,7 +32,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let key = Key::of_token(token);
         match token.operation() {
             Operation::Recv => self.recv_completed(key, completion),
-            Operation::Poll => self.poll_completed(key, completion.outcome),
             Operation::Send => {
                 if let Outcome::Sent { queue, result } = completion.outcome {
                     self.send_completed(key, queue, result);
@@ -90,24 +89,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.touch(key);
     }
 
-    /// There is something to receive from a connection that waits for its turn.
-    fn poll_completed(&mut self, key: Key, outcome: Outcome<R::Socket>) {
-        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
-            debug_assert!(false, "a poll completed on a connection that is gone");
-            return;
-        };
-        link.receiving = false;
-        link.in_flight -= 1;
-        match outcome {
-            Outcome::Readable => {
-                link.readable = true;
-                self.queue_up(key);
-            }
-            outcome => self.recv_ended(key, outcome),
-        }
-        self.touch(key);
-    }
-
     /// Looks at received bytes within the share that has begun, and puts off what is left of them.
     #[inline]
     pub(super) fn bytes_received(&mut self, key: Key, mut lease: RecvLease, is_large: bool) {
@@ -137,15 +118,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// A receive has brought no bytes.
     pub(super) fn recv_ended(&mut self, key: Key, outcome: Outcome<R::Socket>) {
         match outcome {
+            Outcome::Readable => self.receive_in_turn(key),
             Outcome::EndOfStream => self.end_behind_unread(key, End::Stream),
             Outcome::Failed(errno) => match errno.of_transfer() {
                 TransferError::NoBuffers => {
                     self.shared.counts.recv_starved += 1;
-                    // It is served in turn, without the memory that others have drained.
-                    if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
-                        link.readable = true;
-                        self.queue_up(key);
-                    }
+                    // It is served without the memory that others have drained.
+                    self.receive_in_turn(key);
                 }
                 // Settling submits it again, if it is still wanted.
                 TransferError::Cancelled | TransferError::Retry => {}
@@ -156,6 +135,14 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 }
             },
             _ => {}
+        }
+    }
+
+    /// There is something to receive from a connection, which waits until its turn has come.
+    fn receive_in_turn(&mut self, key: Key) {
+        if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
+            link.readable = true;
+            self.queue_up(key);
         }
     }
 
@@ -173,7 +160,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// Has receives be large ones while long messages come, and for a while after.
     #[inline]
     fn size_receives(&mut self, key: Key, len: usize) {
-        let long_bytes_min = self.long_bytes_min;
+        let long_bytes_min = self.recv_sizes.long_bytes_min;
         let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
             return;
         };
@@ -182,7 +169,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if announced >= long_bytes_min || link.long_for > 0 && is_much {
             link.long_for = LONG_FOR;
             message_grew(link.endpoint.gathered_bytes());
-            if link.receiving && !link.polling {
+            if link.receiving && link.arrival == Arrival::Delivered {
                 self.cancel_receive(key);
             }
         } else if is_much {

@@ -58,7 +58,7 @@ use crate::{
         unread::Unread,
     },
     proto::CloseCode,
-    ring::{Errno, Lent, Operation, Ring, Time, Token, Wait, process::release_memory},
+    ring::{Errno, Lent, Operation, RecvSizes, Ring, Time, Token, Wait, process::release_memory},
 };
 
 /// Keys of operations that are the shard's own have slots that no connection can have.
@@ -156,17 +156,10 @@ pub struct Shard<R: Ring, S: Service> {
     now: Time,
     tick_at: Option<Time>,
     tick_cancelling: bool,
-    /// Receive memory that one turn may leave in queues: what the next one receives needs some.
-    lent_bytes_max: usize,
+    recv_sizes: RecvSizes,
     /// Bytes received in this turn so far.
     turn_bytes: usize,
-    /// A message of more bytes is a long one: it would lie in several receive buffers.
-    long_bytes_min: u64,
-    /// A message of more bytes than this came at once, or as many short ones: so much at once is
-    /// received for those who had their share.
-    greedy_recv_bytes: usize,
-    /// The next turn waits for nothing: there is something left to do, or the end of a quiet send
-    /// is waited for.
+    /// The next turn waits for nothing: there is something left to do.
     hurries: bool,
     idle: Idle,
     /// Bytes received since idle memory was given back.
@@ -199,11 +192,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
             ring.waker(),
         );
         ring.submit_wake(WAKE.token(Operation::Wake));
-        let lent_bytes_max =
-            usize::from(config.recv_buffers) * config.recv_buffer_bytes as usize / 2;
-        let long_bytes_min = u64::from(config.recv_buffer_bytes / 2);
         let places = Places::new(config.shard_connections_max, config.handshake_timeout_ms);
         Self {
+            recv_sizes: ring.recv_sizes(),
             ring,
             service,
             shared: Shared::new(config, seed),
@@ -241,10 +232,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             now,
             tick_at: None,
             tick_cancelling: false,
-            lent_bytes_max,
             turn_bytes: 0,
-            long_bytes_min,
-            greedy_recv_bytes: long_bytes_min as usize,
             hurries: false,
             drain_until: None,
             id,
@@ -318,7 +306,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.now = self.ring.now();
         self.shared.now = self.now;
         self.shared.counts.turns += 1;
-        self.shared.lending.begin_turn(self.lent_bytes_max);
+        self.shared
+            .lending
+            .begin_turn(self.recv_sizes.lent_bytes_max);
         self.turn_bytes = 0;
         self.budget.begin_turn(self.now);
         self.answered_some = false;

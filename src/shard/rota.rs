@@ -13,10 +13,10 @@
 //! ```
 //!
 //! Whoever needs little is served in passing, when its completion comes. Whoever needs more waits
-//! here, and is received for with `recv(2)` when its turn has come, so that it takes none of the
-//! receive memory that others are received into. In every second turn at least one of the rota is
-//! served, and whoever finds no memory then keeps its place: with N in it, nobody in it waits for
-//! more than 2 N turns.
+//! here: what comes for it is only announced, and received at once when its turn has come, so that
+//! it takes none of the receive memory that others are received into. In every second turn at least
+//! one of the rota is served, and whoever finds no memory then keeps its place: with N in it,
+//! nobody in it waits for more than 2 N turns.
 
 use super::{GREEDY_FOR, MESSAGE_TURN_BYTES_MAX, Shard, return_lent, service::Service};
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         mistake::Mistake,
         unread::{End, Unread},
     },
-    ring::{Errno, Outcome, RecvLease, Ring},
+    ring::{Arrival, Errno, Expected, Outcome, RecvLease, RecvNow, Ring},
 };
 
 /// What was put off and looked at, whose memory is kept.
@@ -60,7 +60,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         link.greedy_for = GREEDY_FOR;
-        if link.receiving && !link.polling {
+        if link.receiving && link.arrival == Arrival::Delivered {
             self.cancel_receive(key);
         }
     }
@@ -211,21 +211,25 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 return false;
             }
             let is_long = link.long_for > 0;
-            let most = if is_long {
-                usize::MAX
+            let expected = if is_long {
+                Expected::LongMessage
             } else {
-                self.greedy_recv_bytes
+                Expected::Share
             };
             // What was sent is free again.
             return_lent(&mut self.ring, &mut self.shared);
-            match self.ring.recv_now(socket, most) {
+            let RecvNow {
+                outcome,
+                is_drained,
+            } = self.ring.recv_now(socket, expected);
+            match outcome {
                 Outcome::Received(lease) => {
                     has_received = true;
                     self.rota_blocked = false;
                     self.shared.counts.recv_large += 1;
-                    let is_drained = !is_long && lease.len() < most;
                     self.bytes_received(key, lease, true);
-                    if is_drained {
+                    // Of a long message more may have come while it was looked at.
+                    if is_drained && !is_long {
                         self.nothing_to_receive(key);
                         return false;
                     }
@@ -252,7 +256,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 // Its share is over, with bytes left to look at.
                 return false;
             }
-            let in_long_message = link.endpoint.announced_bytes() >= self.long_bytes_min;
+            let long_bytes_min = self.recv_sizes.long_bytes_min;
+            let in_long_message = link.endpoint.announced_bytes() >= long_bytes_min;
             if is_long && !in_long_message {
                 // What comes next is most often the next message, which the peer sends when it has
                 // our answer.

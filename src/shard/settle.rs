@@ -12,7 +12,7 @@ use crate::{
         mistake::Mistake,
     },
     proto::handshake::{Content, HandshakeError},
-    ring::{Operation, Ring, Shutdown, Time},
+    ring::{Arrival, Operation, Ring, Shutdown, Time, Urgency},
 };
 
 impl<R: Ring, S: Service> Shard<R, S> {
@@ -47,8 +47,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let link = &mut connection.link;
         if link.sending {
-            // What is to follow a quiet send must not wait until something else happens.
-            self.hurries |= link.sending_quietly;
+            let is_unawaited = link.send_urgency == Urgency::Unawaited;
+            if is_unawaited && !self.shared.errs(Mistake::ForgetsToHasten) {
+                // What is to follow it must not wait until something else happens.
+                self.ring.hasten(key.token(Operation::Send));
+            }
             return;
         }
         if link.rare.tls().is_some() {
@@ -123,7 +126,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         link.cancelling = true;
         link.in_flight += 1;
-        let target = key.token(recv_operation(link.polling));
+        let target = key.token(Operation::Recv);
         self.ring
             .submit_cancel(target, key.token(Operation::Cancel));
     }
@@ -154,14 +157,14 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         link.receiving = true;
-        link.polling = link.long_for > 0 || link.greedy_for > 0;
-        link.in_flight += 1 + u8::from(self.shared.errs(Mistake::CountsTwice));
-        let token = key.token(recv_operation(link.polling));
-        if link.polling {
-            self.ring.submit_poll(socket, token);
+        link.arrival = if link.long_for > 0 || link.greedy_for > 0 {
+            Arrival::Announced
         } else {
-            self.ring.submit_recv(socket, token);
-        }
+            Arrival::Delivered
+        };
+        link.in_flight += 1 + u8::from(self.shared.errs(Mistake::CountsTwice));
+        self.ring
+            .submit_recv(socket, key.token(Operation::Recv), link.arrival);
     }
 
     /// Goes on to the next stage, if this one is over.
@@ -441,13 +444,5 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         link.give_up_message(&mut self.shared);
         self.finish(key, Ending::Linger);
-    }
-}
-
-const fn recv_operation(polling: bool) -> Operation {
-    if polling {
-        Operation::Poll
-    } else {
-        Operation::Recv
     }
 }

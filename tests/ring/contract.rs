@@ -7,8 +7,12 @@ use std::{
 
 use bytes::Bytes;
 use ringwire::ring::{
-    Address, Completion, Errno, Lent, Operation, Outcome, PeerAddress, RecvLease, Ring, Shutdown,
-    Token, Wait,
+    Address,
+    Arrival::{Announced, Delivered},
+    Completion, Errno, Expected, Lent, Operation, Outcome, PeerAddress, RecvLease, RecvNow, Ring,
+    Shutdown, Token,
+    Urgency::{Awaited, Unawaited},
+    Wait,
     errno::TransferError,
     sim::{Prng, SimRead},
 };
@@ -57,6 +61,103 @@ pub fn accepts_until_cancelled<E: Env>(env: E) {
     driver.finish();
 }
 
+pub fn announces_bytes_that_are_received_at_once<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let text = pattern(200 * KIB);
+    let recv = token(Operation::Recv, 0);
+    // Nothing is handed over with the news, which take no memory that others need.
+    driver.ring.submit_recv(&socket, recv, Announced);
+    let mut written = peer.write(&text[..10]);
+    let readable = driver.outcome(recv);
+    assert!(matches!(readable, Outcome::Readable), "{readable:?}");
+    driver.until(|driver| driver.ring.unread_bytes(&socket) == written as u64);
+    assert!(driver.ring.recv_ready(Delivered));
+    let mut received = 0;
+    let (mut held, mut starved, mut longest) = (Vec::<(usize, RecvLease)>::new(), 0, 0);
+    let mut last = None;
+    while received < text.len() {
+        written += peer.write(&text[written..]);
+        driver.ring.submit_recv(&socket, recv, Announced);
+        let readable = driver.outcome(recv);
+        assert!(matches!(readable, Outcome::Readable), "{readable:?}");
+        loop {
+            match driver.ring.recv_now(&socket, Expected::LongMessage).outcome {
+                Outcome::Received(lease) => {
+                    longest = longest.max(lease.len());
+                    // Of the buffers that are free, the one that was in use last.
+                    assert!(last.take().is_none_or(|last| last == lease.as_ptr()));
+                    held.push((received, lease));
+                    received += held[held.len() - 1].1.len();
+                }
+                Outcome::Failed(Errno::NO_BUFFERS) => {
+                    assert!(!driver.ring.recv_ready(Announced) && held.len() == 2);
+                    starved += 1;
+                    for (start, lease) in held.drain(..) {
+                        assert_eq!(*lease, text[start..start + lease.len()]);
+                        last = Some(lease.as_ptr());
+                        driver.ring.recycle(lease);
+                    }
+                    assert!(driver.ring.recv_ready(Announced));
+                }
+                Outcome::Failed(errno) => {
+                    assert_eq!(errno.of_transfer(), TransferError::Retry);
+                    break;
+                }
+                other => panic!("{received} bytes, then {other:?}"),
+            }
+        }
+    }
+    assert!(starved > 2 && longest > 4 * KIB, "{starved} {longest}");
+    for (start, lease) in held {
+        assert_eq!(*lease, text[start..start + lease.len()]);
+        let (front, back) = driver.ring.split(lease, 1);
+        driver.ring.recycle(back);
+        driver.ring.recycle(front);
+    }
+    // And as ever again.
+    let text = pattern(10 * KIB);
+    let mut bytes = Vec::new();
+    assert_eq!(peer.write(&text), text.len());
+    Receiver::new(0).read_and_stop(&mut driver, &socket, &mut bytes, text.len());
+    assert!(bytes == text);
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn announces_the_end_and_can_be_cancelled<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    for resets in [false, true] {
+        let (socket, mut peer) = driver.connection();
+        let recv = token(Operation::Recv, 0);
+        driver.ring.submit_recv(&socket, recv, Announced);
+        driver.turn();
+        assert!(driver.take(recv).is_none(), "there is nothing to receive");
+        driver.cancel(recv);
+        driver.send_all(&socket, b"never read");
+        driver.ring.submit_recv(&socket, recv, Announced);
+        if resets {
+            peer.reset();
+        } else {
+            peer.shutdown_write();
+        }
+        let readable = driver.outcome(recv);
+        assert!(matches!(readable, Outcome::Readable), "{readable:?}");
+        loop {
+            match driver.ring.recv_now(&socket, Expected::LongMessage).outcome {
+                Outcome::EndOfStream => break assert!(!resets),
+                Outcome::Failed(errno) => match errno.of_transfer() {
+                    TransferError::Retry => {}
+                    error => break assert!(resets && error == TransferError::PeerGone),
+                },
+                other => panic!("{other:?}"),
+            }
+        }
+        driver.close(socket);
+    }
+    driver.finish();
+}
+
 pub fn bytes_arrive_in_order_and_stay_put_while_they_are_leased<E: Env>(env: E) {
     let mut driver = Driver::new(env, Sizes::default());
     let (socket, mut peer) = driver.connection();
@@ -81,7 +182,7 @@ pub fn bytes_arrive_in_order_and_stay_put_while_they_are_leased<E: Env>(env: E) 
                 other => panic!("{received} bytes, then {other:?}"),
             }
         }
-        while held.len() > 5 || (!driver.ring.recv_ready() && !held.is_empty()) {
+        while held.len() > 5 || (!driver.ring.recv_ready(Delivered) && !held.is_empty()) {
             releases += 1;
             let (start, mut lease) = held.swap_remove(releases * 7 % held.len());
             // Nobody wrote here meanwhile; and what its holder writes touches nothing else.
@@ -113,7 +214,7 @@ pub fn cancelling_a_receive_loses_no_bytes<E: Env>(env: E) {
     let text = pattern(60 * 500);
     for part in text.chunks(500) {
         let round = sent / 500;
-        driver.ring.submit_recv(&socket, recv);
+        driver.ring.submit_recv(&socket, recv, Delivered);
         if round % 2 == 0 {
             driver.turn();
         }
@@ -170,7 +271,7 @@ pub fn cancelling_finds_its_target_or_says_so<E: Env>(env: E) {
     let recv = token(Operation::Recv, 0);
     let cancel = token(Operation::Cancel, 0);
     for turns in 0..2 {
-        driver.ring.submit_recv(&socket, recv);
+        driver.ring.submit_recv(&socket, recv, Delivered);
         for _ in 0..turns {
             driver.turn();
         }
@@ -262,12 +363,12 @@ pub fn dropping_a_ring_leaves_nothing_behind<E: Env>(env: E) {
         .submit_accept(&listener, token(Operation::Accept, 0));
     driver
         .ring
-        .submit_recv(&receiving, token(Operation::Recv, 0));
+        .submit_recv(&receiving, token(Operation::Recv, 0), Delivered);
     let mut queue = driver.arena.queue();
     queue.adopt(&mut driver.arena, Bytes::from(vec![1; 8 * KIB * KIB]));
     driver
         .ring
-        .submit_send(&stuck, token(Operation::Send, 1), queue);
+        .submit_send(&stuck, token(Operation::Send, 1), queue, Awaited);
     let much_later = driver.ring.now().plus_ms(3_600_000);
     driver
         .ring
@@ -340,6 +441,45 @@ pub fn ends_a_stream_after_its_last_byte_and_still_sends<E: Env>(env: E) {
     driver.finish();
 }
 
+pub fn hastened_sends_end_a_wait<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let send = token(Operation::Send, 0);
+    for (urgency, len) in [(Unawaited, 10), (Unawaited, 12 * KIB), (Awaited, 10)] {
+        let text = pattern(len);
+        let queue = driver.queue(&text);
+        driver.ring.submit_send(&socket, send, queue, urgency);
+        // Once is enough, and twice is no more.
+        driver.ring.hasten(send);
+        driver.ring.hasten(send);
+        // Nothing else is in flight that could end these waits before their time.
+        let at = driver.ring.now().plus_ms(DEADLINE.as_millis() as u64);
+        while driver.seen.is_empty() {
+            driver.turn_waiting(Wait::Until(at));
+        }
+        let is_told = driver.ring.now() < at;
+        assert!(is_told, "the end of a hastened send was not told");
+        let (queue, result) = driver.sent(send);
+        let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
+        assert!(arrived == text);
+    }
+    // It was for those sends, and not for the next one.
+    let tells_late = E::tells_late(&driver.ring);
+    let queue = driver.queue(b"at leisure");
+    driver.ring.submit_send(&socket, send, queue, Unawaited);
+    let at = driver.ring.now().plus_ms(30);
+    while driver.seen.is_empty() {
+        driver.turn_waiting(Wait::Until(at));
+    }
+    let told = !tells_late || driver.ring.now() >= at;
+    let (queue, result) = driver.sent(send);
+    assert!(told || !queue.is_empty(), "an unawaited send was told");
+    let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
+    assert_eq!(arrived, b"at leisure");
+    driver.close(socket);
+    driver.finish();
+}
+
 pub fn more_operations_than_entries_fit_in_a_turn<E: Env>(env: E) {
     let sizes = Sizes {
         submission_entries: 4,
@@ -354,14 +494,13 @@ pub fn more_operations_than_entries_fit_in_a_turn<E: Env>(env: E) {
     driver.ring.waker().wake();
     for (tag, (socket, peer)) in (0..).zip(&mut connections) {
         assert!(peer.write(&[tag as u8]) == 1);
-        driver.ring.submit_recv(socket, token(Operation::Recv, tag));
+        driver
+            .ring
+            .submit_recv(socket, token(Operation::Recv, tag), Delivered);
         let queue = driver.queue(&[tag as u8; 2]);
         let send = token(Operation::Send, tag);
-        if tag % 3 == 0 {
-            driver.ring.submit_send(socket, send, queue);
-        } else {
-            driver.ring.submit_quiet_send(socket, send, queue);
-        }
+        let urgency = if tag % 3 == 0 { Awaited } else { Unawaited };
+        driver.ring.submit_send(socket, send, queue, urgency);
     }
     assert_eq!(driver.ring.in_flight(), 82);
     driver.wait_done(token(Operation::Tick, 0));
@@ -372,7 +511,7 @@ pub fn more_operations_than_entries_fit_in_a_turn<E: Env>(env: E) {
         let (mut queue, mut result) = driver.sent(send);
         while !queue.is_empty() {
             result.unwrap();
-            driver.ring.submit_send(socket, send, queue);
+            driver.ring.submit_send(socket, send, queue, Awaited);
             (queue, result) = driver.sent(send);
         }
         driver.arena.retire(queue);
@@ -418,7 +557,7 @@ pub fn releases_a_socket_without_closing_it<E: Env>(env: E) {
     // It was used in both directions, and something is left that nobody has looked at.
     driver.send_all(&accepted, b"before");
     assert_eq!(driver.read_exactly(&mut peer, 6), b"before");
-    driver.ring.submit_recv(&accepted, recv);
+    driver.ring.submit_recv(&accepted, recv, Delivered);
     driver.turn();
     driver.cancel(recv);
     assert_eq!(peer.write(b"unread"), 6);
@@ -443,7 +582,7 @@ pub fn releases_a_socket_without_closing_it<E: Env>(env: E) {
     driver.send_all(&accepted, b"after");
     assert_eq!(driver.read_exactly(&mut peer, 5), b"after");
     // It waits as ever, and so does the listener.
-    driver.ring.submit_recv(&connected, recv);
+    driver.ring.submit_recv(&connected, recv, Delivered);
     driver.ring.submit_accept(&listener, accept);
     driver.turn();
     assert!(driver.seen.is_empty());
@@ -475,7 +614,7 @@ pub fn reset_connections_fail<E: Env>(env: E) {
                 // TCP may take the bytes of a first send before the reset has arrived.
                 loop {
                     let queue = driver.queue(b"too late");
-                    driver.ring.submit_send(&socket, send, queue);
+                    driver.ring.submit_send(&socket, send, queue, Awaited);
                     let (queue, result) = driver.sent(send);
                     driver.arena.retire(queue);
                     match result {
@@ -504,96 +643,6 @@ pub fn reset_connections_fail<E: Env>(env: E) {
     driver.finish();
 }
 
-pub fn polls_tell_of_bytes_that_are_received_at_once<E: Env>(env: E) {
-    let mut driver = Driver::new(env, Sizes::default());
-    let (socket, mut peer) = driver.connection();
-    let text = pattern(200 * KIB);
-    let poll = token(Operation::Poll, 0);
-    let (mut written, mut received) = (0, 0);
-    let (mut held, mut starved, mut longest) = (Vec::<(usize, RecvLease)>::new(), 0, 0);
-    let mut last = None;
-    while received < text.len() {
-        written += peer.write(&text[written..]);
-        driver.ring.submit_poll(&socket, poll);
-        let readable = driver.outcome(poll);
-        assert!(matches!(readable, Outcome::Readable), "{readable:?}");
-        loop {
-            match driver.ring.recv_now(&socket, usize::MAX) {
-                Outcome::Received(lease) => {
-                    longest = longest.max(lease.len());
-                    // Of the buffers that are free, the one that was in use last.
-                    assert!(last.take().is_none_or(|last| last == lease.as_ptr()));
-                    held.push((received, lease));
-                    received += held[held.len() - 1].1.len();
-                }
-                Outcome::Failed(Errno::NO_BUFFERS) => {
-                    assert!(!driver.ring.recv_now_ready() && held.len() == 2);
-                    starved += 1;
-                    for (start, lease) in held.drain(..) {
-                        assert_eq!(*lease, text[start..start + lease.len()]);
-                        last = Some(lease.as_ptr());
-                        driver.ring.recycle(lease);
-                    }
-                    assert!(driver.ring.recv_now_ready());
-                }
-                Outcome::Failed(errno) => {
-                    assert_eq!(errno.of_transfer(), TransferError::Retry);
-                    break;
-                }
-                other => panic!("{received} bytes, then {other:?}"),
-            }
-        }
-    }
-    assert!(starved > 2 && longest > 4 * KIB, "{starved} {longest}");
-    for (start, lease) in held {
-        assert_eq!(*lease, text[start..start + lease.len()]);
-        let (front, back) = driver.ring.split(lease, 1);
-        driver.ring.recycle(back);
-        driver.ring.recycle(front);
-    }
-    // And as ever again.
-    let text = pattern(10 * KIB);
-    let mut bytes = Vec::new();
-    assert_eq!(peer.write(&text), text.len());
-    Receiver::new(0).read_and_stop(&mut driver, &socket, &mut bytes, text.len());
-    assert!(bytes == text);
-    driver.close(socket);
-    driver.finish();
-}
-
-pub fn polls_tell_of_the_end_and_can_be_cancelled<E: Env>(env: E) {
-    let mut driver = Driver::new(env, Sizes::default());
-    for resets in [false, true] {
-        let (socket, mut peer) = driver.connection();
-        let poll = token(Operation::Poll, 0);
-        driver.ring.submit_poll(&socket, poll);
-        driver.turn();
-        assert!(driver.take(poll).is_none(), "there is nothing to receive");
-        driver.cancel(poll);
-        driver.send_all(&socket, b"never read");
-        driver.ring.submit_poll(&socket, poll);
-        if resets {
-            peer.reset();
-        } else {
-            peer.shutdown_write();
-        }
-        let readable = driver.outcome(poll);
-        assert!(matches!(readable, Outcome::Readable), "{readable:?}");
-        loop {
-            match driver.ring.recv_now(&socket, usize::MAX) {
-                Outcome::EndOfStream => break assert!(!resets),
-                Outcome::Failed(errno) => match errno.of_transfer() {
-                    TransferError::Retry => {}
-                    error => break assert!(resets && error == TransferError::PeerGone),
-                },
-                other => panic!("{other:?}"),
-            }
-        }
-        driver.close(socket);
-    }
-    driver.finish();
-}
-
 pub fn running_out_of_buffers_loses_no_bytes<E: Env>(env: E) {
     let sizes = Sizes {
         recv_buffers: 4,
@@ -607,7 +656,7 @@ pub fn running_out_of_buffers_loses_no_bytes<E: Env>(env: E) {
     let recv = token(Operation::Recv, 0);
     let mut held: Vec<(usize, RecvLease)> = Vec::new();
     let mut times_out = 0;
-    driver.ring.submit_recv(&socket, recv);
+    driver.ring.submit_recv(&socket, recv, Delivered);
     while received < text.len() {
         written += peer.write(&text[written..]);
         driver.turn();
@@ -620,17 +669,17 @@ pub fn running_out_of_buffers_loses_no_bytes<E: Env>(env: E) {
                 }
                 Outcome::Failed(Errno::NO_BUFFERS) => {
                     times_out += 1;
-                    assert!(!driver.ring.recv_ready() && !more);
+                    assert!(!driver.ring.recv_ready(Delivered) && !more);
                     for (start, lease) in held.drain(..).rev() {
                         assert_eq!(*lease, text[start..start + lease.len()]);
                         driver.ring.recycle(lease);
                     }
-                    assert!(driver.ring.recv_ready());
+                    assert!(driver.ring.recv_ready(Delivered));
                 }
                 other => panic!("{received} bytes, then {other:?}"),
             }
             if !more {
-                driver.ring.submit_recv(&socket, recv);
+                driver.ring.submit_recv(&socket, recv, Delivered);
             }
         }
     }
@@ -640,6 +689,84 @@ pub fn running_out_of_buffers_loses_no_bytes<E: Env>(env: E) {
         driver.ring.recycle(lease);
     }
     driver.cancel_or_starved(recv);
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn says_whether_a_receive_at_once_has_drained_the_socket<E: Env>(env: E) {
+    let sizes = Sizes::default();
+    let buffers_bytes = usize::from(sizes.recv_buffers) * sizes.recv_buffer_bytes as usize;
+    let mut driver = Driver::new(env, sizes);
+    let (socket, mut peer) = driver.connection();
+    // Others need receive memory too.
+    let sizes = driver.ring.recv_sizes();
+    assert!((1..buffers_bytes).contains(&sizes.lent_bytes_max));
+    let share = sizes.long_bytes_min as usize;
+    assert!((1..4 * KIB).contains(&share));
+    let receive = |driver: &mut Driver<E>, expected| {
+        let RecvNow {
+            outcome,
+            is_drained,
+        } = driver.ring.recv_now(&socket, expected);
+        (outcome, is_drained)
+    };
+    let is_retry = |errno: Errno| errno.of_transfer() == TransferError::Retry;
+    match receive(&mut driver, Expected::Share) {
+        (Outcome::Failed(errno), is_drained) => assert!(is_retry(errno) && is_drained),
+        other => panic!("{other:?}"),
+    }
+    let text = pattern(4 * share + 100);
+    let (mut written, mut bytes, mut parts) = (0, Vec::new(), 0);
+    while bytes.len() < text.len() {
+        written += peer.write(&text[written..]);
+        driver.until(|driver| driver.ring.unread_bytes(&socket) == (written - bytes.len()) as u64);
+        // Of what is there, a share each time until it says that this was all.
+        loop {
+            let (outcome, is_drained) = receive(&mut driver, Expected::Share);
+            match outcome {
+                Outcome::Received(lease) => {
+                    assert!(lease.len() <= share && is_drained == (lease.len() < share));
+                    bytes.extend_from_slice(&lease);
+                    driver.ring.recycle(lease);
+                    parts += 1;
+                }
+                Outcome::Failed(errno) => assert!(is_retry(errno) && is_drained),
+                other => panic!("{other:?}"),
+            }
+            if is_drained {
+                break;
+            }
+        }
+        if E::WAITS {
+            assert_eq!(driver.ring.unread_bytes(&socket), 0);
+        }
+    }
+    assert!(bytes == text && parts > 4, "{parts}");
+    // Where there is no memory, it cannot see what there is.
+    let mut held = Vec::new();
+    loop {
+        peer.write(b"more");
+        match receive(&mut driver, Expected::LongMessage) {
+            (Outcome::Received(lease), _) => held.push(lease),
+            (Outcome::Failed(Errno::NO_BUFFERS), is_drained) => break assert!(!is_drained),
+            (Outcome::Failed(errno), is_drained) => assert!(is_retry(errno) && is_drained),
+            other => panic!("{other:?}"),
+        }
+        driver.turn();
+    }
+    held.into_iter()
+        .for_each(|lease| driver.ring.recycle(lease));
+    // Behind the end nothing is left.
+    peer.shutdown_write();
+    let is_drained = loop {
+        match receive(&mut driver, Expected::LongMessage) {
+            (Outcome::Received(lease), _) => driver.ring.recycle(lease),
+            (Outcome::EndOfStream, is_drained) => break is_drained,
+            (Outcome::Failed(errno), _) => assert!(is_retry(errno)),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(is_drained);
     driver.close(socket);
     driver.finish();
 }
@@ -703,69 +830,6 @@ pub fn sends_what_it_received_from_where_it_lies<E: Env>(env: E) {
     driver.finish();
 }
 
-pub fn quiet_sends_end_no_wait<E: Env>(env: E) {
-    let mut driver = Driver::new(env, Sizes::default());
-    let (socket, mut peer) = driver.connection();
-    let quiet = E::is_quiet(&driver.ring);
-    let send = token(Operation::Send, 0);
-    // In one piece, and in several.
-    for text in [pattern(10), pattern(12 * KIB)] {
-        let queue = driver.queue(&text);
-        driver.ring.submit_quiet_send(&socket, send, queue);
-        let at = driver.ring.now().plus_ms(30);
-        while driver.seen.is_empty() {
-            driver.turn_waiting(Wait::Until(at));
-        }
-        let seen_at = driver.ring.now();
-        let (queue, result) = driver.sent(send);
-        // There may be room for part of it only, and then that is told.
-        let told = !quiet || !queue.is_empty();
-        assert!(told || seen_at >= at, "the end of a quiet send was told");
-        let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
-        assert!(arrived == text);
-    }
-    // A turn that waits for nothing hands it out.
-    let queue = driver.queue(b"quietly");
-    driver.ring.submit_quiet_send(&socket, send, queue);
-    driver.turn_waiting(Wait::Poll);
-    let (queue, result) = driver.sent(send);
-    let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
-    assert_eq!(arrived, b"quietly");
-    driver.close(socket);
-    driver.finish();
-}
-
-pub fn quiet_sends_wait_for_no_reader<E: Env>(env: E) {
-    let mut driver = Driver::new(env, Sizes::default());
-    if !E::is_quiet(&driver.ring) {
-        return;
-    }
-    let (socket, mut peer) = driver.connection();
-    let send = token(Operation::Send, 0);
-    let text = pattern(10 * KIB);
-    let (mut sent, mut sends) = (0, 0);
-    let rest = loop {
-        let queue = driver.queue(&text);
-        driver.ring.submit_quiet_send(&socket, send, queue);
-        let (queue, result) = driver.sent(send);
-        sends += 1;
-        match result {
-            Ok(bytes) => sent += bytes,
-            Err(errno) => assert_eq!(errno.of_transfer(), TransferError::Retry),
-        }
-        if !queue.is_empty() {
-            break queue;
-        }
-        driver.arena.retire(queue);
-    };
-    // What did not go went nowhere: the next send begins where this one ended.
-    let arrived = driver.arrives(&socket, &mut peer, sent, rest);
-    assert_eq!(arrived.len(), sends * text.len());
-    assert!(arrived.chunks(text.len()).all(|copy| copy == text));
-    driver.close(socket);
-    driver.finish();
-}
-
 pub fn receive_memory_waits_for_no_reader<E: Env>(env: E) {
     let mut driver = Driver::new(env, Sizes::default());
     let (socket, mut peer) = driver.connection();
@@ -774,7 +838,7 @@ pub fn receive_memory_waits_for_no_reader<E: Env>(env: E) {
     let recv = token(Operation::Recv, 0);
     let mut queue = driver.arena.queue();
     while bytes.len() < 4 {
-        driver.ring.submit_recv(&socket, recv);
+        driver.ring.submit_recv(&socket, recv, Delivered);
         let Completion { outcome, more, .. } = driver.wait_for(recv);
         let Outcome::Received(lease) = outcome else {
             panic!("nothing was received");
@@ -790,7 +854,7 @@ pub fn receive_memory_waits_for_no_reader<E: Env>(env: E) {
     queue.adopt(&mut driver.arena, Bytes::from(vec![1; 32 * KIB * KIB]));
     let send = token(Operation::Send, 0);
     let len = queue.len();
-    driver.ring.submit_send(&socket, send, queue);
+    driver.ring.submit_send(&socket, send, queue, Awaited);
     let (mut queue, result) = driver.sent(send);
     let sent = result.unwrap_or_else(|errno| {
         assert_eq!(errno.of_transfer(), TransferError::Retry);
@@ -803,7 +867,7 @@ pub fn receive_memory_waits_for_no_reader<E: Env>(env: E) {
     assert_eq!(queue.len(), len - sent);
     driver.arena.retire(queue);
     driver.recycle_returned();
-    assert!(driver.ring.recv_ready());
+    assert!(driver.ring.recv_ready(Delivered));
     driver.close(socket);
     driver.finish();
 }
@@ -830,8 +894,8 @@ pub fn shutting_down_ends_what_is_in_flight<E: Env>(env: E) {
     let send = token(Operation::Send, 0);
     let mut queue = driver.arena.queue();
     queue.adopt(&mut driver.arena, Bytes::from(vec![1; 32 * KIB * KIB]));
-    driver.ring.submit_recv(&socket, recv);
-    driver.ring.submit_send(&socket, send, queue);
+    driver.ring.submit_recv(&socket, recv, Delivered);
+    driver.ring.submit_send(&socket, send, queue, Awaited);
     // The peer reads nothing: sooner or later the send waits, or was a short one.
     driver.turn();
     driver.turn();
@@ -850,7 +914,7 @@ pub fn shutting_down_ends_what_is_in_flight<E: Env>(env: E) {
     assert_eq!(driver.ring.in_flight(), 0);
     // What is sent from now on fails.
     let queue = driver.queue(b"no way out");
-    driver.ring.submit_send(&socket, send, queue);
+    driver.ring.submit_send(&socket, send, queue, Awaited);
     let (queue, result) = driver.sent(send);
     assert_eq!(result.unwrap_err().of_transfer(), TransferError::PeerGone);
     driver.arena.retire(queue);
@@ -876,7 +940,7 @@ pub fn tells_what_is_unread_and_what_is_not_taken<E: Env>(env: E) {
     queue.adopt(&mut driver.arena, Bytes::from(text.clone()));
     let before = driver.ring.outgoing(&socket);
     let send = token(Operation::Send, 0);
-    driver.ring.submit_send(&socket, send, queue);
+    driver.ring.submit_send(&socket, send, queue, Awaited);
     let (mut full, mut turns_alike) = (0, 0);
     driver.until(|driver| {
         let held = driver.ring.outgoing(&socket).held_bytes;
@@ -898,7 +962,7 @@ pub fn tells_what_is_unread_and_what_is_not_taken<E: Env>(env: E) {
             is_sent = queue.is_empty();
             match is_sent {
                 true => driver.arena.retire(queue),
-                false => driver.ring.submit_send(&socket, send, queue),
+                false => driver.ring.submit_send(&socket, send, queue, Awaited),
             }
         }
         match peer.read(64 * KIB) {
@@ -949,7 +1013,7 @@ pub fn tokens_can_be_used_again_at_once<E: Env>(env: E) {
     let recv = token(Operation::Recv, (1 << Token::TAG_BITS) - 1);
     let tick = token(Operation::Tick, 0);
     for round in 0..100u8 {
-        driver.ring.submit_recv(&socket, recv);
+        driver.ring.submit_recv(&socket, recv, Delivered);
         driver.cancel(recv);
         let now = driver.ring.now();
         driver.ring.submit_tick(now, tick);
@@ -957,6 +1021,74 @@ pub fn tokens_can_be_used_again_at_once<E: Env>(env: E) {
         driver.send_all(&socket, &[round]);
         assert_eq!(driver.read_exactly(&mut peer, 1), [round]);
     }
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn unawaited_sends_end_no_wait<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    let (socket, mut peer) = driver.connection();
+    let tells_late = E::tells_late(&driver.ring);
+    let send = token(Operation::Send, 0);
+    // In one piece, and in several.
+    for text in [pattern(10), pattern(12 * KIB)] {
+        let queue = driver.queue(&text);
+        driver.ring.submit_send(&socket, send, queue, Unawaited);
+        let at = driver.ring.now().plus_ms(30);
+        while driver.seen.is_empty() {
+            driver.turn_waiting(Wait::Until(at));
+        }
+        let seen_at = driver.ring.now();
+        let (queue, result) = driver.sent(send);
+        // There may be room for part of it only, and then that is told.
+        let told = !tells_late || !queue.is_empty();
+        assert!(
+            told || seen_at >= at,
+            "the end of an unawaited send was told"
+        );
+        let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
+        assert!(arrived == text);
+    }
+    // A turn that waits for nothing hands it out.
+    let queue = driver.queue(b"at leisure");
+    driver.ring.submit_send(&socket, send, queue, Unawaited);
+    driver.turn_waiting(Wait::Poll);
+    let (queue, result) = driver.sent(send);
+    let arrived = driver.arrives(&socket, &mut peer, result.unwrap(), queue);
+    assert_eq!(arrived, b"at leisure");
+    driver.close(socket);
+    driver.finish();
+}
+
+pub fn unawaited_sends_wait_for_no_reader<E: Env>(env: E) {
+    let mut driver = Driver::new(env, Sizes::default());
+    if !E::tells_late(&driver.ring) {
+        return;
+    }
+    let (socket, mut peer) = driver.connection();
+    let send = token(Operation::Send, 0);
+    let text = pattern(10 * KIB);
+    let (mut sent, mut sends) = (0, 0);
+    let rest = loop {
+        let queue = driver.queue(&text);
+        driver.ring.submit_send(&socket, send, queue, Unawaited);
+        // Nobody reads, and hardly anything else ends a wait.
+        driver.ring.hasten(send);
+        let (queue, result) = driver.sent(send);
+        sends += 1;
+        match result {
+            Ok(bytes) => sent += bytes,
+            Err(errno) => assert_eq!(errno.of_transfer(), TransferError::Retry),
+        }
+        if !queue.is_empty() {
+            break queue;
+        }
+        driver.arena.retire(queue);
+    };
+    // What did not go went nowhere: the next send begins where this one ended.
+    let arrived = driver.arrives(&socket, &mut peer, sent, rest);
+    assert_eq!(arrived.len(), sends * text.len());
+    assert!(arrived.chunks(text.len()).all(|copy| copy == text));
     driver.close(socket);
     driver.finish();
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use ringwire::ring::{
-    Completion, Errno, Lent, Operation, Outcome, Ring, SendArena, SendQueue, Token, Wait,
-    sim::SimRead,
+    Arrival, Completion, Errno, Lent, Operation, Outcome, Ring, SendArena, SendQueue, Token,
+    Urgency, Wait, sim::SimRead,
 };
 
 use crate::env::{Env, Peer, Sizes, Socket};
@@ -186,7 +186,7 @@ impl<E: Env> Driver<E> {
         let send = token(Operation::Send, 98);
         let mut queue = self.queue(bytes);
         while !queue.is_empty() {
-            self.ring.submit_send(socket, send, queue);
+            self.ring.submit_send(socket, send, queue, Urgency::Awaited);
             let result;
             (queue, result) = self.sent(send);
             result.unwrap();
@@ -208,7 +208,7 @@ impl<E: Env> Driver<E> {
         let mut sends = 0;
         while !queue.is_empty() {
             let len = queue.len();
-            self.ring.submit_send(socket, send, queue);
+            self.ring.submit_send(socket, send, queue, Urgency::Awaited);
             while !self.seen.iter().any(|completion| completion.token == send) {
                 match peer.read(at_once) {
                     SimRead::Bytes(more) => {
@@ -284,8 +284,10 @@ impl Receiver {
         driver: &mut Driver<E>,
         socket: &Socket<E>,
     ) -> Option<Outcome<Socket<E>>> {
-        if !self.armed && !self.over && driver.ring.recv_ready() {
-            driver.ring.submit_recv(socket, self.token);
+        if !self.armed && !self.over && driver.ring.recv_ready(Arrival::Delivered) {
+            driver
+                .ring
+                .submit_recv(socket, self.token, Arrival::Delivered);
             self.armed = true;
         }
         let Completion { outcome, more, .. } = driver.take(self.token)?;

@@ -54,8 +54,8 @@ pub trait Env {
 
     fn ring(&self, sizes: Sizes) -> Self::Ring;
 
-    /// Whether quiet sends of this ring are quiet ones.
-    fn is_quiet(ring: &Self::Ring) -> bool;
+    /// Whether the ends of unawaited sends are really told late.
+    fn tells_late(ring: &Self::Ring) -> bool;
 
     fn listen(&mut self, ring: &mut Self::Ring) -> (Self::Socket, Address);
 
@@ -119,7 +119,7 @@ impl Env for SimEnv {
         self.kernel.ring(&options).unwrap()
     }
 
-    fn is_quiet(_: &SimRing) -> bool {
+    fn tells_late(_: &SimRing) -> bool {
         true
     }
 
@@ -297,7 +297,7 @@ impl<R: RealRing> Env for RealEnv<R> {
         R::make(sizes, self.manner)
     }
 
-    fn is_quiet(ring: &R) -> bool {
+    fn tells_late(ring: &R) -> bool {
         ring.is_quiet()
     }
 

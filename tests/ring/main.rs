@@ -22,21 +22,21 @@ macro_rules! contract {
             use super::*;
             contract!(@clauses with_others, $env;
                 accepts_until_cancelled
+                announces_bytes_that_are_received_at_once
+                announces_the_end_and_can_be_cancelled
                 bytes_arrive_in_order_and_stay_put_while_they_are_leased
                 cancelling_a_receive_loses_no_bytes
                 cancelling_finds_its_target_or_says_so
                 closing_is_seen_by_the_peer
                 connects_or_is_refused
                 ends_a_stream_after_its_last_byte_and_still_sends
+                hastened_sends_end_a_wait
                 more_operations_than_entries_fit_in_a_turn
-                polls_tell_of_bytes_that_are_received_at_once
-                polls_tell_of_the_end_and_can_be_cancelled
-                quiet_sends_end_no_wait
-                quiet_sends_wait_for_no_reader
                 receive_memory_waits_for_no_reader
                 releases_a_socket_without_closing_it
                 reset_connections_fail
                 running_out_of_buffers_loses_no_bytes
+                says_whether_a_receive_at_once_has_drained_the_socket
                 sends_many_pieces_in_order
                 sends_much_to_a_slow_reader
                 sends_what_it_received_from_where_it_lies
@@ -44,6 +44,8 @@ macro_rules! contract {
                 ticks_are_never_early
                 tells_what_is_unread_and_what_is_not_taken
                 tokens_can_be_used_again_at_once
+                unawaited_sends_end_no_wait
+                unawaited_sends_wait_for_no_reader
                 waits_no_longer_than_told
                 wakes_from_another_thread
             );

@@ -1,7 +1,7 @@
 //! The simulated ring notices each way to misuse a ring, and keeps its own promises.
 
 use ringwire::ring::{
-    Address, Operation, Outcome, Ring, SendArena, Shutdown, Token, Wait,
+    Address, Arrival, Operation, Outcome, Ring, SendArena, Shutdown, Token, Urgency, Wait,
     sim::{Knob, Knobs, Mark, Prng, SimKernel, SimOptions, SimPeer, SimRead, SimRing, SimSocket},
 };
 
@@ -23,23 +23,23 @@ fn set_up() -> (SimKernel, SimRing, SimSocket, SimPeer) {
 fn a_token_is_not_used_twice_at_a_time() {
     let (kernel, mut ring, socket, _peer) = set_up();
     let (other, _other_peer) = kernel.pair();
-    ring.submit_recv(&socket, RECV);
-    ring.submit_recv(&other, RECV);
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
+    ring.submit_recv(&other, RECV, Arrival::Delivered);
 }
 
 #[test]
 #[should_panic(expected = "the token names another operation")]
 fn a_token_names_its_operation() {
     let (_kernel, mut ring, socket, _peer) = set_up();
-    ring.submit_recv(&socket, token(Operation::Send, 0));
+    ring.submit_recv(&socket, token(Operation::Send, 0), Arrival::Delivered);
 }
 
 #[test]
 #[should_panic(expected = "Recv:0x1 breaks a rule of the ring at 1000000000 ns: a second")]
 fn one_receive_at_a_time() {
     let (_kernel, mut ring, socket, _peer) = set_up();
-    ring.submit_recv(&socket, RECV);
-    ring.submit_recv(&socket, token(Operation::Recv, 1));
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
+    ring.submit_recv(&socket, token(Operation::Recv, 1), Arrival::Delivered);
 }
 
 #[test]
@@ -50,7 +50,12 @@ fn one_send_at_a_time() {
     for tag in 0..2 {
         let mut queue = arena.queue();
         queue.write(&mut arena, b"once");
-        ring.submit_send(&socket, token(Operation::Send, tag), queue);
+        ring.submit_send(
+            &socket,
+            token(Operation::Send, tag),
+            queue,
+            Urgency::Awaited,
+        );
     }
 }
 
@@ -59,7 +64,7 @@ fn one_send_at_a_time() {
 fn a_send_has_something_to_send() {
     let (_kernel, mut ring, socket, _peer) = set_up();
     let queue = SendArena::new(256, 0).queue();
-    ring.submit_send(&socket, token(Operation::Send, 0), queue);
+    ring.submit_send(&socket, token(Operation::Send, 0), queue, Urgency::Awaited);
 }
 
 #[test]
@@ -70,10 +75,18 @@ fn sends_are_not_cancelled() {
 }
 
 #[test]
+#[should_panic(expected = "it hastens what is no send in flight")]
+fn only_sends_in_flight_are_hastened() {
+    let (_kernel, mut ring, socket, _peer) = set_up();
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
+    ring.hasten(token(Operation::Send, 0));
+}
+
+#[test]
 #[should_panic(expected = "closing a socket with [Recv:0x0] in flight")]
 fn closing_waits_for_what_is_in_flight() {
     let (_kernel, mut ring, socket, _peer) = set_up();
-    ring.submit_recv(&socket, RECV);
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
     ring.submit_close(socket, token(Operation::Close, 0));
 }
 
@@ -81,7 +94,7 @@ fn closing_waits_for_what_is_in_flight() {
 #[should_panic(expected = "it was released with [Recv:0x0] in flight")]
 fn releasing_waits_for_what_is_in_flight() {
     let (_kernel, mut ring, socket, _peer) = set_up();
-    ring.submit_recv(&socket, RECV);
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
     let _ = ring.release(socket);
 }
 
@@ -89,7 +102,7 @@ fn releasing_waits_for_what_is_in_flight() {
 #[should_panic(expected = "closing a socket with [Recv:0x0] in flight")]
 fn a_completion_that_was_not_looked_at_is_in_flight() {
     let (_kernel, mut ring, socket, mut peer) = set_up();
-    ring.submit_recv(&socket, RECV);
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
     peer.shutdown_write();
     ring.turn(Wait::Poll).unwrap();
     ring.submit_close(socket, token(Operation::Close, 0));
@@ -117,14 +130,14 @@ fn one_wake_at_a_time() {
 fn sockets_stay_in_their_kernel() {
     let (_kernel, mut ring, _socket, _peer) = set_up();
     let (_other_kernel, _other_ring, socket, _other_peer) = set_up();
-    ring.submit_recv(&socket, RECV);
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
 }
 
 #[test]
 #[should_panic(expected = "was dropped after use instead of submitted for closing")]
 fn a_used_socket_is_not_dropped() {
     let (_kernel, mut ring, socket, _peer) = set_up();
-    ring.submit_recv(&socket, RECV);
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
     drop(socket);
 }
 
@@ -148,7 +161,7 @@ fn sockets_are_closed_in_the_end() {
 #[should_panic(expected = "Recv:0x0 in flight in ring 0")]
 fn nothing_is_in_flight_in_the_end() {
     let (kernel, mut ring, socket, _peer) = set_up();
-    ring.submit_recv(&socket, RECV);
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
     kernel.assert_clean();
 }
 
@@ -156,7 +169,7 @@ fn nothing_is_in_flight_in_the_end() {
 #[should_panic(expected = "1 leases of ring 0")]
 fn leases_are_back_in_the_end() {
     let (kernel, mut ring, socket, mut peer) = set_up();
-    ring.submit_recv(&socket, RECV);
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
     peer.write(b"borrowed").unwrap();
     ring.turn(Wait::Poll).unwrap();
     let _lease = ring.next_completion();
@@ -167,7 +180,7 @@ fn leases_are_back_in_the_end() {
 #[should_panic(expected = "when ring 0 was dropped")]
 fn a_ring_is_not_dropped_before_it_is_drained() {
     let (kernel, mut ring, socket, _peer) = set_up();
-    ring.submit_recv(&socket, RECV);
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
     drop(ring);
     drop(socket);
     kernel.assert_clean();
@@ -208,7 +221,7 @@ fn a_raw_listener_plays_the_server() {
     let send = token(Operation::Send, 0);
     let mut sent = Vec::new();
     while !queue.is_empty() {
-        ring.submit_send(&client, send, queue);
+        ring.submit_send(&client, send, queue, Urgency::Awaited);
         ring.turn(Wait::Poll).unwrap();
         let completion = ring.next_completion().or_else(|| {
             // The window is full until somebody reads.
@@ -295,7 +308,7 @@ fn received(ring: &mut SimRing) -> Option<Vec<u8>> {
 fn by_readiness_a_receive_happens_when_it_is_handed_out() {
     let (kernel, mut ring) = set_up_readiness(None, 100);
     let (socket, mut peer) = kernel.pair();
-    ring.submit_recv(&socket, RECV);
+    ring.submit_recv(&socket, RECV, Arrival::Delivered);
     peer.write(b"early ").unwrap();
     ring.turn(Wait::Poll).unwrap();
     peer.write(b"late").unwrap();
@@ -316,11 +329,11 @@ fn by_readiness_a_receive_happens_when_it_is_handed_out() {
 
 #[test]
 fn by_readiness_what_is_tried_in_vain_stays_in_flight() {
-    for knob in [Knob::WokenInVain, Knob::PollInVain] {
+    for knob in [Knob::WokenInVain, Knob::ReadyInVain] {
         let (kernel, mut ring) = set_up_readiness(Some(knob), 100);
         let (socket, mut peer) = kernel.pair();
-        ring.submit_recv(&socket, RECV);
-        if knob == Knob::PollInVain {
+        ring.submit_recv(&socket, RECV, Arrival::Delivered);
+        if knob == Knob::ReadyInVain {
             peer.write(b"there").unwrap();
         }
         for turn in 1..=3 {
@@ -372,7 +385,7 @@ fn by_readiness_a_send_waits_to_be_told_of_room() {
         other => panic!("{other:?}"),
     };
     let send = token(Operation::Send, 0);
-    ring.submit_send(&socket, send, queue);
+    ring.submit_send(&socket, send, queue, Urgency::Awaited);
     // It leaves with the next turn.
     assert_eq!(peer.read(9), SimRead::Nothing);
     ring.turn(Wait::Poll).unwrap();
@@ -380,7 +393,7 @@ fn by_readiness_a_send_waits_to_be_told_of_room() {
     assert_eq!(count, 4);
     queue.advance(&mut arena, count);
     assert_eq!(peer.read(1), SimRead::Bytes(b"i".to_vec()));
-    ring.submit_send(&socket, send, queue);
+    ring.submit_send(&socket, send, queue, Urgency::Awaited);
     // There is room, and it is told of it before it is tried: then there is more.
     ring.turn(Wait::Poll).unwrap();
     assert_eq!(peer.read(2), SimRead::Bytes(b"n ".to_vec()));
@@ -418,8 +431,12 @@ fn leases_never_overlap() {
             let (index, len) = (prng.below(3) as usize, prng.up_to(40) as usize);
             let _ = connections[index].1.write(&vec![index as u8; len]);
             for (tag, (socket, _)) in connections.iter().enumerate() {
-                if !armed[tag] && ring.recv_ready() {
-                    ring.submit_recv(socket, token(Operation::Recv, tag as u64));
+                if !armed[tag] && ring.recv_ready(Arrival::Delivered) {
+                    ring.submit_recv(
+                        socket,
+                        token(Operation::Recv, tag as u64),
+                        Arrival::Delivered,
+                    );
                     armed[tag] = true;
                 }
             }
@@ -434,7 +451,7 @@ fn leases_never_overlap() {
                     held.push((mark, lease));
                 }
             }
-            if !held.is_empty() && (prng.coin() || !ring.recv_ready()) {
+            if !held.is_empty() && (prng.coin() || !ring.recv_ready(Arrival::Delivered)) {
                 let (mark, lease) = held.swap_remove(prng.below(held.len() as u64) as usize);
                 assert!(lease.iter().all(|&byte| byte == mark), "two leases overlap");
                 ring.recycle(lease);

@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use bytes::Bytes;
 use ringwire::ring::{
-    Address, Completion, Lent, Operation, Outcome, RecvLease, Ring, SendArena, SendQueue, Shutdown,
-    Time, Token, Wait,
+    Address, Arrival, Completion, Expected, Lent, Operation, Outcome, RecvLease, Ring, SendArena,
+    SendQueue, Shutdown, Time, Token, Urgency, Wait,
     errno::{AcceptError, TransferError},
     sim::{Knob, Knobs, Marks, Prng, SimKernel, SimOptions, SimPeer, SimRing, SimSocket},
 };
@@ -66,12 +66,10 @@ struct Connection {
     connecting: bool,
     connect_by: Time,
     receiving: bool,
-    /// It polls, and receives at once then.
-    polling: bool,
     starved: bool,
     cancelling: bool,
     sending: bool,
-    sending_quietly: bool,
+    send_urgency: Urgency,
     refused: bool,
     outbox: Box<SendQueue>,
     /// What a client sends and awaits back; nothing for a server.
@@ -133,11 +131,10 @@ impl Side {
             connecting: false,
             connect_by: Time::default(),
             receiving: false,
-            polling: false,
             starved: false,
             cancelling: false,
             sending: false,
-            sending_quietly: false,
+            send_urgency: Urgency::Awaited,
             refused: false,
             outbox,
             plan,
@@ -227,8 +224,6 @@ impl Side {
                 connection.in_flight += 1;
                 let target = if connection.connecting {
                     token(Operation::Connect)
-                } else if connection.polling {
-                    token(Operation::Poll)
                 } else {
                     token(Operation::Recv)
                 };
@@ -240,16 +235,16 @@ impl Side {
             return;
         }
         let wants = !connection.receiving && !connection.ended && !connection.failed;
-        let (ready, large_ready) = (self.ring.recv_ready(), self.ring.recv_now_ready());
-        if wants && (!connection.starved || ready && large_ready) {
+        let arrivals = [Arrival::Delivered, Arrival::Announced];
+        let ready = arrivals
+            .iter()
+            .all(|&arrival| self.ring.recv_ready(arrival));
+        if wants && (!connection.starved || ready) {
             (connection.receiving, connection.starved) = (true, false);
             connection.in_flight += 1;
-            connection.polling = self.prng.below(3) == 0;
-            if connection.polling {
-                self.ring.submit_poll(socket, token(Operation::Poll));
-            } else {
-                self.ring.submit_recv(socket, token(Operation::Recv));
-            }
+            let arrival = arrivals[usize::from(self.prng.below(3) == 0)];
+            self.ring
+                .submit_recv(socket, token(Operation::Recv), arrival);
         }
         let may_send = !connection.sending || self.mistake == Mistake::SendsTwice;
         if may_send && !connection.outbox.is_empty() {
@@ -259,12 +254,16 @@ impl Side {
             let send = token(Operation::Send);
             // What a peer had no room for is not tried again without waiting for it.
             let refused = std::mem::take(&mut connection.refused);
-            connection.sending_quietly = !refused && self.prng.coin();
-            if connection.sending_quietly {
-                self.ring.submit_quiet_send(socket, send, queue);
+            connection.send_urgency = if !refused && self.prng.coin() {
+                Urgency::Unawaited
             } else {
-                self.ring.submit_send(socket, send, queue);
-            }
+                Urgency::Awaited
+            };
+            let urgency = connection.send_urgency;
+            self.ring.submit_send(socket, send, queue, urgency);
+        }
+        if connection.sending && self.prng.below(4) == 0 {
+            self.ring.hasten(token(Operation::Send));
         }
         let answered = connection.ended && !connection.sending && connection.outbox.is_empty();
         if answered || connection.failed {
@@ -359,7 +358,7 @@ impl Side {
         if !more || self.mistake == Mistake::CountsEveryCompletion {
             connection.in_flight -= 1;
             match operation {
-                Operation::Recv | Operation::Poll => {
+                Operation::Recv => {
                     connection.receiving = self.mistake == Mistake::ReceivesOnce;
                 }
                 Operation::Send => connection.sending = false,
@@ -370,12 +369,13 @@ impl Side {
                 _ => {}
             }
         }
-        let (operation, outcome) = match (operation, outcome, &connection.socket) {
-            (Operation::Poll, Outcome::Readable, Some(socket)) => {
-                (Operation::Recv, self.ring.recv_now(socket, usize::MAX))
+        let outcome = match (outcome, &connection.socket) {
+            (Outcome::Readable, Some(socket)) => {
+                let expected = [Expected::LongMessage, Expected::Share];
+                let expected = expected[usize::from(self.prng.coin())];
+                self.ring.recv_now(socket, expected).outcome
             }
-            (Operation::Poll, outcome, _) => (Operation::Recv, outcome),
-            (operation, outcome, _) => (operation, outcome),
+            (outcome, _) => outcome,
         };
         match (operation, outcome) {
             (Operation::Recv, Outcome::Received(lease)) => {
@@ -408,7 +408,8 @@ impl Side {
                     Ok(bytes) => queue.advance(&mut self.arena, bytes),
                     Err(errno) => match errno.of_transfer() {
                         TransferError::Retry => {
-                            assert!(queue.holds_leases() || connection.sending_quietly);
+                            let is_unawaited = connection.send_urgency == Urgency::Unawaited;
+                            assert!(queue.holds_leases() || is_unawaited);
                             connection.refused = true;
                         }
                         other => {

@@ -9,7 +9,7 @@ use crate::{marks::Mark, world};
 const SEEDS_MAX: u64 = 1_000;
 
 /// Each mistake, and the oracle that has to find it.
-const MISTAKES: [(Mistake, Mark); 20] = [
+const MISTAKES: [(Mistake, Mark); 21] = [
     (Mistake::LeavesCompletions, Mark::CheckFairness),
     (Mistake::LeavesMail, Mark::CheckFairness),
     (Mistake::JudgesWhenIdle, Mark::CheckFairness),
@@ -26,6 +26,7 @@ const MISTAKES: [(Mistake, Mark); 20] = [
     (Mistake::ReceivesWhileReadable, Mark::CheckStates),
     (Mistake::NeverPauses, Mark::CheckStates),
     (Mistake::ForgetsToCancel, Mark::CheckStates),
+    (Mistake::ForgetsToHasten, Mark::CheckStates),
     (Mistake::ForgetsDeadline, Mark::CheckStates),
     (Mistake::CountsTwice, Mark::CheckStates),
     (Mistake::LetsEverybodyIn, Mark::CheckStates),

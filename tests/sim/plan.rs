@@ -35,7 +35,7 @@ const LATE: [Knob; 10] = [
     Knob::CompletionDelayed,
     Knob::CompletionHeld,
     Knob::NoBuffers,
-    Knob::PollInVain,
+    Knob::ReadyInVain,
     Knob::RecvSplit,
     Knob::SendWaits,
     Knob::ShortSend,
@@ -217,9 +217,9 @@ impl Plan {
             for knob in HARMFUL {
                 knobs = knobs.with(knob, 0);
             }
-            // Where next to nothing that is polled for is there, nobody is done in time.
-            let in_vain = knobs.per_mille(Knob::PollInVain).min(600);
-            knobs = knobs.with(Knob::PollInVain, in_vain);
+            // Where next to nothing that is announced is there, nobody is done in time.
+            let in_vain = knobs.per_mille(Knob::ReadyInVain).min(600);
+            knobs = knobs.with(Knob::ReadyInVain, in_vain);
         }
         let short_deadlines = !lossless && prng.below(2) == 0;
         let server_ring = draw_ring(prng);
@@ -331,11 +331,6 @@ impl Plan {
         let offer = draw_compression(prng, &mut server, &mut client);
         if offer.is_some() && server.compress {
             journal.reach(Mark::SeedCompresses);
-        }
-        for (config, ring) in [(&mut server, server_ring), (&mut client, client_ring)] {
-            // What a long message is, goes by these.
-            config.recv_buffers = ring.recv_buffers;
-            config.recv_buffer_bytes = ring.recv_buffer_bytes.max(256);
         }
         let pressure = &mut Prng::new(seed, PURPOSE_PRESSURE);
         let crowd = (pressure.below(150) == 0 && !few_connections) as usize * 150;

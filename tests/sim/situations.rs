@@ -38,10 +38,8 @@ fn message(len: u16) -> Vec<u8> {
 }
 
 impl World {
-    fn new(seed: u64, knobs: Knobs, ring: SimOptions, mut config: Config, peers: usize) -> Self {
+    fn new(seed: u64, knobs: Knobs, ring: SimOptions, config: Config, peers: usize) -> Self {
         let kernel = SimKernel::new(seed, knobs);
-        config.recv_buffers = ring.recv_buffers;
-        config.recv_buffer_bytes = ring.recv_buffer_bytes;
         let ring = kernel.ring(&ring).unwrap();
         let mut shard = Shard::new(0, ring, Echo, config, [1; 32]);
         let address: Address = "127.0.0.1:80".parse().unwrap();

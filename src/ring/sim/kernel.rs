@@ -32,13 +32,17 @@ use super::{
     network::{Network, SocketId},
 };
 use crate::ring::{
-    Address, Completion, Errno, Operation, Outcome, RecvLease, SendQueue, Time, Token, Wait, Waker,
+    Address, Arrival, Completion, Errno, Operation, Outcome, RecvLease, RecvSizes, SendQueue, Time,
+    Token, Wait, Waker,
     recv_pool::{RecvPool, RecvStack},
     watched::{Arrived, Overdue},
 };
 
 /// Each turn takes a little time, as it does everywhere.
 const TURN_NS: u64 = 1_000;
+
+/// Sizes follow from buffers of so many bytes at least: no real ring has smaller ones.
+const SIZED_BYTES_MIN: u32 = 256;
 
 /// Connections that one turn of a ring accepts that goes by readiness: few, so that there are more.
 const ACCEPTS_MAX: u32 = 2;
@@ -58,8 +62,7 @@ pub(super) enum Work {
         address: Address,
         hangs: bool,
     },
-    Poll,
-    Recv,
+    Recv(Arrival),
     Send {
         queue: Box<SendQueue>,
         /// Bytes that the peer has already.
@@ -70,6 +73,8 @@ pub(super) enum Work {
         waits: bool,
         /// It is tried once, and ends no wait when all of it was taken.
         quiet: bool,
+        /// It ends one by now.
+        hastened: bool,
     },
     Tick {
         at: u64,
@@ -87,6 +92,7 @@ impl Work {
             insists: false,
             waits: false,
             quiet,
+            hastened: false,
         }
     }
 
@@ -96,8 +102,7 @@ impl Work {
             Self::Cancel { .. } => Operation::Cancel,
             Self::Close => Operation::Close,
             Self::Connect { .. } => Operation::Connect,
-            Self::Poll => Operation::Poll,
-            Self::Recv => Operation::Recv,
+            Self::Recv(_) => Operation::Recv,
             Self::Send { .. } => Operation::Send,
             Self::Tick { .. } => Operation::Tick,
             Self::Wake => Operation::Wake,
@@ -161,6 +166,7 @@ pub(super) struct RingState {
     /// Buffers that the kernel may fill, in the order in which it will.
     pub(super) free: VecDeque<u16>,
     pub(super) large_buffers: RecvStack,
+    pub(super) recv_sizes: RecvSizes,
     pub(super) incremental: bool,
     /// It is told what can be tried, and not what was done.
     pub(super) readiness: bool,
@@ -203,6 +209,8 @@ impl Kernel {
         let pool = RecvPool::new(options.recv_buffers, options.recv_buffer_bytes, false)?;
         let large_bytes = options.large_buffer_bytes;
         let large_buffers = RecvStack::new(options.large_buffers, large_bytes, large_bytes)?;
+        // With less, every message would be a long one.
+        let bytes = options.recv_buffer_bytes.max(SIZED_BYTES_MIN);
         let readiness = self.faults.roll(Knob::Readiness);
         // Who says how much is received into a buffer knows where its room begins.
         let incremental = readiness || self.faults.roll(Knob::IncrementalBuffers);
@@ -218,6 +226,7 @@ impl Kernel {
             free: (0..pool.buffers()).collect(),
             pool,
             large_buffers,
+            recv_sizes: RecvSizes::new(options.recv_buffers, bytes),
             incremental,
             readiness,
             attending: false,
@@ -256,9 +265,18 @@ impl Kernel {
         all - events.filter(received).count()
     }
 
-    pub(super) fn recv_ready(&self, ring: usize) -> bool {
+    pub(super) fn recv_ready(&self, ring: usize, arrival: Arrival) -> bool {
         let state = &self.rings[ring];
-        state.pool.free() >= usize::from(state.pool.buffers()).div_ceil(2)
+        match arrival {
+            Arrival::Delivered => {
+                state.pool.free() >= usize::from(state.pool.buffers()).div_ceil(2)
+            }
+            Arrival::Announced => state.large_buffers.is_ready(),
+        }
+    }
+
+    pub(super) fn recv_sizes(&self, ring: usize) -> RecvSizes {
+        self.rings[ring].recv_sizes
     }
 
     pub(super) fn completions_left(&self, ring: usize) -> usize {
@@ -272,6 +290,19 @@ impl Kernel {
     pub(super) fn is_armed(&self, ring: usize, token: Token) -> bool {
         let flight = self.rings[ring].live.get(&token.bits());
         flight.is_some_and(|flight| !matches!(flight.work, Work::Over))
+    }
+
+    pub(super) fn tells_late(&self, ring: usize, send: Token) -> bool {
+        let state = &self.rings[ring];
+        let flight = state.live.get(&send.bits());
+        if let Some(Work::Send {
+            quiet, hastened, ..
+        }) = flight.map(|flight| &flight.work)
+        {
+            return *quiet && !hastened;
+        }
+        let mut events = state.pending.iter().chain(&state.ready);
+        events.any(|event| event.token == send && event.quiet)
     }
 
     pub(super) fn each_queue(&self, ring: usize, look: &mut dyn FnMut(&SendQueue)) {
@@ -292,7 +323,7 @@ impl Kernel {
         let socket = self.network.socket(id);
         let is_its = |event: &Event| {
             let token = event.token;
-            let is_receive = matches!(token.operation(), Operation::Poll | Operation::Recv);
+            let is_receive = token.operation() == Operation::Recv;
             // What will be tried in vain is nothing that anybody waits for.
             let brings = event.completion.is_some() || socket.has_something_to_receive();
             is_receive && brings && socket.in_flight.contains(&token)
@@ -318,10 +349,6 @@ impl Kernel {
             turns,
             ahead,
         })
-    }
-
-    pub(super) fn recv_now_ready(&self, ring: usize) -> bool {
-        self.rings[ring].large_buffers.is_ready()
     }
 
     pub(super) fn split(
@@ -533,13 +560,9 @@ impl Kernel {
             self.faults
                 .rule(Mark::RuleCloseJoined, in_flight.is_empty(), token, &rule);
         } else {
-            let kind = |operation| match operation {
-                Operation::Poll => Operation::Recv,
-                other => other,
-            };
             let first = in_flight
                 .iter()
-                .all(|other| kind(other.operation()) != kind(token.operation()));
+                .all(|other| other.operation() != token.operation());
             let rule = "a second operation of its kind on one socket";
             self.faults.rule(Mark::RuleOneOfAKind, first, token, rule);
         }
@@ -581,7 +604,7 @@ impl Kernel {
             Work::Connect { hangs, .. } => *hangs = self.faults.roll(Knob::ConnectHangs),
             // The real kernel looks for a buffer before it looks for data, unless it is asked to
             // poll first.
-            Work::Recv
+            Work::Recv(Arrival::Delivered)
                 if !self.rings[ring].readiness
                     && self.rings[ring].free.is_empty()
                     && self.faults.prng(Knob::NoBuffers).coin() =>
@@ -713,7 +736,7 @@ impl Kernel {
     fn wake_in_vain(&mut self, ring: usize) {
         let live = &self.rings[ring].live;
         let can_be_tried = |flight: &InFlight| match flight.work {
-            Work::Accept | Work::Recv => true,
+            Work::Accept | Work::Recv(Arrival::Delivered) => true,
             Work::Send { waits, .. } => waits,
             _ => false,
         };
@@ -772,13 +795,14 @@ impl Kernel {
         made
     }
 
-    /// All of a quiet send was taken: nobody is woken for it.
+    /// All of a quiet send was taken: nobody is woken for it, unless it was `hastened`.
     pub(super) fn complete_quietly(
         &mut self,
         ring: usize,
         token: Token,
         flight: &mut InFlight,
         outcome: Outcome<SocketId>,
+        hastened: bool,
     ) {
         self.faults.marks.reach(Mark::QuietSend);
         flight.work = Work::Over;
@@ -793,9 +817,31 @@ impl Kernel {
             number: 0,
             due: 0,
             due_turn: 0,
-            quiet: true,
+            quiet: !hastened,
             ready: (0, 0),
         });
+    }
+
+    /// The end of a send is waited for from now on.
+    pub(super) fn hasten(&mut self, ring: usize, token: Token) {
+        let state = &mut self.rings[ring];
+        let flight = state.live.get_mut(&token.bits());
+        let fine = flight.is_some() && token.operation() == Operation::Send;
+        let rule = "it hastens what is no send in flight";
+        self.faults.rule(Mark::RuleSendHastened, fine, token, rule);
+        if let Some(InFlight { work, .. }) = flight
+            && let Work::Send {
+                quiet, hastened, ..
+            } = work
+        {
+            *hastened = true;
+            self.faults.marks.reach_if(Mark::QuietSendHastened, *quiet);
+        }
+        let events = state.pending.iter_mut().chain(&mut state.ready);
+        for event in events.filter(|event| event.token == token && event.quiet) {
+            event.quiet = false;
+            self.faults.marks.reach(Mark::QuietSendHastened);
+        }
     }
 
     fn pump(&mut self, ring: usize) {

@@ -63,9 +63,9 @@ named! {
         NoBuffers,
         /// No socket can be made: EMFILE.
         OpenFails,
-        /// A poll ends, and yet there is nothing to receive; or a receive is tried because a socket
-        /// is ready, and there is nothing yet.
-        PollInVain,
+        /// Something is announced, and yet there is nothing to receive; or a receive is tried
+        /// because a socket is ready, and there is nothing yet.
+        ReadyInVain,
         /// The submission queue is full: what is queued is executed in the middle of a turn.
         QueueFull,
         /// A multishot receive ends with the data that it brings.
@@ -192,7 +192,7 @@ fn harm(knob: Knob) -> Harm {
         | Knob::CompletionHeld
         | Knob::CompletionsReordered
         | Knob::IncrementalBuffers
-        | Knob::PollInVain
+        | Knob::ReadyInVain
         | Knob::QueueFull
         | Knob::Readiness
         | Knob::RecvSplit

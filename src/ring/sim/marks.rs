@@ -41,8 +41,8 @@ named! {
         NoBuffers,
         /// [`Knob::OpenFails`] acted.
         OpenFails,
-        /// [`Knob::PollInVain`] acted.
-        PollInVain,
+        /// [`Knob::ReadyInVain`] acted.
+        ReadyInVain,
         /// [`Knob::QueueFull`] acted.
         QueueFull,
         /// [`Knob::RecvEnds`] acted.
@@ -90,6 +90,8 @@ named! {
         PoolExhausted,
         /// All of a quiet send was taken.
         QuietSend,
+        /// The end of a quiet send was waited for before it was handed out.
+        QuietSendHastened,
         /// A quiet send ended before all of it was taken.
         QuietSendInPart,
         /// A quiet send found no room.
@@ -119,13 +121,14 @@ named! {
         RuleCloseJoined,
         /// Checked: what is submitted is submitted on an open socket.
         RuleOpenSocket,
-        /// Checked: one accept, connect, receive and send at a time on a socket, and a poll only
-        /// instead of a receive.
+        /// Checked: one accept, connect, receive and send at a time on a socket.
         RuleOneOfAKind,
         /// Checked: one tick and one wake at a time on a ring.
         RuleOneTickAndWake,
         /// Checked: a send has something to send.
         RuleSendNotEmpty,
+        /// Checked: what is hastened is a send in flight.
+        RuleSendHastened,
         /// Checked: sends are not cancelled.
         RuleSendNotCancelled,
         /// Checked: a socket that was used is closed by an operation, not dropped.

@@ -25,8 +25,8 @@
 //! * Nothing comes too late to be cancelled, and no send insists on all of its bytes:
 //!   [`Knob::CancelTooLate`], [`Knob::QueueFull`] and [`Knob::SendWaits`] do not act there.
 //! * A wait ends for nothing, and something is tried in vain: [`Knob::WokenInVain`].
-//! * What was ready is not there when it is tried: [`Knob::PollInVain`], which acts on polls of
-//!   both kinds as well. News that is late is [`Knob::CompletionDelayed`],
+//! * What was ready is not there when it is tried: [`Knob::ReadyInVain`], which acts on what is
+//!   announced by rings of both kinds as well. News that is late is [`Knob::CompletionDelayed`],
 //!   [`Knob::CompletionHeld`] and [`Knob::CompletionsReordered`], and a send that takes less than
 //!   there is room for is [`Knob::ShortSend`], as ever.
 //!
@@ -53,8 +53,8 @@ pub use marks::{Mark, Marks};
 pub use peer::{SimPeer, SimPeerListener, SimRead};
 
 use super::{
-    Address, Completion, Errno, Outcome, Outgoing, PeerAddress, RecvLease, Ring, SendQueue,
-    Shutdown, Time, Token, Wait, Waker,
+    Address, Arrival, Completion, Errno, Expected, Outcome, Outgoing, PeerAddress, RecvLease,
+    RecvNow, RecvSizes, Ring, SendQueue, Shutdown, Time, Token, Urgency, Wait, Waker,
     watched::{Arrived, Overdue, Watched},
 };
 
@@ -359,28 +359,40 @@ impl Ring for SimRing {
         self.submit(token, Some(socket), work);
     }
 
-    fn submit_recv(&mut self, socket: &SimSocket, token: Token) {
-        self.submit(token, Some(socket), Work::Recv);
+    fn submit_recv(&mut self, socket: &SimSocket, token: Token, arrival: Arrival) {
+        self.submit(token, Some(socket), Work::Recv(arrival));
     }
 
-    fn submit_poll(&mut self, socket: &SimSocket, token: Token) {
-        self.submit(token, Some(socket), Work::Poll);
-    }
-
-    fn recv_now(&mut self, socket: &SimSocket, bytes_max: usize) -> Outcome<SimSocket> {
+    fn recv_now(&mut self, socket: &SimSocket, expected: Expected) -> RecvNow<SimSocket> {
         let mut kernel = self.shared.borrow_mut();
-        let outcome = kernel.recv_now(self.id, socket.id, bytes_max);
+        let RecvNow {
+            outcome,
+            is_drained,
+        } = kernel.recv_now(self.id, socket.id, expected);
         drop(kernel);
-        self.named(outcome)
+        RecvNow {
+            outcome: self.named(outcome),
+            is_drained,
+        }
     }
 
-    fn submit_send(&mut self, socket: &SimSocket, token: Token, queue: Box<SendQueue>) {
-        self.submit(token, Some(socket), Work::send(queue, false));
+    fn recv_sizes(&self) -> RecvSizes {
+        self.shared.borrow().recv_sizes(self.id)
     }
 
-    fn submit_quiet_send(&mut self, socket: &SimSocket, token: Token, queue: Box<SendQueue>) {
-        let quiet = queue.fits_one_send();
+    fn submit_send(
+        &mut self,
+        socket: &SimSocket,
+        token: Token,
+        queue: Box<SendQueue>,
+        urgency: Urgency,
+    ) {
+        let quiet = urgency == Urgency::Unawaited && queue.fits_one_send();
         self.submit(token, Some(socket), Work::send(queue, quiet));
+    }
+
+    fn hasten(&mut self, token: Token) {
+        self.shared.borrow_mut().hasten(self.id, token);
     }
 
     fn submit_cancel(&mut self, target: Token, token: Token) {
@@ -461,12 +473,8 @@ impl Ring for SimRing {
         self.shared.borrow_mut().recycle(self.id, lease);
     }
 
-    fn recv_ready(&self) -> bool {
-        self.shared.borrow().recv_ready(self.id)
-    }
-
-    fn recv_now_ready(&self) -> bool {
-        self.shared.borrow().recv_now_ready(self.id)
+    fn recv_ready(&self, arrival: Arrival) -> bool {
+        self.shared.borrow().recv_ready(self.id, arrival)
     }
 
     fn in_flight(&self) -> usize {
@@ -481,6 +489,10 @@ impl Watched for SimRing {
 
     fn is_armed(&self, token: Token) -> bool {
         self.shared.borrow().is_armed(self.id, token)
+    }
+
+    fn tells_late(&self, send: Token) -> bool {
+        self.shared.borrow().tells_late(self.id, send)
     }
 
     fn each_queue(&self, look: &mut dyn FnMut(&SendQueue)) {

@@ -99,11 +99,12 @@ impl Socket {
         }
     }
 
-    /// A receive has come to this. One without a buffer has brought nothing.
+    /// A receive has come to this. One without a buffer has brought nothing, nor has the news that
+    /// there is something.
     pub(super) fn hand_out(&mut self, outcome: &Outcome<SocketId>) {
         self.handed_out += match outcome {
             Outcome::Received(lease) => lease.len() as u64,
-            Outcome::Failed(Errno::NO_BUFFERS | Errno::CANCELLED) => 0,
+            Outcome::Failed(Errno::NO_BUFFERS | Errno::CANCELLED) | Outcome::Readable => 0,
             _ => 1,
         };
     }

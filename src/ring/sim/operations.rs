@@ -10,21 +10,22 @@ use super::{
     network::{Holder, PIPE, REFUSED, Role, SocketId, WayOut},
 };
 use crate::ring::{
-    Address, Errno, Operation, Outcome, RecvLease, SendQueue, Token, send::PIECES_MAX,
+    Address, Arrival, Errno, Expected, Operation, Outcome, RecvLease, RecvNow, SendQueue, Token,
+    send::PIECES_MAX,
 };
 
 /// What a receive finds.
 enum Found {
     Bytes,
     Nothing,
-    /// There will be no more.
-    Over(Outcome<SocketId>),
+    /// There will be no more: the stream has ended, or it broke.
+    Over(Result<(), Errno>),
 }
 
 /// Whether a ring that goes by readiness tries this when it hands out what comes of it.
 fn is_tried(work: &Work) -> bool {
     match work {
-        Work::Accept | Work::Connect { .. } | Work::Poll | Work::Recv => true,
+        Work::Accept | Work::Connect { .. } | Work::Recv(_) => true,
         Work::Send { waits, .. } => *waits,
         _ => false,
     }
@@ -44,7 +45,7 @@ impl Kernel {
                 Role::Fresh | Role::Stream => true,
             },
             (Work::Connect { hangs, .. }, Some(socket)) => !hangs || socket.read_shut,
-            (Work::Recv | Work::Poll, Some(socket)) => socket.has_something_to_receive(),
+            (Work::Recv(_), Some(socket)) => socket.has_something_to_receive(),
             (Work::Send { waits, .. }, Some(_)) => {
                 let full = |id| matches!(self.network.way_out(id), WayOut::Room(0));
                 !(*waits && flight.socket.is_some_and(full))
@@ -77,10 +78,12 @@ impl Kernel {
                 let outcome = self.step_connect(id, &address);
                 self.complete(ring, token, &mut flight, outcome, false);
             }
-            (Work::Poll, Some(_)) => {
+            (Work::Recv(Arrival::Announced), Some(_)) => {
                 self.complete(ring, token, &mut flight, Outcome::Readable, false);
             }
-            (Work::Recv, Some(id)) => self.step_recv(ring, token, &mut flight, id),
+            (Work::Recv(Arrival::Delivered), Some(id)) => {
+                self.step_recv(ring, token, &mut flight, id)
+            }
             (Work::Send { .. }, Some(id)) => self.step_send(ring, token, &mut flight, id),
             (Work::Tick { .. }, _) => self.complete(ring, token, &mut flight, Outcome::Done, false),
             (Work::Wake, _) => self.complete(ring, token, &mut flight, Outcome::Woken, false),
@@ -137,7 +140,7 @@ impl Kernel {
 
     fn step_recv(&mut self, ring: usize, token: Token, flight: &mut InFlight, id: SocketId) {
         let once = self.rings[ring].attending;
-        if once && self.faults.roll(Knob::PollInVain) {
+        if once && self.faults.roll(Knob::ReadyInVain) {
             // It was looked at.
             self.network.socket_mut(id).handed_out += 1;
             return;
@@ -146,7 +149,10 @@ impl Kernel {
             match self.look_for_bytes(id) {
                 Found::Bytes => {}
                 Found::Nothing => return,
-                Found::Over(outcome) => return self.complete(ring, token, flight, outcome, false),
+                Found::Over(over) => {
+                    let outcome = over.map_or_else(Outcome::Failed, |()| Outcome::EndOfStream);
+                    return self.complete(ring, token, flight, outcome, false);
+                }
             }
             let Some(&buffer) = self.rings[ring].free.front() else {
                 self.faults.marks.reach(Mark::PoolExhausted);
@@ -174,11 +180,11 @@ impl Kernel {
             let socket = self.network.socket_mut(id);
             if socket.incoming.is_empty() {
                 return if !matches!(socket.role, Role::Stream) {
-                    Found::Over(Outcome::Failed(Errno::new(libc::ENOTCONN)))
+                    Found::Over(Err(Errno::new(libc::ENOTCONN)))
                 } else if let Some(error) = socket.error.take() {
-                    Found::Over(Outcome::Failed(error))
+                    Found::Over(Err(error))
                 } else if socket.ended || socket.read_shut || socket.reset {
-                    Found::Over(Outcome::EndOfStream)
+                    Found::Over(Ok(()))
                 } else {
                     Found::Nothing
                 };
@@ -207,36 +213,44 @@ impl Kernel {
         &mut self,
         ring: usize,
         id: SocketId,
-        bytes_max: usize,
-    ) -> Outcome<SocketId> {
-        let outcome = self.try_recv_now(ring, id, bytes_max);
-        self.network.socket_mut(id).hand_out(&outcome);
-        outcome
+        expected: Expected,
+    ) -> RecvNow<SocketId> {
+        let bytes_max = self.rings[ring].recv_sizes.bytes_max(expected);
+        let room = bytes_max.min(self.rings[ring].large_buffers.buffer_bytes());
+        let received = self.try_recv_now(ring, id, room);
+        let now = RecvNow::new(received, room);
+        self.network.socket_mut(id).hand_out(&now.outcome);
+        now
     }
 
-    fn try_recv_now(&mut self, ring: usize, id: SocketId, bytes_max: usize) -> Outcome<SocketId> {
+    fn try_recv_now(
+        &mut self,
+        ring: usize,
+        id: SocketId,
+        room: usize,
+    ) -> Result<Option<RecvLease>, Errno> {
         let in_flight = &self.network.socket(id).in_flight;
         let first = in_flight
             .iter()
-            .all(|token| !matches!(token.operation(), Operation::Poll | Operation::Recv));
+            .all(|token| token.operation() != Operation::Recv);
         let what = "it receives at once, and waits to receive already";
-        let token = Token::new(Operation::Poll, 0);
+        let token = Token::new(Operation::Recv, 0);
         self.faults.rule(Mark::RuleOneOfAKind, first, token, what);
-        let nothing = Outcome::Failed(Errno::new(libc::EAGAIN));
-        if self.faults.roll(Knob::PollInVain) {
+        let nothing = Err(Errno::new(libc::EAGAIN));
+        if self.faults.roll(Knob::ReadyInVain) {
             return nothing;
         }
         match self.look_for_bytes(id) {
             Found::Bytes => {}
             Found::Nothing => return nothing,
-            Found::Over(outcome) => return outcome,
+            Found::Over(over) => return over.map(|()| None),
         }
-        if !self.recv_now_ready(ring) {
+        if !self.recv_ready(ring, Arrival::Announced) {
             self.faults.marks.reach(Mark::LargeBuffersExhausted);
-            return Outcome::Failed(Errno::NO_BUFFERS);
+            return Err(Errno::NO_BUFFERS);
         }
         let incoming = self.network.socket(id).incoming.len();
-        let most = self.split_at_random(incoming).min(bytes_max);
+        let most = self.split_at_random(incoming).min(room);
         let incoming = &mut self.network.socket_mut(id).incoming;
         let received = self.rings[ring].large_buffers.receive(|buffer| {
             let count = most.min(buffer.len());
@@ -245,15 +259,11 @@ impl Kernel {
             }
             Ok(count)
         });
-        match received {
-            Ok(Some(lease)) => {
-                self.faults.marks.reach(Mark::LargeReceive);
-                self.faults.trace.bytes(&lease);
-                Outcome::Received(lease)
-            }
-            Ok(None) => nothing,
-            Err(errno) => Outcome::Failed(errno),
+        if let Ok(Some(lease)) = &received {
+            self.faults.marks.reach(Mark::LargeReceive);
+            self.faults.trace.bytes(lease);
         }
+        received
     }
 
     /// As many bytes, or fewer, down to one.
@@ -298,11 +308,12 @@ impl Kernel {
             insists,
             waits,
             quiet,
+            hastened,
         } = &mut flight.work
         else {
             return;
         };
-        let quiet = *quiet;
+        let (quiet, hastened) = (*quiet, *hastened);
         // Receive memory waits for nobody.
         let at_once = quiet || queue.holds_leases();
         let readiness = self.rings[ring].readiness;
@@ -387,7 +398,7 @@ impl Kernel {
             let whole = result == Ok(queue.len());
             let outcome = Outcome::Sent { queue, result };
             if quiet && whole {
-                self.complete_quietly(ring, token, flight, outcome);
+                self.complete_quietly(ring, token, flight, outcome, hastened);
             } else {
                 self.complete(ring, token, flight, outcome, false);
             }

@@ -1,8 +1,8 @@
 //! The floor of ringwire's own ring: a raw TCP echo on the same driver, with no protocol in it.
 //!
 //! Multishot receive into the same pool, what came copied into a send queue or, when it is long,
-//! sent from where it lies, one send for each connection at the end of a turn; long messages polled
-//! for and received at once into large buffers: what a shard does, and nothing of what it does
+//! sent from where it lies, one send for each connection at the end of a turn; long messages
+//! announced and received at once: what a shard does, and nothing of what it does
 //! beside it. Bytes are neither looked at nor limited, so it is for
 //! measuring on a machine of one's own and nothing else.
 
@@ -11,8 +11,9 @@ use std::{error::Error, os::fd::OwnedFd};
 use clap::Parser;
 use mimalloc::MiMalloc;
 use ringwire::ring::{
-    Address, Completion, Errno, Lent, Operation, Outcome, RecvLease, Ring, SendArena, SendQueue,
-    Shutdown, Token, Uring, UringOptions, Wait, errno::TransferError, socket::Listener,
+    Address, Arrival, Completion, Errno, Expected, Lent, Operation, Outcome, RecvLease, Ring,
+    SendArena, SendQueue, Shutdown, Token, Urgency, Uring, UringOptions, Wait,
+    errno::TransferError, socket::Listener,
 };
 
 /// As in the ringwire binary.
@@ -43,7 +44,7 @@ struct Arguments {
     /// Bytes received at once from which they are sent from where they lie
     #[arg(long, default_value_t = 4096)]
     send_in_place_bytes_min: usize,
-    /// Bytes received at once from which on a connection is polled and received from at once
+    /// Bytes received at once from which on what comes is announced, and received at once then
     #[arg(long, default_value_t = 64 << 10)]
     large_bytes_min: usize,
     /// Completions handled before what they caused is sent
@@ -63,7 +64,7 @@ struct Connection {
     /// The peer did not take all of the last send: the next one waits for it.
     sent_in_part: bool,
     receiving: bool,
-    /// For so many receives more it is polled: much came at once not long ago.
+    /// For so many receives more what comes is announced: much came at once not long ago.
     large_for: u8,
     touched: bool,
     /// Receive buffers ran out; it receives again when enough are back.
@@ -149,11 +150,12 @@ impl Connection {
             return;
         };
         self.receiving = true;
-        if self.large_for > 0 {
-            ring.submit_poll(socket, token(Operation::Poll, slot));
+        let arrival = if self.large_for > 0 {
+            Arrival::Announced
         } else {
-            ring.submit_recv(socket, token(Operation::Recv, slot));
-        }
+            Arrival::Delivered
+        };
+        ring.submit_recv(socket, token(Operation::Recv, slot), arrival);
     }
 }
 
@@ -167,7 +169,7 @@ impl Floor {
     fn dispatch(&mut self, completion: Completion<OwnedFd>) -> Result<(), Box<dyn Error>> {
         let slot = completion.token.tag() as usize;
         match completion.token.operation() {
-            Operation::Recv | Operation::Poll => self.received(slot, completion),
+            Operation::Recv => self.received(slot, completion),
             Operation::Send => {
                 if let Outcome::Sent { queue, result } = completion.outcome {
                     self.sent(slot, queue, result);
@@ -207,7 +209,7 @@ impl Floor {
         if is_large {
             return_lent(&mut self.ring, &mut self.arena);
             if let Some(socket) = &connection.socket {
-                outcome = self.ring.recv_now(socket, usize::MAX);
+                outcome = self.ring.recv_now(socket, Expected::LongMessage).outcome;
             }
         }
         match outcome {
@@ -337,11 +339,12 @@ impl Floor {
             {
                 connection.sending = true;
                 let send = token(Operation::Send, slot);
-                if connection.sent_in_part {
-                    self.ring.submit_send(socket, send, queue);
+                let urgency = if connection.sent_in_part {
+                    Urgency::Awaited
                 } else {
-                    self.ring.submit_quiet_send(socket, send, queue);
-                }
+                    Urgency::Unawaited
+                };
+                self.ring.submit_send(socket, send, queue, urgency);
             }
             if connection.ended {
                 if !connection.sending
@@ -356,7 +359,9 @@ impl Floor {
             }
         }
         return_lent(&mut self.ring, &mut self.arena);
-        if !self.starved.is_empty() && self.ring.recv_ready() && self.ring.recv_now_ready() {
+        let is_ready = |arrival| self.ring.recv_ready(arrival);
+        if !self.starved.is_empty() && is_ready(Arrival::Delivered) && is_ready(Arrival::Announced)
+        {
             for slot in std::mem::take(&mut self.starved) {
                 let connection = &mut self.connections[slot];
                 connection.starved = false;
