@@ -293,6 +293,7 @@ impl Connection {
         let behind = queued > config.queue_high_bytes || full && queued > config.queue_low_bytes;
         if behind && link.sending && !link.paused {
             link.paused = true;
+            link.hold_up_inflating(shared);
             shared.counts.reads_paused += 1;
         }
     }

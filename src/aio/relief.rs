@@ -131,7 +131,9 @@ impl Local {
 impl Connection {
     /// Receives nothing more for now. Returns whether it did until now.
     fn choke(&self) -> bool {
-        !std::mem::replace(&mut self.link.borrow_mut().choked, true)
+        let link = &mut *self.link.borrow_mut();
+        link.hold_up_inflating(&mut self.local.state.borrow_mut().shared);
+        !std::mem::replace(&mut link.choked, true)
     }
 
     /// Receives again.

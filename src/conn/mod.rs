@@ -472,6 +472,9 @@ pub struct Link {
     pub paused: bool,
     /// Memory runs short and it holds much: nothing is received from it.
     pub choked: bool,
+    /// How often its turn came while it was not received from: it waits behind others again then.
+    #[cfg(feature = "sim")]
+    pub passed_over: u8,
     /// The cancellation of a receive is in flight.
     pub cancelling: bool,
     /// The peer will send no more, or the transport is broken.
@@ -673,6 +676,8 @@ impl Link {
             readable: false,
             paused: false,
             choked: false,
+            #[cfg(feature = "sim")]
+            passed_over: 0,
             cancelling: false,
             stream_ended: false,
             sending: false,
@@ -852,6 +857,13 @@ impl Link {
         // the kernel had room, even for a peer long gone; of an unawaited one the end is seen late.
         self.send_urgency == Urgency::Awaited
             && (now.as_ms() as u32).wrapping_sub(self.sent_ms) >= SEND_WAITED_MS
+    }
+
+    /// What its peer has sent is not gone on with for now: others need not wait for it.
+    pub fn hold_up_inflating(&self, shared: &mut Shared) {
+        if self.endpoint.is_inflating() {
+            self.endpoint.hold_up_inflating(&mut shared.codec);
+        }
     }
 
     /// Puts what is left of a send back: what was written meanwhile follows it.

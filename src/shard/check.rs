@@ -80,16 +80,17 @@ impl<R: Watched, S: Service> Shard<R, S> {
         self.shared.codec.set_inflate_freely_bytes(freely_bytes);
     }
 
+    fn waits_for_another(&mut self, key: Key) -> bool {
+        let connection = self.slab.get_mut(key);
+        connection.is_some_and(|it| it.link.endpoint.waits_to_inflate())
+    }
+
     /// Whether a message waits until another one was inflated.
     pub fn waits_to_inflate(&mut self) -> bool {
-        let slab = &mut self.slab;
-        let keys: Vec<_> = (0..slab.capacity() as u32)
-            .filter_map(|slot| slab.key_at(slot))
-            .collect();
-        let mut links = keys.into_iter();
-        links.any(|key| {
-            slab.get_mut(key)
-                .is_some_and(|it| it.link.endpoint.waits_to_inflate())
+        let mut slots = 0..self.slab.capacity() as u32;
+        slots.any(|slot| {
+            let key = self.slab.key_at(slot);
+            key.is_some_and(|key| self.waits_for_another(key))
         })
     }
 
@@ -340,7 +341,10 @@ impl<R: Watched, S: Service> Shard<R, S> {
             };
             let (waits, looked_at) = self.what_waits(key);
             // The rota is served in every second turn at least.
-            let turns_max = ready + 2 * (others + 1) + SLACK_TURNS;
+            let round = 2 * (others + 1);
+            // Whoever is told to wait for another one gets on in the round after that one is done.
+            let rounds = if self.waits_for_another(key) { 2 } else { 1 };
+            let turns_max = ready + rounds * round + SLACK_TURNS;
             let wait = watch.waits.entry(slot).or_insert(Wait {
                 generation: key.generation,
                 looked_at,
@@ -386,7 +390,8 @@ impl<R: Watched, S: Service> Shard<R, S> {
         let looked_at = arrived
             .handed_out
             .saturating_sub(link.unread_bytes() as u64)
-            .wrapping_add(link.endpoint.inflated_so_far());
+            .wrapping_add(link.endpoint.inflated_so_far())
+            .wrapping_add(u64::from(link.passed_over));
         let looked_at = match link.endpoint.waits_to_inflate() {
             // It gets on when whoever it waits for does.
             true => looked_at.wrapping_add(self.shared.codec.inflated_alone()),

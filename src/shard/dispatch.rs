@@ -94,8 +94,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
     pub(super) fn bytes_received(&mut self, key: Key, mut lease: RecvLease, is_large: bool) {
         let len = lease.len();
         self.turn_bytes += len;
-        self.budget.charge(cost::bytes_ns(len));
         let left = self.received(key, &mut lease, is_large);
+        // Behind the look: on a slow machine receiving alone may cost a share.
+        self.budget.charge(cost::bytes_ns(len));
         if left > 0 || self.goes_on(key) {
             self.put_off(key, &lease[len - left..]);
         }

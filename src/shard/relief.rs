@@ -75,6 +75,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 continue;
             }
             link.choked = true;
+            link.hold_up_inflating(&mut self.shared);
             self.choked.push(key);
             self.shared.counts.memory_pauses += 1;
             self.cancel_receive(key);

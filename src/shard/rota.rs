@@ -103,6 +103,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         link.queued = self.shared.errs(Mistake::StaysQueued);
         if link.paused || link.choked {
             // It is put here again when its peer has read, or when there is memory.
+            #[cfg(feature = "sim")]
+            {
+                link.passed_over = link.passed_over.wrapping_add(1);
+            }
             return false;
         }
         self.touch(key);

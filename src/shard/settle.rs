@@ -101,6 +101,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             }
             if behind || shard_full && queued > config.queue_low_bytes {
                 link.paused = true;
+                link.hold_up_inflating(shared);
                 link.drain_owed = true;
                 shared.counts.reads_paused += 1;
                 self.cancel_receive(key);

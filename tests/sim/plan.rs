@@ -402,7 +402,7 @@ impl Plan {
             server.compress_bytes_max = server.compress_bytes_min + steps.below(2_000) as usize;
         }
         let mut inflate_freely_bytes = [1, 4 << 10, 64 << 10][steps.below(3) as usize];
-        if server.compress && !few_connections && steps.below(4) == 0 {
+        if server.compress && !few_connections && slowness == 1 && steps.below(3) == 0 {
             // So that some wait for each other.
             inflate_freely_bytes = 1;
             raw.extend([RawKind::FloodBombs; 2]);

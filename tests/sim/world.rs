@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// No seed needs more turns; one that does is stuck.
-const TURNS_MAX: usize = 150_000;
+const TURNS_MAX: usize = 500_000;
 
 /// A service that is told to send without end has no time to receive.
 const PUSHES_MAX: u32 = 50;

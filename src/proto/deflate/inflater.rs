@@ -86,7 +86,7 @@ pub const GROW_FREELY_BYTES: usize = 64 << 10;
 /// What it costs about to see that a message has to wait.
 const WAIT_NS: u64 = 500;
 
-/// Whoever grows is gone on with as often as each of the others, while its connection is willing.
+/// Whoever grows is gone on with as often as each of the others, unless nobody asks for the message.
 /// When it was not, for this many times as often as there are messages in progress, it is held up,
 /// and another one grows.
 const HELD_UP_ROUNDS: usize = 4;
@@ -393,12 +393,17 @@ impl Inflater {
         }
     }
 
-    /// The inflater of a message is free again.
-    pub fn end(&mut self, stream: Stream) {
-        self.out -= 1;
+    /// A message is not gone on with for now: another one may grow.
+    pub fn hold_up(&mut self, stream: &Stream) {
         if self.growing == Some(stream.ticket) {
             self.growing = None;
         }
+    }
+
+    /// The inflater of a message is free again.
+    pub fn end(&mut self, stream: Stream) {
+        self.out -= 1;
+        self.hold_up(&stream);
         if self.spare.len() < SPARE_MAX {
             self.spare.push(stream.inflate);
         }

@@ -447,6 +447,13 @@ impl Codec {
         message
     }
 
+    /// The message that a connection has begun to inflate is not gone on with for now.
+    pub(super) fn hold_up_inflating(&mut self, session: &Session) {
+        if let Some(inflating) = &session.inflating {
+            self.inflater.hold_up(&inflating.stream);
+        }
+    }
+
     /// Lets go of a message that was inflated in part.
     pub(super) fn forget_inflating(&mut self, session: &mut Session, pool: &mut MessagePool) {
         if let Some(inflating) = session.inflating.take() {

@@ -182,6 +182,15 @@ impl Endpoint {
         deflate.is_some_and(|session| session.waits_to_inflate())
     }
 
+    /// A message that was [inflated in part](Self::is_inflating) is not gone on with for now: those
+    /// that wait for it need not.
+    #[cold]
+    pub fn hold_up_inflating(&self, codec: &mut Codec) {
+        if let Some(session) = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref()) {
+            codec.hold_up_inflating(session);
+        }
+    }
+
     /// Bytes of the [`Codec`]'s that a message which is being inflated has for itself.
     pub fn inflater_bytes(&self) -> usize {
         let deflate = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref());
