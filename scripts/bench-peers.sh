@@ -14,9 +14,9 @@ four fifths of the slowest server's maximum. benches/README.md tells how to read
 
   --workload NAME,...  what to measure (default: all); the names are in scripts/peers/workloads.py
   --servers NAME,...   which to compare (default: all that can be built or installed here):
-                       ringwire, ringwire_epoll, ringwire_aio, floor_ring, floor_epoll,
-                       tokio_uring, fastwebsockets, tokio_websockets, tokio_tungstenite, bun, ws,
-                       libwebsockets
+                       ringwire, ringwire_epoll, ringwire_aio, ringwire_aio_tokio, floor_ring,
+                       floor_epoll, tokio_uring, fastwebsockets, tokio_websockets,
+                       tokio_tungstenite, bun, ws, libwebsockets
   --rounds N           how often each is measured (default 3)
   --seconds S          how long each time (default 1)
   --no-open-loop       leave out the latency at fixed rates, which takes half of the time
@@ -33,6 +33,8 @@ four fifths of the slowest server's maximum. benches/README.md tells how to read
   --publish            all three: benches/peers.json, benches/peers.svg and benches/peers.md
   --from FILE,...      measure nothing, and report what earlier runs have kept with --json
   --binary PATH        use PATH as the ringwire server instead of building it
+  --before PATH        compare with PATH too, an earlier build: what ringwire_before costs relative
+                       to ringwire is what was gained
   --help               this text
 
 Peers are installed into .cache and built in benches/peers. The machine should have nothing else to
@@ -46,12 +48,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/server.sh"
 # shellcheck source=SCRIPTDIR/loadgen/lib.sh disable=SC1091
 source "$(dirname "${BASH_SOURCE[0]}")/loadgen/lib.sh"
 
-OWN_AND_FLOORS=ringwire,ringwire_epoll,ringwire_aio,floor_ring,floor_epoll
+OWN_AND_FLOORS=ringwire,ringwire_epoll,ringwire_aio,ringwire_aio_tokio,floor_ring,floor_epoll
 BUILT_BY_CARGO=tokio_uring,fastwebsockets,tokio_websockets,tokio_tungstenite
 INSTALLED=bun,ws,libwebsockets
 PEERS=$ROOT/benches/peers
 
 binary=""
+before=""
 servers=""
 json=""
 svg=""
@@ -67,7 +70,7 @@ while [ $# -gt 0 ]; do
       measure+=("$1" "$2")
       shift 2
       ;;
-    --servers | --json | --svg | --markdown | --from | --binary)
+    --servers | --json | --svg | --markdown | --from | --binary | --before)
       [ -n "${2:-}" ] || die "$1 needs a value; see --help."
       declare "${1#--}=$2"
       shift 2
@@ -176,6 +179,11 @@ add_server() {
       server ringwire "$version" ringwire \
         "$binary" serve --listen 127.0.0.1:0 --shards 1
       ;;
+    ringwire_before)
+      version=$("$before" --version | head -n 1)
+      server ringwire_before "$version, an earlier build" ringwire \
+        "$before" serve --listen 127.0.0.1:0 --shards 1
+      ;;
     ringwire_epoll)
       version=$("$binary" --version | head -n 1)
       server ringwire_epoll "$version, on epoll" ringwire \
@@ -184,7 +192,12 @@ add_server() {
     ringwire_aio)
       version=$("$binary" --version | head -n 1)
       server ringwire_aio "$version, async on tokio-uring" ringwire \
-        "$binary" serve --engine async --listen 127.0.0.1:0 --shards 1
+        "$binary" serve --engine async --ring uring --listen 127.0.0.1:0 --shards 1
+      ;;
+    ringwire_aio_tokio)
+      version=$("$binary" --version | head -n 1)
+      server ringwire_aio_tokio "$version, async on tokio" ringwire \
+        "$binary" serve --engine async --ring epoll --listen 127.0.0.1:0 --shards 1
       ;;
     floor_ring) server floor_ring "raw TCP on ringwire's ring" floor "$built/floor_ring" ;;
     floor_epoll) server floor_epoll "raw TCP on epoll" floor "$built/floor_epoll" ;;
@@ -240,6 +253,7 @@ if [ -z "$binary" ]; then
 fi
 : >"$SCRATCH/servers"
 : >"$SCRATCH/left_out"
+[ -z "$before" ] || servers=$servers,ringwire_before
 IFS=, read -ra names <<<"$servers"
 for name in "${names[@]}"; do
   add_server "$name"
@@ -257,6 +271,7 @@ status=0
 command="scripts/bench-peers.sh${measure[*]:+ ${measure[*]}}${asked:+ --servers $asked}"
 [ "$mode" = full ] || command+=" --$mode"
 [ -z "$given" ] || command+=" --binary ${given##*/}"
+[ -z "$before" ] || command+=" --before ${before##*/}"
 # In the background, because a trap waits for a foreground command.
 python3 "$ROOT/scripts/peers/run.py" --servers "$SCRATCH/servers" --drive "$built/drive" \
   --loadgen "$loadgen" --idle-clients "$clients" --json "$SCRATCH/measured.json" \

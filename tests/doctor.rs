@@ -29,14 +29,16 @@ const ENOSYS: u32 = 38;
 /// A command that fails or prints something takes less than this.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Arguments: the call to refuse, the error to refuse it with, the program, its arguments.
-/// `seccomp(2)` wants four instructions: load the call's number, compare, refuse, allow.
+/// Arguments: the call to refuse, with a plus all calls from there on, the error to refuse it with,
+/// the program, its arguments. `seccomp(2)` wants four instructions: load the call's number,
+/// compare, refuse, allow.
 const UNDER_A_FILTER: &str = r#"
 import ctypes, os, struct, sys
-call, errno = int(sys.argv[1]), int(sys.argv[2])
+call, errno = int(sys.argv[1].rstrip("+")), int(sys.argv[2])
+equal, from_there_on = 0x15, 0x35
 instructions = b"".join(struct.pack("HBBI", *it) for it in (
     (0x20, 0, 0, 0),
-    (0x15, 0, 1, call),
+    (from_there_on if sys.argv[1].endswith("+") else equal, 0, 1, call),
     (0x06, 0, 0, 0x00050000 | errno),
     (0x06, 0, 0, 0x7fff0000)))
 code = ctypes.create_string_buffer(instructions)
@@ -47,6 +49,34 @@ for what in ((38, ulong(1), ulong(0), ulong(0), ulong(0)), (22, ulong(2), progra
     if libc.prctl(*what) != 0:
         sys.exit("prctl: " + os.strerror(ctypes.get_errno()))
 os.execv(sys.argv[3], sys.argv[3:])
+"#;
+
+/// Arguments: a file that is to be seen in place of `kernel.io_uring_disabled`, the program, its
+/// arguments. What the kernel does about such a setting is to refuse `io_uring_setup(2)`. Exits
+/// with 77 where nobody may have a mount of his own.
+const WITH_A_SETTING: &str = r#"
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNS, CLONE_NEWUSER, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x10000000, 4096, 16384, 1 << 18
+namespaces = CLONE_NEWNS if os.geteuid() == 0 else CLONE_NEWNS | CLONE_NEWUSER
+setting = b"/proc/sys/kernel/io_uring_disabled"
+if libc.unshare(namespaces) != 0:
+    sys.exit(77)
+for what in ((None, b"/", None, MS_REC | MS_PRIVATE, None),
+             (sys.argv[1].encode(), setting, None, MS_BIND, None)):
+    if libc.mount(*what) != 0:
+        sys.exit(77)
+os.execv(sys.argv[2], sys.argv[2:])
+"#;
+
+/// Arguments: the program, its arguments. It may lock no memory, and has no capability to do so
+/// nevertheless.
+const WITHOUT_LOCKED_MEMORY: &str = r#"
+import ctypes, os, resource, sys
+PR_CAPBSET_DROP, CAP_IPC_LOCK = 24, 14
+ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0)
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+os.execv(sys.argv[1], sys.argv[1:])
 "#;
 
 /// Kills a process that a failed test would leave behind.
@@ -245,31 +275,8 @@ fn serve_runs_on_epoll_and_says_why_in_the_words_of_doctor() {
             "--shards",
             "2",
         ];
-        let mut serve = Running(without(call, errno, &arguments).spawn().unwrap());
-        let mut greeting = BufReader::new(serve.0.stdout.take().unwrap());
-        let (mut said, mut address) = (String::new(), None);
-        while !said.contains("ringwire doctor") {
-            let mut line = String::new();
-            assert!(greeting.read_line(&mut line).unwrap() > 0, "{said}");
-            let url = line.trim().strip_prefix("ws://");
-            address = address.or(url.map(|url| url.trim_end_matches('/').to_owned()));
-            said += &line;
-        }
+        let (said, log) = served(without(call, errno, &arguments)).unwrap();
         assert!(said.contains(greets), "{said}");
-        let mut peer = Peer::open(&address.unwrap().parse().unwrap(), "/");
-        let message = vec![7; 200_000];
-        for len in [1, 1000, message.len()] {
-            peer.send(BINARY, &message[..len]);
-            assert!(peer.read_frame().payload == message[..len]);
-        }
-        drop(peer);
-        let pid = Pid::from_child(&serve.0);
-        kill_process(pid, Signal::TERM).unwrap();
-        let mut log = String::new();
-        let mut stderr = serve.0.stderr.take().unwrap();
-        stderr.read_to_string(&mut log).unwrap();
-        assert!(serve.0.wait().unwrap().success(), "{log}");
-        let log = words(&log);
         let warnings = log.matches("WARN").count();
         assert_eq!(warnings, 1, "{log}");
         for expected in SECCOMP_TEXTS.iter().chain([&runs, &&*words(costs)]) {
@@ -282,6 +289,99 @@ fn serve_runs_on_epoll_and_says_why_in_the_words_of_doctor() {
                 "'{unavailable}' is not in:\n{log}"
             );
         }
+    }
+}
+
+/// Runs `serve` until it has greeted and echoed, stops it, and returns what it said and its log.
+/// `None` if it ends with 77 first.
+fn served(mut command: Command) -> Option<(String, String)> {
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut serve = Running(command.spawn().expect("Python 3 is needed"));
+    let mut greeting = BufReader::new(serve.0.stdout.take().unwrap());
+    let (mut said, mut address) = (String::new(), None);
+    while !said.contains("ringwire doctor") {
+        let mut line = String::new();
+        if greeting.read_line(&mut line).unwrap() == 0 {
+            let status = serve.0.wait().unwrap();
+            assert_eq!(status.code(), Some(77), "{said}");
+            return None;
+        }
+        let url = line.trim().strip_prefix("ws://");
+        address = address.or(url.map(|url| url.trim_end_matches('/').to_owned()));
+        said += &line;
+    }
+    let mut peer = Peer::open(&address.unwrap().parse().unwrap(), "/");
+    let message = vec![7; 200_000];
+    for len in [1, 1000, message.len()] {
+        peer.send(BINARY, &message[..len]);
+        assert!(peer.read_frame().payload == message[..len]);
+    }
+    drop(peer);
+    kill_process(Pid::from_child(&serve.0), Signal::TERM).unwrap();
+    let mut log = String::new();
+    let mut stderr = serve.0.stderr.take().unwrap();
+    stderr.read_to_string(&mut log).unwrap();
+    assert!(serve.0.wait().unwrap().success(), "{log}");
+    Some((said, words(&log)))
+}
+
+#[test]
+fn serve_names_the_setting_that_forbids_io_uring() {
+    let folder = tempfile::tempdir().unwrap();
+    let setting = folder.path().join("io_uring_disabled");
+    std::fs::write(&setting, "2\n").unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", WITH_A_SETTING]).arg(&setting);
+    command.args(["/usr/bin/env", "python3", "-c", UNDER_A_FILTER]);
+    command.args([IO_URING_SETUP.to_string(), EPERM.to_string()]);
+    command.arg(env!("CARGO_BIN_EXE_ringwire"));
+    command.args(["serve", "--listen", "127.0.0.1:0"]);
+    let Some((said, log)) = served(command) else {
+        eprintln!("left out: there are no mounts of one's own here");
+        return;
+    };
+    assert!(said.contains(" on epoll:"), "{said}");
+    for expected in [
+        "running on epoll",
+        "the setting kernel.io_uring_disabled is 2",
+        "sudo sysctl -w kernel.io_uring_disabled=0",
+    ] {
+        assert!(log.contains(expected), "'{expected}' is not in:\n{log}");
+    }
+}
+
+/// Linux 5.1 gave all calls that it added the same numbers on all architectures, from 424 on; what
+/// Linux 4.18 has lies below.
+#[test]
+fn serve_does_without_the_calls_that_linux_4_18_does_not_have() {
+    for &(engine, greets, ..) in ENGINES {
+        let mut command = Command::new("python3");
+        command.args(["-c", UNDER_A_FILTER, "424+", &ENOSYS.to_string()]);
+        command.arg(env!("CARGO_BIN_EXE_ringwire"));
+        command.args(["serve", "--engine", engine, "--shards", "2"]);
+        command.args(["--listen", "127.0.0.1:0"]);
+        let (said, log) = served(command).unwrap();
+        assert!(said.contains(greets), "{said}");
+        assert_eq!(log.matches("WARN").count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn serve_names_the_limit_on_locked_memory() {
+    let mut command = Command::new("python3");
+    command.args(["-c", WITHOUT_LOCKED_MEMORY]);
+    command.arg(env!("CARGO_BIN_EXE_ringwire"));
+    command.args(["serve", "--listen", "127.0.0.1:0"]);
+    let (said, log) = served(command).unwrap();
+    if said.contains(" on io_uring:") {
+        // From Linux 5.12 to 6.13 rings are not counted.
+        assert!(!log.contains("WARN"), "{log}");
+        return;
+    }
+    assert!(said.contains(" on epoll:"), "{said}");
+    for expected in ["running on epoll", "memlock"] {
+        assert!(log.contains(expected), "'{expected}' is not in:\n{log}");
     }
 }
 

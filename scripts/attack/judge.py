@@ -52,7 +52,7 @@ def misses(row, found, slack=1):
         if in_kernel > allowed:
             missed.append(f"{size(in_kernel)} in the kernel, at most {size(allowed)}")
     if "left" in row.judged:
-        allowed = rows.LEFT_SHARE * found["before_bytes"] + rows.LEFT_BESIDE
+        allowed = rows.LEFT_SHARE * found["before_bytes"] + row.left_beside
         if found["after_bytes"] > allowed:
             missed.append(f"{size(found['after_bytes'])} after it, at most {size(allowed)}")
     if "slots" in row.judged:

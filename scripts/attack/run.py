@@ -218,7 +218,7 @@ def gone_afterwards(found, how):
 def afterwards(row, server, found, threads):
     """What is left when the attack is over."""
     began = time.monotonic()
-    bytes_max = rows.LEFT_SHARE * found["before_bytes"] + rows.LEFT_BESIDE
+    bytes_max = rows.LEFT_SHARE * found["before_bytes"] + row.left_beside
     fewest = server.resident_bytes()
     while True:
         fewest = min(fewest, server.resident_bytes())

@@ -108,6 +108,19 @@ prepare() {
   trap 'exit 129' HUP
 }
 
+# server_binary [PATH]: prints the path of the server, built when none is given.
+server_binary() {
+  local binary=${1:-}
+  if [ -z "$binary" ]; then
+    command -v cargo >/dev/null || die "cargo is not installed; see https://rustup.rs, or name a --binary."
+    (cd "$ROOT" && cargo build --release --locked --bin ringwire >&2) ||
+      die "cargo build --release --bin ringwire failed; the compiler's words stand above."
+    binary=${CARGO_TARGET_DIR:-$ROOT/target}/release/ringwire
+  fi
+  [ -x "$binary" ] || die "$binary is not an executable file."
+  echo "$binary"
+}
+
 # server_start [BINARY [ARGUMENT...]]: builds the server when no BINARY is given, starts it on a free
 # port of 127.0.0.1, or where the arguments say, and sets SERVER_URL to ws://127.0.0.1:PORT/ or
 # wss://127.0.0.1:PORT/ as the server itself reports it.
@@ -118,13 +131,7 @@ server_start() {
     *" --listen "* | *" --tls-listen "*) ;;
     *) set -- --listen 127.0.0.1:0 "$@" ;;
   esac
-  if [ -z "$binary" ]; then
-    command -v cargo >/dev/null || die "cargo is not installed; see https://rustup.rs, or name a --binary."
-    (cd "$ROOT" && cargo build --release --locked --bin ringwire >&2) ||
-      die "cargo build --release --bin ringwire failed; the compiler's words stand above."
-    binary=${CARGO_TARGET_DIR:-$ROOT/target}/release/ringwire
-  fi
-  [ -x "$binary" ] || die "$binary is not an executable file."
+  binary=$(trap - EXIT && server_binary "$binary") || exit
   # The file has to be there before the server's own redirection makes it.
   : >"$SCRATCH/server.out"
   "$binary" serve "$@" >"$SCRATCH/server.out" 2>"$SCRATCH/server.err" &

@@ -21,6 +21,8 @@ LEGEND = {
 LABELS = {
     "floor_epoll": "raw TCP on epoll",
     "ringwire_aio": "ringwire, async",
+    "ringwire_aio_tokio": "ringwire, async on tokio",
+    "ringwire_before": "ringwire, an earlier build",
     "ringwire_epoll": "ringwire on epoll",
     "tokio_uring": "raw TCP on tokio-uring",
     "tokio_websockets": "tokio-websockets",

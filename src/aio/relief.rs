@@ -62,10 +62,12 @@ impl State {
             self.shared.arena.trim();
             self.shared.pool.trim();
         }
-        let held = self.held_bytes();
-        if self.relieving.idle.is_released(held) {
+        if self.relieving.idle.is_released(self.held_bytes()) {
+            // A few chunks that are kept would keep the pages around them.
+            self.shared.arena.forget_kept();
+            self.shared.pool.forget_kept();
             release_memory();
-            self.relieving.idle.released(held);
+            self.relieving.idle.released(self.held_bytes());
         }
     }
 

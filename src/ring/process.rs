@@ -12,6 +12,9 @@ const HUGE_MESSAGE_BYTES_MIN: usize = 2 << 20;
 /// Huge pages were turned off until somebody needs them.
 static DEFERRED: AtomicBool = AtomicBool::new(false);
 
+/// They were turned on again, for somebody who needed them.
+static NEEDED: AtomicBool = AtomicBool::new(false);
+
 /// Turns transparent huge pages off for this process (`PR_SET_THP_DISABLE`, `prctl(2)`) until the
 /// first 2 MiB of a message have come.
 ///
@@ -42,6 +45,7 @@ fn need_huge_pages() {
     if DEFERRED.swap(false, Ordering::Relaxed) {
         // Were it to fail, messages would take a little longer.
         let _ = disable_huge_pages(false);
+        NEEDED.store(true, Ordering::Relaxed);
     }
 }
 
@@ -89,7 +93,13 @@ fn least_of_groups(groups: &str, read: impl Fn(&str) -> Option<String>) -> Optio
 /// Has the allocator of this thread give memory back to the kernel that nobody uses. mimalloc does
 /// so by itself only while it is asked for more, and a server that was flooded and is idle now asks
 /// for nothing. Where another allocator is in use, nothing happens.
+///
+/// Huge pages that were [deferred](defer_huge_pages) and needed are deferred again: what is in use
+/// for small things would keep them whole.
 pub fn release_memory() {
+    if NEEDED.swap(false, Ordering::Relaxed) && disable_huge_pages(true).is_ok() {
+        DEFERRED.store(true, Ordering::Relaxed);
+    }
     // SAFETY: it takes one flag, and may be called from any thread at any time.
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
@@ -142,6 +152,10 @@ mod tests {
         defer_huge_pages().unwrap();
         message_grew(HUGE_MESSAGE_BYTES_MIN - 1);
         assert!(are_disabled());
+        message_grew(HUGE_MESSAGE_BYTES_MIN);
+        assert!(!are_disabled());
+        release_memory();
+        assert!(are_disabled(), "until they are needed again");
         message_grew(HUGE_MESSAGE_BYTES_MIN);
         assert!(!are_disabled());
     }
