@@ -1,8 +1,8 @@
-//! Pages by axum, a chat by ringwire, on one port: axum routes requests, and hands those connections
-//! over that become WebSockets.
+//! Pages by axum, a chat by ringwire, on one port: axum routes requests, and hands those
+//! connections over that become WebSockets.
 //!
-//! axum's handlers run on any thread of the runtime. A connection of ringwire's stays on one, so that
-//! a channel leads to it.
+//! axum's handlers run on any thread of the runtime. A connection of ringwire's stays on one, so
+//! that a channel leads to it.
 
 use std::{error::Error, net::TcpStream as StdStream};
 

@@ -13,8 +13,11 @@ use ringwire::{
 
 use crate::host::{frame, run};
 
+/// A name and a value.
+type Header = (&'static str, &'static [u8]);
+
 /// The headers of the example in RFC 6455, section 1.2.
-const HEADERS: [(&str, &[u8]); 6] = [
+const HEADERS: [Header; 6] = [
     ("Host", b"server.example.com"),
     ("Upgrade", b"websocket"),
     ("Connection", b"Upgrade"),
@@ -23,7 +26,7 @@ const HEADERS: [(&str, &[u8]); 6] = [
     ("Sec-WebSocket-Version", b"13"),
 ];
 
-fn answering(more: &[(&'static str, &'static [u8])]) -> Result<Upgraded, HandshakeError> {
+fn answering(more: &[Header]) -> Result<Upgraded, HandshakeError> {
     let headers = HEADERS.iter().chain(more).copied();
     Upgraded::answering("GET", "/chat?room=1", headers)
 }
@@ -59,7 +62,7 @@ fn the_answer_is_that_of_the_rfc() {
 #[test]
 fn what_is_no_opening_handshake_is_refused_as_ever() {
     use HandshakeError as Error;
-    let cases: [(&[(&str, &[u8])], Error); 4] = [
+    let cases: [(&[Header], Error); 4] = [
         (&[("Host", b"another.example.com")], Error::HostRepeated),
         (&[("Sec-WebSocket-Key", b"x")], Error::KeyRepeated),
         (&[("Content-Length", b"3")], Error::BodyNotAllowed),
@@ -113,7 +116,7 @@ fn it_goes_on_behind_what_was_read_already() {
 
 #[test]
 fn compression_is_agreed_on_under_the_settings_of_the_context() {
-    let offer: &[(&str, &[u8])] = &[("Sec-WebSocket-Extensions", b"permessage-deflate")];
+    let offer: &[Header] = &[("Sec-WebSocket-Extensions", b"permessage-deflate")];
     let mut config = Config::default();
     let mut plain = answering(offer).unwrap();
     plain.compress(&config);

@@ -86,9 +86,9 @@ pub const GROW_FREELY_BYTES: usize = 64 << 10;
 /// What it costs about to see that a message has to wait.
 const WAIT_NS: u64 = 500;
 
-/// Whoever grows is gone on with as often as each of the others, unless nobody asks for the message.
-/// When it was not, for this many times as often as there are messages in progress, it is held up,
-/// and another one grows.
+/// Whoever grows is gone on with as often as each of the others, unless nobody asks for the
+/// message. When it was not, for this many times as often as there are messages in progress, it is
+/// held up, and another one grows.
 const HELD_UP_ROUNDS: usize = 4;
 
 /// So many times it may be in any case.
