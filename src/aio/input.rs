@@ -398,7 +398,7 @@ impl Input {
             link.pinged = false;
             connection.local.counted(now);
             link.charge(&mut state.shared);
-            if state.settle_ledger() {
+            if state.settle_ledger() && state.wants_relief(now) {
                 connection.local.wake_keeper();
             }
             self.large_for = match count {

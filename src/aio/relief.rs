@@ -34,6 +34,13 @@ impl State {
         self.shared.held_bytes() + self.buffers.out_bytes()
     }
 
+    /// Whether something is to be done about little memory now: not with everything that is
+    /// received, since all connections are looked at for it.
+    #[inline]
+    pub fn wants_relief(&self, now: Time) -> bool {
+        self.shared.ledger.pressure() >= Pressure::Pause && now >= self.relieving.relief.again_at()
+    }
+
     /// How much is held now, and how much more may be. Returns whether that is little.
     #[inline]
     pub fn settle_ledger(&mut self) -> bool {
