@@ -90,7 +90,7 @@ impl Drop for Running {
 }
 
 /// Ringwire with `call` refused.
-fn without(call: u32, errno: u32, arguments: &[&str]) -> Command {
+fn without(call: impl ToString, errno: u32, arguments: &[&str]) -> Command {
     let mut command = Command::new("python3");
     command
         .args(["-c", UNDER_A_FILTER, &call.to_string(), &errno.to_string()])
@@ -266,16 +266,8 @@ fn serve_runs_on_epoll_and_says_why_in_the_words_of_doctor() {
             // tokio-uring does without.
             continue;
         }
-        let arguments = [
-            "serve",
-            "--engine",
-            engine,
-            "--listen",
-            "127.0.0.1:0",
-            "--shards",
-            "2",
-        ];
-        let (said, log) = served(without(call, errno, &arguments)).unwrap();
+        let serve = serving_on_two(engine);
+        let (said, log) = served(without(call, errno, &serve)).unwrap();
         assert!(said.contains(greets), "{said}");
         let warnings = log.matches("WARN").count();
         assert_eq!(warnings, 1, "{log}");
@@ -290,6 +282,19 @@ fn serve_runs_on_epoll_and_says_why_in_the_words_of_doctor() {
             );
         }
     }
+}
+
+/// The arguments for a server of two threads.
+const fn serving_on_two(engine: &str) -> [&str; 7] {
+    [
+        "serve",
+        "--engine",
+        engine,
+        "--shards",
+        "2",
+        "--listen",
+        "127.0.0.1:0",
+    ]
 }
 
 /// Runs `serve` until it has greeted and echoed, stops it, and returns what it said and its log.
@@ -356,12 +361,8 @@ fn serve_names_the_setting_that_forbids_io_uring() {
 #[test]
 fn serve_does_without_the_calls_that_linux_4_18_does_not_have() {
     for &(engine, greets, ..) in ENGINES {
-        let mut command = Command::new("python3");
-        command.args(["-c", UNDER_A_FILTER, "424+", &ENOSYS.to_string()]);
-        command.arg(env!("CARGO_BIN_EXE_ringwire"));
-        command.args(["serve", "--engine", engine, "--shards", "2"]);
-        command.args(["--listen", "127.0.0.1:0"]);
-        let (said, log) = served(command).unwrap();
+        let serve = serving_on_two(engine);
+        let (said, log) = served(without("424+", ENOSYS, &serve)).unwrap();
         assert!(said.contains(greets), "{said}");
         assert_eq!(log.matches("WARN").count(), 1, "{log}");
     }

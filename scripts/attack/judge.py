@@ -47,12 +47,12 @@ def misses(row, found, slack=1):
     if "limit" in row.judged and found["peak_bytes"] > rows.LEDGER + rows.HELD_BESIDE:
         missed.append(f"holds {size(held)}, beside a limit of {size(rows.LEDGER)}")
     if "sockets" in row.judged:
-        in_kernel = found["peak_socket_bytes"] - found["before_socket_bytes"]
+        in_kernel = found["peak_socket_bytes"]
         allowed = SOCKET_BYTES_MAX * row.connections
         if in_kernel > allowed:
             missed.append(f"{size(in_kernel)} in the kernel, at most {size(allowed)}")
     if "left" in row.judged:
-        allowed = rows.LEFT_SHARE * found["before_bytes"] + row.left_beside
+        allowed = row.left_bytes_max(found["before_bytes"])
         if found["after_bytes"] > allowed:
             missed.append(f"{size(found['after_bytes'])} after it, at most {size(allowed)}")
     if "slots" in row.judged:

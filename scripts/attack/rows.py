@@ -63,6 +63,10 @@ class Row:
     not_on: tuple = ()
     smoke: bool = False
 
+    def left_bytes_max(self, before_bytes):
+        """What a server may hold afterwards that held so much before."""
+        return LEFT_SHARE * before_bytes + self.left_beside
+
     @property
     def bounds(self):
         return BESIDE_FEW if self.connections <= FEW_MAX else BESIDE_MANY

@@ -94,22 +94,20 @@ class Sampler(threading.Thread):
         self.counts_sockets = counts_sockets
         self.server, self.over = server, threading.Event()
         self.peak_bytes = self.peak_socket_bytes = 0
-        self.peak_descriptors = self.last_descriptors = 0
-        self.all_descriptors = []
+        self.descriptors = []
 
     def run(self):
         looks = 0
         while not self.over.is_set():
             with contextlib.suppress(CannotMeasure, IndexError):
                 self.peak_bytes = max(self.peak_bytes, self.server.resident_bytes())
-            if self.counts_sockets and looks % 10 == 0:
-                # It takes a while for thousands of them.
-                self.peak_socket_bytes = max(self.peak_socket_bytes, self.server.socket_bytes())
             if looks % 10 == 0:
+                if self.counts_sockets:
+                    # It takes a while for thousands of them.
+                    in_kernel = self.server.socket_bytes()
+                    self.peak_socket_bytes = max(self.peak_socket_bytes, in_kernel)
                 if found := self.server.descriptors():
-                    self.last_descriptors = found
-                    self.all_descriptors.append(found)
-                self.peak_descriptors = max(self.peak_descriptors, self.last_descriptors)
+                    self.descriptors.append(found)
             looks += 1
             self.over.wait(SAMPLE_SECONDS)
 
@@ -164,7 +162,6 @@ def carry_out(options, row, seconds):
     with battlefield(options, row, seconds) as (server, attack):
         found = {
             "before_bytes": server.resident_bytes(),
-            "before_socket_bytes": 0,
             "before_descriptors": server.descriptors(),
         }
         threads = server.threads()
@@ -183,9 +180,8 @@ def carry_out(options, row, seconds):
             "seconds": closed["seconds"],
             "peak_bytes": max(sampler.peak_bytes, found["before_bytes"]),
             "peak_socket_bytes": sampler.peak_socket_bytes,
-            "peak_descriptors": sampler.peak_descriptors,
-            "last_descriptors": sampler.last_descriptors,
-            "usual_descriptors": statistics.median(sampler.all_descriptors or [0]),
+            "peak_descriptors": max(sampler.descriptors, default=0),
+            "usual_descriptors": statistics.median(sampler.descriptors or [0]),
         }
         found["beside"], found["alone"] = closed["neighbours"]
         found["ended"] = None if row.server == "dialled" else server.ended()
@@ -218,7 +214,8 @@ def gone_afterwards(found, how):
 def afterwards(row, server, found, threads):
     """What is left when the attack is over."""
     began = time.monotonic()
-    bytes_max = rows.LEFT_SHARE * found["before_bytes"] + row.left_beside
+    seconds_max = BACK_SECONDS_MAX + row.backlog
+    bytes_max = row.left_bytes_max(found["before_bytes"])
     fewest = server.resident_bytes()
     while True:
         fewest = min(fewest, server.resident_bytes())
@@ -227,12 +224,11 @@ def afterwards(row, server, found, threads):
         if back and left <= judge.DESCRIPTORS_SPARE:
             break
         waits = "left" in row.judged or left > judge.DESCRIPTORS_SPARE
-        if time.monotonic() - began > (BACK_SECONDS_MAX + row.backlog if waits else 3):
+        if time.monotonic() - began > (seconds_max if waits else 3):
             break
         time.sleep(0.05)
     back_after = time.monotonic() - began
     # What the kernel still has of the attack is worked off first.
-    seconds_max = BACK_SECONDS_MAX + row.backlog
     while True:
         cpu = server.cpu_seconds()
         time.sleep(IDLE_SECONDS)

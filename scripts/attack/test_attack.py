@@ -44,7 +44,6 @@ def figures(**others):
         "before_bytes": 10 * MIB,
         "peak_bytes": 20 * MIB,
         "after_bytes": 11 * MIB,
-        "before_socket_bytes": 0,
         "peak_socket_bytes": MIB,
         "before_descriptors": 10,
         "peak_descriptors": 110,

@@ -99,7 +99,6 @@ impl Input {
             return Self::default();
         }
         let mut bytes = state.buffers.take_plain();
-        bytes.clear();
         bytes.extend_from_slice(read);
         Self {
             rest: 0..bytes.len(),

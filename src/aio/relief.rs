@@ -71,8 +71,7 @@ impl State {
         }
         if self.relieving.idle.is_released(self.held_bytes()) {
             // A few chunks that are kept would keep the pages around them.
-            self.shared.arena.forget_kept();
-            self.shared.pool.forget_kept();
+            self.shared.forget_kept();
             release_memory();
             self.relieving.idle.released(self.held_bytes());
         }
@@ -80,8 +79,7 @@ impl State {
 
     /// What is to be done now, with memory that nobody uses given back before.
     fn next_step(&mut self, now: Time) -> Step {
-        self.shared.arena.forget_kept();
-        self.shared.pool.forget_kept();
+        self.shared.forget_kept();
         self.settle_ledger();
         let held = self.held_bytes();
         self.relieving.relief.step(&self.shared.ledger, held, now)

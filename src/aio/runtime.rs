@@ -169,7 +169,7 @@ pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
 /// What was spawned inside and has not ended is dropped with the future.
 pub async fn local<F: Future>(future: F) -> F::Output {
     let tasks = LocalSet::new();
-    Local {
+    Placed {
         place: Place::new(),
         future: Box::pin(tasks.run_until(future)),
     }
@@ -177,12 +177,12 @@ pub async fn local<F: Future>(future: F) -> F::Output {
 }
 
 /// Polls a set of local tasks in its place.
-struct Local<F> {
+struct Placed<F> {
     place: Place,
     future: Pin<Box<F>>,
 }
 
-impl<F: Future> Future for Local<F> {
+impl<F: Future> Future for Placed<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {

@@ -17,7 +17,7 @@ use ringwire::{
     RingKind,
     probe::{
         DESCRIPTORS, EPOLL_COST, Environment, FLOOR, Feature, Limit, MEMLOCK, PLAIN_FLOOR, Probe,
-        Unavailable, wrap,
+        TOKIO_COST, Unavailable, wrap,
     },
 };
 
@@ -477,7 +477,7 @@ fn engines(rows: &mut Rows, probe: &Probe, unavailable: Option<&Unavailable>) {
         (Err(_), Ok(())) => rows.add_with(
             "async",
             State::Limited,
-            "on tokio's own runtime, as fast; handlers have no files of tokio-uring's",
+            TOKIO_COST,
             "Have io_uring allowed, as said above. To run on it and not be told:\n\
              \x20 ringwire serve --engine async --ring epoll",
         ),

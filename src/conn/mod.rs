@@ -366,6 +366,12 @@ impl Shared {
         bytes > self.ledger.bytes_max().saturating_sub(self.held_bytes())
     }
 
+    /// Lets go of all memory that is kept for later.
+    pub fn forget_kept(&mut self) {
+        self.arena.forget_kept();
+        self.pool.forget_kept();
+    }
+
     /// Whether there is no memory for another connection.
     pub fn refuses_connections(&self) -> bool {
         self.ledger.pressure() >= Pressure::Refuse

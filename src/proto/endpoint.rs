@@ -624,8 +624,7 @@ impl Endpoint {
     /// Bytes of windows that its [`Codec`] counts for it.
     #[cfg(feature = "sim")]
     pub fn windows_bytes(&self) -> usize {
-        let deflate = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref());
-        deflate.map_or(0, |session| session.windows_bytes())
+        self.session().map_or(0, |session| session.windows_bytes())
     }
 
     /// How long the message in progress will be at least, as far as its frames have said: payload

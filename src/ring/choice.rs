@@ -39,6 +39,10 @@ pub const EPOLL_COST: &str = "epoll takes one system call for each receive and o
                               send, where io_uring has one for all of a turn: up to a tenth more \
                               processor time for small messages.";
 
+/// What an async server runs on without io_uring, and what that costs.
+pub const TOKIO_COST: &str = "on tokio's own runtime, as fast; handlers have no files of \
+                              tokio-uring's";
+
 /// What a ring is asked for, whichever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingOptions {
@@ -254,10 +258,7 @@ pub fn fallback(unavailable: &Unavailable) -> String {
 
 /// The same for an async server, which loses nothing but what is tokio-uring's.
 pub fn async_fallback(unavailable: &Unavailable) -> String {
-    format!(
-        "running on tokio's own runtime, as fast; handlers have no files of tokio-uring's.\n\
-         {unavailable}"
-    )
+    format!("running {TOKIO_COST}.\n{unavailable}")
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use rustix::{
     thread::sched_getaffinity,
 };
 
-pub use super::choice::EPOLL_COST;
+pub use super::choice::{EPOLL_COST, TOKIO_COST};
 use super::{Epoll, EpollOptions, Errno, UringOptions, quiet};
 
 /// The oldest kernel that has everything the ring requires.

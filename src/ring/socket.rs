@@ -160,6 +160,7 @@ pub(crate) fn stream_from(address: &Address, from: SocketAddr) -> Result<OwnedFd
 /// reads gets the next bytes as soon as half of these are on their way.
 const UNSENT_BYTES_MAX: libc::c_int = 128 << 10;
 
+/// Has the port chosen when the socket connects (`IP_BIND_ADDRESS_NO_PORT`, `ip(7)`).
 fn choose_port_late(socket: &OwnedFd) -> Result<(), Errno> {
     set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use super::{Shard, service::Service};
 use crate::{
-    conn::{Connection, Key, check::InFlight, ledger::Pressure, mistake::Mistake},
+    conn::{Connection, Key, Link, check::InFlight, ledger::Pressure, mistake::Mistake},
     ring::{Arrival, Operation, send::Holdings, watched::Watched},
 };
 
@@ -87,20 +87,21 @@ impl<R: Watched, S: Service> Shard<R, S> {
 
     /// Whether a message waits until another one was inflated.
     pub fn waits_to_inflate(&mut self) -> bool {
-        let mut slots = 0..self.slab.capacity() as u32;
-        slots.any(|slot| {
-            let key = self.slab.key_at(slot);
-            key.is_some_and(|key| self.waits_for_another(key))
-        })
+        self.any(|link| link.endpoint.waits_to_inflate())
     }
 
     /// Whether a message is being inflated that needs more than one step.
     pub fn is_inflating(&mut self) -> bool {
+        self.any(Link::goes_on)
+    }
+
+    /// Whether this is so of any connection.
+    fn any(&mut self, is_so: impl Fn(&Link) -> bool) -> bool {
         let slab = &mut self.slab;
-        let mut keys = (0..slab.capacity() as u32).filter_map(|slot| slab.key_at(slot));
-        let keys: Vec<_> = keys.by_ref().collect();
-        keys.into_iter()
-            .any(|key| slab.get_mut(key).is_some_and(|it| it.link.goes_on()))
+        (0..slab.capacity() as u32).any(|slot| {
+            let key = slab.key_at(slot);
+            key.is_some_and(|key| slab.get_mut(key).is_some_and(|it| is_so(&it.link)))
+        })
     }
 
     /// Makes a mistake from here on.

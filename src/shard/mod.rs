@@ -380,8 +380,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if self.idle.is_released(held_bytes) && received_bytes < CALM_BYTES_MAX {
             // A few chunks that are kept would keep the pages around them: they lie where they were
             // needed, between others.
-            self.shared.arena.forget_kept();
-            self.shared.pool.forget_kept();
+            self.shared.forget_kept();
             let held_bytes = self.held_bytes();
             release_memory();
             self.idle.released(held_bytes);

@@ -35,8 +35,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
     #[cold]
     fn relieve(&mut self) {
         // What nobody needs right now goes first.
-        self.shared.arena.forget_kept();
-        self.shared.pool.forget_kept();
+        self.shared.forget_kept();
         let held = self.held_bytes();
         let room = self.shared.ledger.held(held);
         self.shared.set_room(room);

@@ -57,11 +57,16 @@ impl Endpoint {
         }
     }
 
+    /// What the connection keeps of permessage-deflate, if that was agreed on.
+    #[inline]
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.rare.as_ref()?.deflate.as_deref()
+    }
+
     /// Whether the message in progress is compressed.
     #[inline]
     pub(super) fn is_compressed(&self) -> bool {
-        let deflate = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref());
-        deflate.is_some_and(|session| session.is_compressed)
+        self.session().is_some_and(|session| session.is_compressed)
     }
 
     /// The most bytes of payload that the frames of the message in progress may have.
@@ -178,30 +183,28 @@ impl Endpoint {
     /// one, which gets long on another connection: for now there is nothing to go on with.
     #[cold]
     pub fn waits_to_inflate(&self) -> bool {
-        let deflate = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref());
-        deflate.is_some_and(|session| session.waits_to_inflate())
+        self.session()
+            .is_some_and(|session| session.waits_to_inflate())
     }
 
     /// A message that was [inflated in part](Self::is_inflating) is not gone on with for now: those
     /// that wait for it need not.
     #[cold]
     pub fn hold_up_inflating(&self, codec: &mut Codec) {
-        if let Some(session) = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref()) {
+        if let Some(session) = self.session() {
             codec.hold_up_inflating(session);
         }
     }
 
     /// Bytes of the [`Codec`]'s that a message which is being inflated has for itself.
     pub fn inflater_bytes(&self) -> usize {
-        let deflate = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref());
-        deflate.map_or(0, |session| session.inflater_bytes())
+        self.session().map_or(0, |session| session.inflater_bytes())
     }
 
     /// How much was done of such a message: a number that differs from step to step.
     #[cfg(feature = "sim")]
     pub fn inflated_so_far(&self) -> u64 {
-        let deflate = self.rare.as_ref().and_then(|rare| rare.deflate.as_ref());
-        deflate.map_or(0, |session| session.inflated())
+        self.session().map_or(0, |session| session.inflated())
     }
 
     /// Writes a message compressed, if it is long enough and gets shorter. Returns whether it was.
