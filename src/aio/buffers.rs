@@ -50,6 +50,13 @@ impl Buffers {
         self.out_bytes
     }
 
+    /// Lets go of those that nobody uses.
+    pub fn forget_kept(&mut self) {
+        self.small = Vec::new();
+        self.large = Vec::new();
+        self.plain = Vec::new();
+    }
+
     /// An empty buffer for plaintext, which grows with it.
     pub fn take_plain(&mut self) -> Vec<u8> {
         self.plain.pop().unwrap_or_default()

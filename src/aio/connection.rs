@@ -34,6 +34,16 @@ use crate::{
     tls::TlsError,
 };
 
+/// How much of a queue was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    All,
+    /// The socket is full.
+    AllThereIsRoomFor,
+    /// As much as a share is for.
+    Share,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -173,7 +183,7 @@ impl Connection {
         if link.sending {
             return self.account(link, state);
         }
-        if !self.send_queued(link, state) {
+        if self.send_queued(link, state) != Sent::All {
             link.sending = true;
             link.sent_ms = Time::monotonic_coarse().as_ms() as u32;
             self.local.spawn(drain(self.clone()));
@@ -181,13 +191,13 @@ impl Connection {
         self.settle(link, state);
     }
 
-    /// Sends until the queue is empty or the socket full. Returns whether it is empty.
-    fn send_queued(self: &Rc<Self>, link: &mut Link, state: &mut State) -> bool {
+    /// Sends until the queue is empty, the socket full or the share over.
+    fn send_queued(self: &Rc<Self>, link: &mut Link, state: &mut State) -> Sent {
         loop {
             let arena = &mut state.shared.arena;
             if matches!(link.stage, Stage::Stopping | Stage::Closed) {
                 link.release_queues(arena);
-                return true;
+                return Sent::All;
             }
             let next = match link.rare.tls_mut() {
                 None => link.outgoing.take(),
@@ -199,28 +209,34 @@ impl Connection {
                         Err(error) => {
                             link.ends(CloseCause::Tls(error));
                             self.stop(link, state);
-                            return true;
+                            return Sent::All;
                         }
                     }
                 }
             };
-            let Some(mut queue) = next else { return true };
+            let Some(mut queue) = next else {
+                return Sent::All;
+            };
             if queue.is_empty() {
                 arena.retire(queue);
-                return true;
+                return Sent::All;
             }
             match self.socket.send(&queue) {
                 Ok(count) => {
+                    self.share.charge_transfer(count);
                     queue.advance(arena, count);
                     if queue.is_empty() {
                         arena.retire(queue);
                     } else {
                         link.put_back(queue, arena);
+                        if self.share.is_over() {
+                            return Sent::Share;
+                        }
                     }
                 }
                 Err(Sys::AGAIN) => {
                     link.put_back(queue, arena);
-                    return false;
+                    return Sent::AllThereIsRoomFor;
                 }
                 Err(errno) => {
                     arena.retire(queue);
@@ -230,18 +246,18 @@ impl Connection {
         }
     }
 
-    /// Goes on sending, now that the socket may have room. Returns whether everything is sent.
-    fn resume(self: &Rc<Self>) -> bool {
+    /// Goes on sending, now that the socket may have room.
+    fn resume(self: &Rc<Self>) -> Sent {
         let link = &mut *self.link.borrow_mut();
         let state = &mut *self.local.state.borrow_mut();
-        let done = self.send_queued(link, state);
-        if done {
+        let sent = self.send_queued(link, state);
+        if sent == Sent::All {
             link.sending = false;
         }
         // The peer has read, or the socket would have no room: a sign of life.
         link.heard_ms = Time::monotonic_coarse().as_ms() as u32;
         self.settle(link, state);
-        done
+        sent
     }
 
     /// What follows from what was sent: backpressure, and the next stage.
@@ -537,10 +553,12 @@ async fn drain(connection: Rc<Connection>) {
         let Ok(mut guard) = connection.socket.writable().await else {
             return;
         };
-        if connection.resume() {
-            return;
+        match connection.resume() {
+            Sent::All => return,
+            Sent::AllThereIsRoomFor => guard.clear_ready(),
+            // A peer that reads as fast as we send has room for more each time.
+            Sent::Share => connection.take_turns().await,
         }
-        guard.clear_ready();
     }
 }
 

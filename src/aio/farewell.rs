@@ -17,6 +17,7 @@ pub async fn see_off(connection: Rc<Connection>) {
     {}
     input.give_back(&connection);
     loop {
+        connection.take_turns().await;
         {
             let link = connection.link.borrow();
             if link.stream_ended || matches!(link.stage, Stage::Closed) {
@@ -32,7 +33,8 @@ pub async fn see_off(connection: Rc<Connection>) {
         let received = connection.socket.recv(&mut readable, &mut room);
         state.buffers.give_back(room);
         match received {
-            None | Some(Received::Bytes(_)) => {}
+            None => {}
+            Some(Received::Bytes(count)) => connection.share.charge_transfer(count),
             Some(Received::EndOfStream) => {
                 link.stream_ended = true;
                 connection.peer_ended(link, state);

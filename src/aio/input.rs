@@ -15,7 +15,7 @@ use std::{
     mem,
     ops::Range,
     rc::Rc,
-    task::{Context as TaskContext, Poll},
+    task::{Context as TaskContext, Poll, ready},
 };
 
 use super::{
@@ -59,6 +59,8 @@ pub struct Input {
     is_plaintext: bool,
     /// For so many receives more a large buffer is taken: one was filled not long ago.
     large_for: u8,
+    /// Received, and not charged to the connection's share yet.
+    unpaid_bytes: usize,
     /// The message that was handed out last, if it was put together.
     held: Option<Box<MessageBuffer>>,
     /// What TLS came to behind these bytes.
@@ -151,9 +153,14 @@ impl Input {
             if connection.share.is_over() {
                 // Others have their turn before what is left is looked at.
                 connection.flush_if_dirty();
-                return connection.share.give_way(context);
+                ready!(connection.poll_turn(context));
             }
-            if let Some(found) = self.next(connection) {
+            let found = self.next(connection);
+            if self.unpaid_bytes > 0 {
+                // Behind the look: what was not looked at at all would be kept for the next share.
+                connection.share.received(mem::take(&mut self.unpaid_bytes));
+            }
+            if let Some(found) = found {
                 connection.share.charge_message(found.len());
                 return Poll::Ready(Some(found));
             }
@@ -352,6 +359,12 @@ impl Input {
                 self.give_back(connection);
                 return Poll::Pending;
             };
+            if !connection.may_receive(self.large_for > 0)
+                && connection.poll_turn(context).is_pending()
+            {
+                self.give_back(connection);
+                return Poll::Pending;
+            }
             let link = &mut *connection.link.borrow_mut();
             let state = &mut *connection.local.state.borrow_mut();
             let received = match readable {
@@ -391,6 +404,8 @@ impl Input {
         };
         let received = connection.socket.recv(readable, &mut room);
         if let Some(Received::Bytes(count)) = received {
+            self.unpaid_bytes = count;
+            state.received(count);
             let now = Time::monotonic_coarse();
             state.shared.now = now;
             link.heard_ms = now.as_ms() as u32;
@@ -437,6 +452,9 @@ impl Input {
         };
         let was_open = tls.session().is_open();
         let received = tls.receive(records, &mut self.bytes, &mut state.shared.arena);
+        connection
+            .share
+            .charge_unsure(cost::tls_bytes_ns(records.len()));
         self.rest = 0..self.bytes.len();
         let counts = &mut state.shared.counts;
         if !was_open && tls.session().is_open() {

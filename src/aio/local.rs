@@ -29,7 +29,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{
     buffers::Buffers, connection::Connection, newcomers::Waiting, opening::OpenError,
-    relief::Relieving, runtime::Home, timer::Timer,
+    relief::Relieving, rota::Rota, runtime::Home, timer::Timer,
 };
 use crate::{
     config::Config,
@@ -175,6 +175,8 @@ pub struct Local {
     pub state: RefCell<State>,
     /// Connections with something to send that nobody else is about to send.
     dirty: RefCell<Vec<Rc<Connection>>>,
+    /// Those who need more than their share.
+    pub rota: Rota,
     /// What is done when nothing is borrowed.
     later: RefCell<Vec<Later>>,
     /// The connection whose handler is polled: what is sent meanwhile is sent when that is done.
@@ -235,6 +237,7 @@ impl Local {
                 promised: 0,
             }),
             dirty: RefCell::default(),
+            rota: Rota::default(),
             later: RefCell::default(),
             in_turn: Cell::new(None),
             stats,

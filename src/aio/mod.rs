@@ -91,6 +91,7 @@ mod newcomers;
 mod opening;
 mod pieces;
 mod relief;
+mod rota;
 mod runtime;
 mod sending;
 mod server;

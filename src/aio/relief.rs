@@ -5,7 +5,7 @@
 //!
 //! The keeper does it, who has borrowed nothing.
 
-use std::rc::Rc;
+use std::{mem, rc::Rc};
 
 use super::{
     connection::Connection,
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     conn::{
         CloseCause,
-        ledger::{Idle, Pressure, Relief, SMALL_BYTES, Step, largest},
+        ledger::{CALM_BYTES_MAX, Idle, Pressure, Relief, SMALL_BYTES, Step, largest},
     },
     proto::CloseCode,
     ring::{Time, process::release_memory},
@@ -26,12 +26,20 @@ pub struct Relieving {
     relief: Relief,
     idle: Idle,
     choked: Vec<Rc<Connection>>,
+    /// Since idle memory was last looked at.
+    received_bytes: usize,
 }
 
 impl State {
     /// Bytes of memory that the thread's connections hold.
     fn held_bytes(&self) -> usize {
         self.shared.held_bytes() + self.buffers.out_bytes()
+    }
+
+    /// So many bytes were received.
+    #[inline]
+    pub fn received(&mut self, bytes: usize) {
+        self.relieving.received_bytes += bytes;
     }
 
     /// Whether something is to be done about little memory now: not with everything that is
@@ -69,9 +77,12 @@ impl State {
             self.shared.arena.trim();
             self.shared.pool.trim();
         }
-        if self.relieving.idle.is_released(self.held_bytes()) {
+        // The allocator keeps it for those who are about to ask for it again.
+        let received_bytes = mem::take(&mut self.relieving.received_bytes);
+        if self.relieving.idle.is_released(self.held_bytes()) && received_bytes < CALM_BYTES_MAX {
             // A few chunks that are kept would keep the pages around them.
             self.shared.forget_kept();
+            self.buffers.forget_kept();
             release_memory();
             self.relieving.idle.released(self.held_bytes());
         }

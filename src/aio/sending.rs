@@ -80,6 +80,10 @@ impl Connection {
             if !endpoint.send_short(&message, &mut outbox) {
                 let (endpoint, mut context) = link.split(&mut state.shared);
                 endpoint.send(message, &mut context)?;
+                if state.shared.codec.is_used() {
+                    let cost_ns = state.shared.codec.take_cost_ns();
+                    self.share.charge_unsure(cost_ns);
+                }
             }
         }
         let counts = &mut state.shared.counts;
@@ -120,6 +124,7 @@ impl Connection {
             };
             // Whatever is wrong shows again when the rest is sent.
             sent = offered.unwrap_or(0);
+            self.share.charge_transfer(sent);
         }
         if sent == pieces[0].len() + pieces[1].len() {
             state.shared.counts.messages_sent_in_place += 1;

@@ -1,37 +1,60 @@
 //! A connection's share of its thread's time.
 //!
-//! Knows: what a connection has cost since its task last gave way, estimated and measured, as a
-//! shard's [`budget`](crate::shard::budget) does. Refuses to know: who is next; the runtime serves
-//! tasks in the order in which they were woken.
-//!
-//! A task whose peer sends without pause would have something to do at each of its awaits, for
-//! ever. When its share is over it is woken again and waits, so that all others come first, those
-//! too whose peers have sent something meanwhile: a task that merely wakes itself is polled dozens
-//! of times before the runtime asks the kernel what has come.
+//! Knows: what a connection has cost in the share that it is in, estimated and measured, as a
+//! shard's [`budget`](crate::shard::budget) does. Refuses to know: who is next when it is over; the
+//! [rota](super::rota) does.
 
 use std::{
-    cell::Cell,
-    future::Future,
-    pin::pin,
-    task::{Context, Poll},
+    cell::{Cell, RefCell},
+    task::Waker,
 };
 
 use crate::{ring::Time, shard::budget::cost};
 
 /// What one task may cost before it gives way.
-const SHARE_NS: u64 = 100_000;
+pub const SHARE_NS: u64 = 100_000;
 
-/// The clock is looked at before each of so many messages.
-const LOOK_MESSAGES: u32 = 16;
+/// The clock is looked at when so much was estimated since.
+const LOOK_NS: u64 = SHARE_NS / 8;
+
+/// Messages between two looks at the clock, at most: what their handler does is not estimated.
+const LOOK_MESSAGES_MAX: u32 = 64;
+
+/// Receives for which a connection waits for its turn after it has used up a share.
+const GREEDY_FOR: u8 = 16;
+
+/// Whether a connection is to wait for its turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Turn {
+    /// It needs little, or has nothing to do.
+    #[default]
+    None,
+    /// It is in the rota.
+    Waits,
+    /// The share that it is in was given to it by the rota.
+    Has,
+}
 
 /// What was spent of a share.
 #[derive(Debug, Default)]
 pub struct Share {
-    /// Estimated.
+    /// Estimated, or measured if that was more.
     spent_ns: Cell<u64>,
+    /// Estimated since the clock was looked at.
+    unseen_ns: Cell<u64>,
+    /// Handed out since the clock was looked at.
     messages: Cell<u32>,
+    /// With how many it is looked at again, at the latest.
+    messages_max: Cell<u32>,
+    /// What the clock has shown when it was looked at last.
+    seen_ns: Cell<u64>,
     /// When the clock was first looked at.
     seen_at: Cell<Option<Time>>,
+    turn: Cell<Turn>,
+    /// Who waits for it: its reader, and whoever sends what its socket had no room for.
+    wakers: RefCell<Vec<Waker>>,
+    /// For so many receives more it waits for its turn before it receives.
+    greedy_for: Cell<u8>,
 }
 
 impl Share {
@@ -39,6 +62,11 @@ impl Share {
     #[inline]
     pub fn charge(&self, ns: u64) {
         self.spent_ns.set(self.spent_ns.get() + ns);
+        let unseen_ns = self.unseen_ns.get() + ns;
+        self.unseen_ns.set(unseen_ns);
+        if unseen_ns >= LOOK_NS {
+            self.look();
+        }
     }
 
     /// Something was done that costs about so much, and may cost much more: the clock is asked too.
@@ -48,6 +76,12 @@ impl Share {
             self.charge(ns);
             self.look();
         }
+    }
+
+    /// So many bytes were received or sent by a system call.
+    #[inline]
+    pub fn charge_transfer(&self, bytes: usize) {
+        self.charge(cost::TRANSFER_NS + cost::bytes_ns(bytes));
     }
 
     /// There is nothing to do but to wait for others.
@@ -61,18 +95,68 @@ impl Share {
         self.charge(cost::CALL_NS + cost::bytes_ns(bytes));
         let messages = self.messages.get() + 1;
         self.messages.set(messages);
-        if messages.is_multiple_of(LOOK_MESSAGES) {
+        if messages > self.messages_max.get() {
             self.look();
         }
     }
 
     #[inline(never)]
     fn look(&self) {
+        self.unseen_ns.set(0);
         let now = Time::monotonic();
-        match self.seen_at.get() {
-            None => self.seen_at.set(Some(now)),
-            Some(seen_at) if now.ns_since(seen_at) >= SHARE_NS => self.charge(SHARE_NS),
-            Some(_) => {}
+        let messages = self.messages.replace(0);
+        let Some(seen_at) = self.seen_at.get() else {
+            return self.seen_at.set(Some(now));
+        };
+        let seen_ns = now.ns_since(seen_at);
+        let before_ns = self.seen_ns.replace(seen_ns);
+        self.spent_ns.set(self.spent_ns.get().max(seen_ns));
+        if let Some(each_ns) = (seen_ns - before_ns).checked_div(u64::from(messages)) {
+            let soon = LOOK_NS / each_ns.max(1);
+            let soon = soon.min(u64::from(LOOK_MESSAGES_MAX)) as u32;
+            self.messages_max.set(soon);
+        }
+    }
+
+    /// Something was received. Whoever needs little again need not wait any more.
+    #[inline]
+    pub fn received(&self, bytes: usize) {
+        self.greedy_for.set(self.greedy_for.get().saturating_sub(1));
+        self.charge_transfer(bytes);
+    }
+
+    /// Whether it has to wait for its turn before it receives.
+    #[inline]
+    pub const fn is_greedy(&self) -> bool {
+        self.greedy_for.get() > 0
+    }
+
+    /// Whether it is its turn, or is to be.
+    pub const fn turn(&self) -> Turn {
+        self.turn.get()
+    }
+
+    /// It waits for its turn.
+    pub fn wait(&self, waker: &Waker) {
+        if self.is_over() {
+            self.greedy_for.set(GREEDY_FOR);
+        }
+        self.turn.set(Turn::Waits);
+        let is_known = |known: &Waker| known.will_wake(waker);
+        if self.wakers.borrow().iter().any(is_known) {
+            return;
+        }
+        // Cloning is the application's code, like waking.
+        let waker = waker.clone();
+        self.wakers.borrow_mut().push(waker);
+    }
+
+    /// Its turn has come.
+    pub fn begin(&self) {
+        self.renew();
+        self.turn.set(Turn::Has);
+        for waker in self.wakers.take() {
+            waker.wake();
         }
     }
 
@@ -82,22 +166,15 @@ impl Share {
         self.spent_ns.get() >= SHARE_NS
     }
 
-    /// The task gives way to all others, and then begins another share.
-    pub fn give_way<T>(&self, context: &mut Context<'_>) -> Poll<T> {
-        self.renew();
-        let others = pin!(tokio::task::yield_now());
-        if others.poll(context).is_ready() {
-            context.waker().wake_by_ref();
-        }
-        Poll::Pending
-    }
-
     /// The task waits: others have their turn.
     #[inline]
     pub fn renew(&self) {
         self.spent_ns.set(0);
+        self.unseen_ns.set(0);
+        self.seen_ns.set(0);
         self.messages.set(0);
         self.seen_at.set(None);
+        self.turn.set(Turn::None);
     }
 }
 

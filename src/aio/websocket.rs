@@ -262,7 +262,7 @@ impl WebSocket {
         link.rare.tls().map(|tls| look(tls.session()))
     }
 
-    pub(super) fn reader_mut(&mut self) -> &mut Reader {
+    pub(crate) fn reader_mut(&mut self) -> &mut Reader {
         &mut self.reader
     }
 
@@ -319,6 +319,16 @@ impl Reader {
     pub async fn next_owned(&mut self) -> Option<OwnedMessage> {
         let found = poll_fn(|context| self.poll_whole(context)).await?;
         Some(self.owned(&found))
+    }
+
+    /// The next message, to be passed on: one that was put together out of several receives leaves
+    /// with its memory.
+    pub(crate) async fn next_to_pass_on(&mut self) -> Option<Outgoing<'_>> {
+        let found = poll_fn(|context| self.poll_whole(context)).await?;
+        Some(match found {
+            Found::Held(_) => self.owned(&found).into(),
+            Found::Received { .. } => self.input.message(&found).into(),
+        })
     }
 
     pub(super) fn owned(&mut self, found: &Found) -> OwnedMessage {

@@ -34,6 +34,9 @@ const TRIM_AFTER_MS: u64 = 1000;
 /// So much idle memory is kept, however long it was not needed: it is soon needed again.
 const KEPT_FREELY_BYTES: usize = 1 << 20;
 
+/// Whoever has received fewer bytes than this since idle memory was last looked at is not busy.
+pub const CALM_BYTES_MAX: usize = 1 << 20;
+
 /// So much less has to be held for the allocator to be told to give memory back.
 const RELEASED_BYTES_MIN: usize = 1 << 20;
 

@@ -18,6 +18,8 @@ pub enum Mistake {
     ServesRotaWhenIdle,
     /// Of the rota, whoever came last is served first.
     ServesNewestFirst,
+    /// Whoever needs little and found no receive memory waits behind all who need much.
+    StarvesModest,
     /// What the clock shows does not count.
     ForgetsTheClock,
     /// A message is inflated in one step, whatever it costs.

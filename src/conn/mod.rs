@@ -478,6 +478,9 @@ pub struct Link {
     pub paused: bool,
     /// Memory runs short and it holds much: nothing is received from it.
     pub choked: bool,
+    /// It needs little, and waits because it found no receive memory.
+    #[cfg(feature = "sim")]
+    pub starved_modest: bool,
     /// How often its turn came while it was not received from: it waits behind others again then.
     #[cfg(feature = "sim")]
     pub passed_over: u8,
@@ -682,6 +685,8 @@ impl Link {
             readable: false,
             paused: false,
             choked: false,
+            #[cfg(feature = "sim")]
+            starved_modest: false,
             #[cfg(feature = "sim")]
             passed_over: 0,
             cancelling: false,
@@ -926,6 +931,13 @@ impl Link {
             queue: &mut self.outgoing,
             arena,
         }
+    }
+
+    /// Whether what comes is announced, and received when its turn has come: it needs so much that
+    /// it is to take none of the receive memory that others are received into.
+    #[inline]
+    pub const fn needs_much(&self) -> bool {
+        self.long_for > 0 || self.greedy_for > 0
     }
 
     /// Whether something of what was received waits to be gone on with, be there input left or not:

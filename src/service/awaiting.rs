@@ -44,7 +44,7 @@ impl Handler for Echo {
 }
 
 async fn echo(socket: &mut WebSocket, writer: &Writer) -> Result<(), SendError> {
-    while let Some(message) = socket.next().await {
+    while let Some(message) = socket.reader_mut().next_to_pass_on().await {
         writer.send(message).await?;
     }
     Ok(())

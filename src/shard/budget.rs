@@ -30,6 +30,8 @@ const MESSAGES_MAX: u32 = 160;
 pub mod cost {
     /// A completion: what is done around it, in the kernel too.
     pub const COMPLETION_NS: u64 = 300;
+    /// A system call that receives or sends, where there is one for each.
+    pub const TRANSFER_NS: u64 = 1_500;
     /// A call of the service.
     pub const CALL_NS: u64 = 40;
     /// A frame that is looked at: its header, and a pong or a piece of a message.
@@ -40,6 +42,11 @@ pub mod cost {
     pub const COMMAND_NS: u64 = 200;
     /// A deadline that is due.
     pub const DEADLINE_NS: u64 = 200;
+
+    /// Bytes of TLS that are decrypted, or encrypted.
+    pub const fn tls_bytes_ns(bytes: usize) -> u64 {
+        bytes as u64
+    }
 
     /// Bytes that are unmasked, checked, copied.
     pub const fn bytes_ns(bytes: usize) -> u64 {

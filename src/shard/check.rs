@@ -174,11 +174,20 @@ impl<R: Watched, S: Service> Shard<R, S> {
                 return Err(format!("{id}: {broken}: {in_flight:?} {link:?}"));
             }
         }
-        let (rota, starved) = (self.rota.clone(), self.choked.clone());
-        for (list, flagged, what) in [
-            (Vec::from(rota), queued, "in the rota"),
-            (starved, choked, "choked"),
-        ] {
+        for &key in self.rota.common() {
+            if self
+                .slab
+                .get_mut(key)
+                .is_some_and(|it| it.link.starved_modest)
+            {
+                let id = self.id_of(key);
+                return Err(format!(
+                    "{id} needs little and found no memory, and waits behind those who need much"
+                ));
+            }
+        }
+        let (rota, starved) = (self.rota.keys(), self.choked.clone());
+        for (list, flagged, what) in [(rota, queued, "in the rota"), (starved, choked, "choked")] {
             let is_there = |&&key: &&Key| self.slab.get_mut(key).is_some();
             let listed = list.iter().filter(is_there).count();
             if listed != flagged {

@@ -119,13 +119,17 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// A receive has brought no bytes.
     pub(super) fn recv_ended(&mut self, key: Key, outcome: Outcome<R::Socket>) {
         match outcome {
-            Outcome::Readable => self.receive_in_turn(key),
+            Outcome::Readable => {
+                self.has_come(key);
+                self.queue_up(key);
+            }
             Outcome::EndOfStream => self.end_behind_unread(key, End::Stream),
             Outcome::Failed(errno) => match errno.of_transfer() {
                 TransferError::NoBuffers => {
                     self.shared.counts.recv_starved += 1;
                     // It is served without the memory that others have drained.
-                    self.receive_in_turn(key);
+                    self.has_come(key);
+                    self.queue_up_starved(key);
                 }
                 // Settling submits it again, if it is still wanted.
                 TransferError::Cancelled | TransferError::Retry => {}
@@ -139,11 +143,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
-    /// There is something to receive from a connection, which waits until its turn has come.
-    fn receive_in_turn(&mut self, key: Key) {
+    /// There is something to receive from a connection, which is done when its turn has come.
+    fn has_come(&mut self, key: Key) {
         if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
             link.readable = true;
-            self.queue_up(key);
         }
     }
 

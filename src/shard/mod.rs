@@ -43,6 +43,7 @@ use std::{collections::VecDeque, mem, sync::Arc};
 use accept::Acceptor;
 use budget::{Budget, cost};
 use mailbox::{Command, Mailbox, Postbox, mailbox};
+use rota::Rota;
 use service::Service;
 use stats::Stats;
 
@@ -51,7 +52,7 @@ use crate::{
     conn::{
         CloseCause, Conn, ConnId, Connection, Key, Shared, Stage,
         deadline::Wheel,
-        ledger::{Idle, Relief},
+        ledger::{CALM_BYTES_MAX, Idle, Relief},
         mistake::Mistake,
         places::Places,
         slab::Slab,
@@ -98,9 +99,6 @@ const LONG_FOR: u8 = 16;
 /// Receives for which a connection is served by the rota after it has used up its share.
 const GREEDY_FOR: u8 = 16;
 
-/// A shard that has received fewer bytes than this since idle memory was given back is not busy.
-const CALM_BYTES_MAX: usize = 1 << 20;
-
 /// One core's loop: a ring, a service, and the connections between them.
 pub struct Shard<R: Ring, S: Service> {
     ring: R,
@@ -117,7 +115,7 @@ pub struct Shard<R: Ring, S: Service> {
     places: Places<(usize, R::Socket)>,
     touched: Vec<Key>,
     /// Those with something left to be looked at, in the order in which they are.
-    rota: VecDeque<Key>,
+    rota: Rota,
     /// Memory for those who are put off.
     #[expect(
         clippy::vec_box,
@@ -206,7 +204,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             accept_exhausted: false,
             places,
             touched: Vec::new(),
-            rota: VecDeque::new(),
+            rota: Rota::default(),
             spare_unread: Vec::new(),
             rota_blocked: false,
             rota_waits: false,

@@ -14,9 +14,15 @@
 //!
 //! Whoever needs little is served in passing, when its completion comes. Whoever needs more waits
 //! here: what comes for it is only announced, and received at once when its turn has come, so that
-//! it takes none of the receive memory that others are received into. In every second turn at least
-//! one of the rota is served, and whoever finds no memory then keeps its place: with N in it,
+//! it takes none of the receive memory that others are received into.
+//!
+//! Whoever needs little and found no receive memory, because those who need more have it, waits in
+//! a line of its own: two hundred long messages before it would be a twentieth of a second. Each
+//! step serves the first of both lines, so that neither waits for the other. In every second turn
+//! there is a step at least, and whoever finds no memory then keeps its place: with N in the rota,
 //! nobody in it waits for more than 2 N turns.
+
+use std::collections::VecDeque;
 
 use super::{GREEDY_FOR, MESSAGE_TURN_BYTES_MAX, Shard, return_lent, service::Service};
 use crate::{
@@ -31,15 +37,81 @@ use crate::{
 /// What was put off and looked at, whose memory is kept.
 const SPARE_UNREAD_MAX: usize = 4;
 
+/// In which line of the rota a connection waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// Of those who need little, and found no receive memory.
+    Modest,
+    /// Of all others.
+    Common,
+}
+
+/// Those who wait for their turn, each in one line and once.
+#[derive(Debug, Default)]
+pub(super) struct Rota {
+    modest: VecDeque<Key>,
+    common: VecDeque<Key>,
+}
+
+impl Rota {
+    /// Whether nobody waits.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.common.is_empty() && self.modest.is_empty()
+    }
+
+    /// Everybody who waits.
+    #[cfg(feature = "sim")]
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.modest.iter().chain(&self.common).copied().collect()
+    }
+
+    /// Who waits behind those who need much.
+    #[cfg(feature = "sim")]
+    pub(super) const fn common(&self) -> &VecDeque<Key> {
+        &self.common
+    }
+
+    const fn line(&mut self, line: Line) -> &mut VecDeque<Key> {
+        match line {
+            Line::Modest => &mut self.modest,
+            Line::Common => &mut self.common,
+        }
+    }
+}
+
 impl<R: Ring, S: Service> Shard<R, S> {
     /// Puts a connection at the end of the rota, unless it is there already.
     #[inline]
     pub(super) fn queue_up(&mut self, key: Key) {
+        self.queue_up_in(Line::Common, key);
+    }
+
+    /// As [`queue_up`](Self::queue_up), of a connection that found no receive memory.
+    pub(super) fn queue_up_starved(&mut self, key: Key) {
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return;
+        };
+        let needs_little = !link.needs_much();
+        #[cfg(feature = "sim")]
+        {
+            link.starved_modest = needs_little;
+        }
+        let line = if needs_little && !self.shared.errs(Mistake::StarvesModest) {
+            Line::Modest
+        } else {
+            Line::Common
+        };
+        self.queue_up_in(line, key);
+    }
+
+    #[inline]
+    fn queue_up_in(&mut self, line: Line, key: Key) {
         if let Some(Connection { link, .. }) = self.slab.get_mut(key)
             && !link.queued
         {
             link.queued = true;
-            self.rota.push_back(key);
+            self.rota.line(line).push_back(key);
         }
     }
 
@@ -65,22 +137,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
-    /// Serves the rota until the turn has cost what it may, and one at least.
+    /// Serves the rota until the turn has cost what it may, and one of each line at least.
     pub(super) fn serve_rota(&mut self) {
         self.rota_blocked = true;
-        let mut starved = Vec::new();
         // Whoever is put back is looked at again in the next turn.
-        for _ in 0..self.rota.len() {
-            let next = if self.shared.errs(Mistake::ServesNewestFirst) {
-                self.rota.pop_back()
-            } else {
-                self.rota.pop_front()
-            };
-            let Some(key) = next else {
-                break;
-            };
-            if self.is_starved(key) {
-                starved.push(key);
+        let mut left = [Line::Modest, Line::Common].map(|line| (line, self.rota.line(line).len()));
+        let mut starved = [const { Vec::new() }; 2];
+        while left.iter().any(|&(_, waiting)| waiting > 0) {
+            for ((line, waiting), starved) in left.iter_mut().zip(&mut starved) {
+                if *waiting > 0 {
+                    *waiting -= 1;
+                    self.serve_first(*line, starved);
+                }
             }
             self.look_at_budget();
             if self.budget.is_turn_over() {
@@ -89,10 +157,28 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         // Whoever found no receive memory keeps its place: behind those who have it now, it would
         // find none again.
-        for key in starved.into_iter().rev() {
-            self.rota.push_front(key);
+        for ((line, _), starved) in left.into_iter().zip(starved) {
+            for key in starved.into_iter().rev() {
+                self.rota.line(line).push_front(key);
+            }
         }
         self.rota_blocked &= !self.rota.is_empty();
+    }
+
+    /// Serves the first of a line, or adds it to those who found no receive memory.
+    fn serve_first(&mut self, line: Line, starved: &mut Vec<Key>) {
+        let is_mistaken = self.shared.errs(Mistake::ServesNewestFirst);
+        let line = self.rota.line(line);
+        let next = if is_mistaken {
+            line.pop_back()
+        } else {
+            line.pop_front()
+        };
+        if let Some(key) = next
+            && self.is_starved(key)
+        {
+            starved.push(key);
+        }
     }
 
     /// One share of a connection. Returns whether there was no receive memory for it.
@@ -101,6 +187,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return false;
         };
         link.queued = self.shared.errs(Mistake::StaysQueued);
+        #[cfg(feature = "sim")]
+        {
+            link.starved_modest = false;
+        }
         if link.paused || link.choked {
             // It is put here again when its peer has read, or when there is memory.
             #[cfg(feature = "sim")]
@@ -239,7 +329,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     }
                 }
                 Outcome::Failed(Errno::NO_BUFFERS) if has_received => {
-                    self.queue_up(key);
+                    self.queue_up_starved(key);
                     return false;
                 }
                 Outcome::Failed(Errno::NO_BUFFERS) => {

@@ -158,7 +158,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         link.receiving = true;
-        link.arrival = if link.long_for > 0 || link.greedy_for > 0 {
+        link.arrival = if link.needs_much() {
             Arrival::Announced
         } else {
             Arrival::Delivered

@@ -9,7 +9,7 @@ use crate::{marks::Mark, world};
 const SEEDS_MAX: u64 = 1_000;
 
 /// Each mistake, and the oracle that has to find it.
-const MISTAKES: [(Mistake, Mark); 21] = [
+const MISTAKES: [(Mistake, Mark); 22] = [
     (Mistake::LeavesCompletions, Mark::CheckFairness),
     (Mistake::LeavesMail, Mark::CheckFairness),
     (Mistake::JudgesWhenIdle, Mark::CheckFairness),
@@ -22,6 +22,7 @@ const MISTAKES: [(Mistake, Mark); 21] = [
     (Mistake::ForgetsPool, Mark::CheckLedger),
     (Mistake::ForgetsRoom, Mark::CheckLedger),
     (Mistake::NeverUnchokes, Mark::CheckStates),
+    (Mistake::StarvesModest, Mark::CheckStates),
     (Mistake::StaysQueued, Mark::CheckStates),
     (Mistake::ReceivesWhileReadable, Mark::CheckStates),
     (Mistake::NeverPauses, Mark::CheckStates),
