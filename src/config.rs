@@ -1,10 +1,12 @@
-//! Every limit, with its default and what it must agree with.
+//! Every limit, with its meaning, its default, its bounds and what it must agree with.
 //!
-//! Knows: numbers and their bounds. Refuses to know: where they come from and who obeys them.
+//! Knows: numbers and their bounds, each setting in one entry of one table. Refuses to know: where
+//! they come from and who obeys them.
 
 use std::fmt;
 
 use crate::{
+    conn::token::SLOTS_MAX,
     proto::{
         Limits,
         deflate::{
@@ -17,6 +19,10 @@ use crate::{
 
 /// A limit on memory that follows from the machine is at least this much.
 const MEMORY_BYTES_LEAST: usize = 16 << 20;
+
+/// A limit on memory that was set is at least this much.
+const MEMORY_BYTES_MIN: usize = 1 << 20;
+
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// The longest timeout. A connection remembers in 32 bits of milliseconds, which come again after
@@ -27,183 +33,306 @@ const TIMEOUT_MS_MAX: u64 = 24 * DAY_MS;
 const _: () = assert!(TIMEOUT_MS_MAX < 1 << 31);
 
 /// Messages that fit into the shortest frame are never compressed.
-const DEFLATE_BYTES_MIN: usize = 126;
+const DEFLATE_BYTES_MIN: u64 = 126;
 
-/// What a server, or the dialling side, may use. Units are in the names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+const BITS_MIN: u64 = WINDOW_BITS_MIN as u64;
+const BITS_MAX: u64 = WINDOW_BITS_MAX as u64;
+
+/// What the values of a setting are, numbers with the least and the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Config {
-    /// The longest message accepted. A longer one ends the connection with 1009, judged from its
-    /// frame header. 16 MiB.
-    pub message_bytes_max: u64,
-    /// The most fragments in one message; more end the connection with 1008. 131,072: twice what a
-    /// 4 MiB message in fragments of 64 bytes needs.
-    pub message_fragments_max: u32,
-    /// The most empty fragments in one message; more end the connection with 1008. 1,024.
-    pub message_empty_fragments_max: u32,
-    /// The longest head of an HTTP request; a longer one is answered 431. 8 KiB.
-    pub head_bytes_max: usize,
-    /// How long the opening handshake may take; a slower one is answered 408. 10 s.
-    pub handshake_timeout_ms: u64,
-    /// A connection that has been silent for this long is closed; after half of it a ping asks for
-    /// a sign of life. A peer that is behind with reading and takes 16 KiB in this time is not
-    /// silent. 0 turns both off. At most 24 days.
-    /// 120 s.
-    pub idle_timeout_ms: u64,
-    /// How long a message may take that does not get on; the connection ends with 1008. It gets on
-    /// when it becomes whole in this time, or by 16 KiB of payload; it is looked at when the time
-    /// is over, so that one that stands still may have twice as much. What this side does not
-    /// receive, because the peer does not read or a handler does other things, is not held against
-    /// it, and a message that the async API hands out in pieces has no deadline. 0: any time. 30 s.
-    pub message_timeout_ms: u64,
-    /// How long the closing handshake may take before the connection is dropped. A peer for which
-    /// there is still something to read has as much time again whenever it has taken all of that,
-    /// or 16 KiB. 5 s.
-    pub close_timeout_ms: u64,
-    /// How long a stopping server waits for its connections to close. 10 s.
-    pub drain_timeout_ms: u64,
-    /// Bytes queued for one peer from which on nothing more is received from it. 1 MiB.
-    pub queue_high_bytes: usize,
-    /// Bytes queued for one peer from which on it is received from again, and `on_drain` is called.
-    /// 256 KiB.
-    pub queue_low_bytes: usize,
-    /// Bytes queued for one peer beyond which sending to it is refused. 64 MiB.
-    pub queue_bytes_max: usize,
-    /// Bytes queued on one shard from which on nothing is received from peers that have some of
-    /// them. 512 MiB.
-    pub shard_queue_high_bytes: usize,
-    /// Bytes of memory that the connections of one shard may hold: messages that have not come
-    /// whole, queues, what was received and not looked at, TLS, compression. From three quarters of
-    /// it on, opening handshakes are answered 503; from seven eighths on, nothing is received from
-    /// those who hold most; at last the largest holders are closed with 1013. 0: half of what the
-    /// process may have, the machine's or its control group's memory or its address space, in equal
-    /// parts for each shard. 0.
-    pub memory_bytes_max: usize,
-    /// Bytes of messages from other threads that may wait for one shard. 64 MiB.
-    pub mailbox_bytes_max: usize,
-    /// The most connections of one shard. More wait for a place for a twentieth of
-    /// `handshake_timeout_ms`, 64 of them at most; then their opening handshakes are answered 503.
-    /// The same happens to newcomers that get one of the last descriptors of the process: an eighth
-    /// of them, 1,024 at most. 16,777,216, which is also the most it can be.
-    pub shard_connections_max: u32,
-    /// Connections that may wait to be accepted (`listen(2)`; the kernel's `net.core.somaxconn`
-    /// caps it). 4,096.
-    pub backlog: u32,
-    /// Messages from other threads that may wait for one shard. 65,536.
-    pub mailbox_messages_max: usize,
-    /// Receive buffers of one shard, a power of two. 4.
-    pub recv_buffers: u16,
-    /// Bytes in each receive buffer. 128 KiB.
-    pub recv_buffer_bytes: u32,
-    /// Bytes in each of the four large receive buffers of one shard, which take no memory before
-    /// they are used: connections on which messages of more than half of a receive buffer come are
-    /// received from into these. With the async API, the most that one receive takes. 512 KiB.
-    pub recv_large_buffer_bytes: u32,
-    /// Fill receive buffers piece by piece where the kernel can (Linux 6.12); where it cannot, the
-    /// same memory is divided into buffers of at most 16 KiB. Off, each receive uses up a whole
-    /// buffer of the size given. On.
-    pub recv_incremental: bool,
-    /// For how long a shard looks for something to do before it sleeps, in microseconds: what comes
-    /// meanwhile is answered without waking it, and its processor is busy instead of idle. At most
-    /// 1,000,000. 0.
-    pub busy_poll_us: u32,
-    /// Bytes in each chunk that outgoing frames are written into. 32 KiB.
-    pub send_chunk_bytes: usize,
-    /// Unused send chunks that one shard keeps, in bytes. 4 MiB.
-    pub send_kept_bytes_max: usize,
-    /// A message of at least this many bytes that a service sends back as it came leaves from where
-    /// it was received; a shorter one is copied, which costs less than another piece in the send.
-    /// 4 KiB.
-    pub send_in_place_bytes_min: usize,
-    /// Unused message buffers that one shard keeps, in bytes. 64 MiB.
-    pub message_kept_bytes_max: usize,
-    /// Whether clients of hixie-76, the protocol before RFC 6455, may connect as well; they are
-    /// answered 426 otherwise. They cannot be pinged: one that only listens is closed after
-    /// `idle_timeout_ms`. Off.
-    pub legacy_hixie76: bool,
-    /// Whether clients that offer compression (permessage-deflate, RFC 7692) get it. Off. What a
-    /// dialled connection offers is its request's; the settings below are for both.
-    pub compress: bool,
-    /// How hard to compress, from 1 (fast) to 9 (small). 6.
-    pub compress_level: u8,
-    /// Messages of fewer bytes are sent as they are, at least 126. 512.
-    pub compress_bytes_min: usize,
-    /// Messages of more bytes are sent as they are too, at least `compress_bytes_min`. One is
-    /// compressed in one go, in which nobody else on the shard is served: this many take about
-    /// 3 ms, and 6 ms of what can hardly be compressed. 256 KiB.
-    pub compress_bytes_max: usize,
-    /// The window that is compressed with, in bits from 8 to 15, if the client does not ask for a
-    /// smaller one. 15.
-    pub compress_window_bits: u8,
-    /// Whether a message that is sent may refer to earlier ones, where the client lets it. It costs
-    /// 2 to the `compress_window_bits` bytes for each connection, and with more than 12 bits more
-    /// than twice the time. Off.
-    pub compress_context_takeover: bool,
-    /// The window that clients are told to use, if they can be told, in bits from 8 to 15. 15.
-    pub inflate_window_bits: u8,
-    /// Whether clients may refer to earlier messages of theirs. It costs 2 to the
-    /// `inflate_window_bits` bytes for each connection, 32 KiB for clients that cannot be told.
-    /// Off.
-    pub inflate_context_takeover: bool,
-    /// The most bytes that a compressed byte may become, on the average of a message of more than
-    /// 64 KiB; more end the connection with 1008. The format's own limit is 1,032. 0: any number.
-    /// 0.
-    pub inflate_ratio_max: u32,
-    /// Bytes that the windows of one shard's connections may take. When they are spent, connections
-    /// are opened without context takeover. 64 MiB.
-    pub compress_windows_bytes_max: usize,
-    /// The `Server` header of replies; `None` sends none. `ringwire`.
-    pub server_header: Option<String>,
-    /// Whether replies carry `Date`. On.
-    pub date_header: bool,
+pub enum Kind {
+    /// A number of something.
+    Count(u64, u64),
+    /// A number of bytes.
+    Bytes(u64, u64),
+    /// A time in milliseconds.
+    Milliseconds(u64, u64),
+    /// A time in microseconds.
+    Microseconds(u64, u64),
+    /// On or off.
+    Switch,
+    /// Text, or nothing.
+    Text,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        let ring = RingOptions::default();
-        Self {
-            message_bytes_max: 16 << 20,
-            message_fragments_max: 131_072,
-            message_empty_fragments_max: 1024,
-            head_bytes_max: 8 << 10,
-            handshake_timeout_ms: 10_000,
-            idle_timeout_ms: 120_000,
-            message_timeout_ms: 30_000,
-            close_timeout_ms: 5_000,
-            drain_timeout_ms: 10_000,
-            queue_high_bytes: 1 << 20,
-            queue_low_bytes: 256 << 10,
-            queue_bytes_max: 64 << 20,
-            shard_queue_high_bytes: 512 << 20,
-            memory_bytes_max: 0,
-            mailbox_bytes_max: 64 << 20,
-            shard_connections_max: crate::conn::token::SLOTS_MAX,
-            backlog: 4096,
-            mailbox_messages_max: 65_536,
-            recv_buffers: ring.recv_buffers,
-            recv_buffer_bytes: ring.recv_buffer_bytes,
-            recv_large_buffer_bytes: ring.large_buffer_bytes,
-            recv_incremental: ring.recv_incremental,
-            busy_poll_us: ring.busy_poll_us,
-            send_chunk_bytes: 32 << 10,
-            send_kept_bytes_max: 4 << 20,
-            send_in_place_bytes_min: 4 << 10,
-            message_kept_bytes_max: 64 << 20,
-            legacy_hixie76: false,
-            compress: false,
-            compress_level: 6,
-            compress_bytes_min: 512,
-            compress_bytes_max: 256 << 10,
-            compress_window_bits: WINDOW_BITS_MAX,
-            compress_context_takeover: false,
-            inflate_window_bits: WINDOW_BITS_MAX,
-            inflate_context_takeover: false,
-            inflate_ratio_max: 0,
-            compress_windows_bytes_max: 64 << 20,
-            server_header: Some("ringwire".to_owned()),
-            date_header: true,
+/// The value of a setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Value {
+    /// Of every kind that counts.
+    Number(u64),
+    /// Of a switch.
+    Switch(bool),
+    /// Of a text.
+    Text(Option<String>),
+}
+
+/// One setting of a [`Config`]: for those who let people set it, in a file or on a command line.
+///
+/// ```
+/// use ringwire::{Config, config::{Kind, Value}};
+///
+/// let field = Config::fields().iter().find(|field| field.name == "idle_timeout_ms").unwrap();
+/// assert!(matches!(field.kind, Kind::Milliseconds(..)));
+/// let mut config = Config::default();
+/// assert!(field.put(&mut config, Value::Number(30_000)));
+/// assert_eq!(config.idle_timeout_ms, 30_000);
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Field {
+    /// Its name, which ends with its unit.
+    pub name: &'static str,
+    /// What its values are.
+    pub kind: Kind,
+    /// Whether it can change while a server runs:
+    /// [`Handle::reconfigure`](crate::Handle::reconfigure).
+    pub is_live: bool,
+    /// What it means: lines of text.
+    pub meaning: &'static str,
+    get: fn(&Config) -> Value,
+    put: fn(&mut Config, Value) -> bool,
+}
+
+impl Field {
+    /// Its value.
+    pub fn get(&self, config: &Config) -> Value {
+        (self.get)(config)
+    }
+
+    /// Sets it, whether it is within its bounds or not. Returns whether the value is of its kind,
+    /// and of a size that it can have.
+    #[must_use]
+    pub fn put(&self, config: &mut Config, value: Value) -> bool {
+        (self.put)(config, value)
+    }
+}
+
+/// What a setting is kept as.
+trait Item: Sized {
+    fn value(&self) -> Value;
+    fn of(value: Value) -> Option<Self>;
+}
+
+macro_rules! numbers {
+    ($($type:ty)*) => {
+        $(impl Item for $type {
+            fn value(&self) -> Value {
+                Value::Number(*self as u64)
+            }
+
+            fn of(value: Value) -> Option<Self> {
+                match value {
+                    Value::Number(number) => number.try_into().ok(),
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+numbers! { u8 u16 u32 u64 usize }
+
+impl Item for bool {
+    fn value(&self) -> Value {
+        Value::Switch(*self)
+    }
+
+    fn of(value: Value) -> Option<Self> {
+        match value {
+            Value::Switch(on) => Some(on),
+            _ => None,
         }
     }
+}
+
+impl Item for Option<String> {
+    fn value(&self) -> Value {
+        Value::Text(self.clone())
+    }
+
+    fn of(value: Value) -> Option<Self> {
+        match value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! is_live {
+    (live) => {
+        true
+    };
+    (fixed) => {
+        false
+    };
+}
+
+/// Makes the settings: a field of [`Config`], its default and an entry of the table from each.
+macro_rules! settings {
+    ($(
+        $(#[doc = $meaning:literal])*
+        $name:ident: $type:ty = $default:expr, $kind:expr, $when:ident;
+    )*) => {
+        /// What a server, or the dialling side, may use. Units are in the names.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Config {
+            $(
+                $(#[doc = $meaning])*
+                #[doc = concat!("\n\nThe default is `", stringify!($default), "`.")]
+                pub $name: $type,
+            )*
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        const FIELDS: &[Field] = &[$(Field {
+            name: stringify!($name),
+            kind: $kind,
+            is_live: is_live!($when),
+            meaning: concat!($($meaning, "\n"),*),
+            get: |config| Item::value(&config.$name),
+            put: |config, value| Item::of(value).map(|value| config.$name = value).is_some(),
+        },)*];
+    };
+}
+
+use Kind::{Bytes, Count, Microseconds, Milliseconds, Switch, Text};
+
+fn ring() -> RingOptions {
+    RingOptions::default()
+}
+
+settings! {
+    /// The longest message accepted. A longer one ends the connection with 1009, judged from
+    /// its frame header.
+    message_bytes_max: u64 = 16 << 20, Bytes(1, 1 << 40), live;
+    /// The most fragments in one message; more end the connection with 1008. The default is
+    /// twice what a 4 MiB message in fragments of 64 bytes needs.
+    message_fragments_max: u32 = 131_072, Count(1, u32::MAX as u64), live;
+    /// The most empty fragments in one message; more end the connection with 1008.
+    message_empty_fragments_max: u32 = 1024, Count(0, u32::MAX as u64), live;
+    /// The longest head of an HTTP request; a longer one is answered 431.
+    head_bytes_max: usize = 8 << 10, Bytes(256, 1 << 20), live;
+    /// How long the opening handshake may take; a slower one is answered 408.
+    handshake_timeout_ms: u64 = 10_000, Milliseconds(1, DAY_MS), live;
+    /// A connection that has been silent for this long is closed; after half of it a ping asks
+    /// for a sign of life. A peer that is behind with reading and takes 16 KiB in this time is
+    /// not silent. 0 turns both off. At most 24 days.
+    idle_timeout_ms: u64 = 120_000, Milliseconds(0, TIMEOUT_MS_MAX), live;
+    /// How long a message may take that does not get on; the connection ends with 1008. It gets
+    /// on when it becomes whole in this time, or by 16 KiB of payload; it is looked at when the
+    /// time is over, so that one that stands still may have twice as much. What this side does
+    /// not receive, because the peer does not read or a handler does other things, is not held
+    /// against it, and a message that the async API hands out in pieces has no deadline. 0: any
+    /// time.
+    message_timeout_ms: u64 = 30_000, Milliseconds(0, DAY_MS), live;
+    /// How long the closing handshake may take before the connection is dropped. A peer for
+    /// which there is still something to read has as much time again whenever it has taken all
+    /// of that, or 16 KiB.
+    close_timeout_ms: u64 = 5_000, Milliseconds(1, DAY_MS), live;
+    /// How long a stopping server waits for its connections to close.
+    drain_timeout_ms: u64 = 10_000, Milliseconds(0, DAY_MS), live;
+    /// Bytes queued for one peer from which on nothing more is received from it.
+    queue_high_bytes: usize = 1 << 20, Bytes(1, 1 << 40), live;
+    /// Bytes queued for one peer from which on it is received from again, and `on_drain` is
+    /// called.
+    queue_low_bytes: usize = 256 << 10, Bytes(0, 1 << 40), live;
+    /// Bytes queued for one peer beyond which sending to it is refused.
+    queue_bytes_max: usize = 64 << 20, Bytes(1, 1 << 50), live;
+    /// Bytes queued on one shard from which on nothing is received from peers that have some of
+    /// them.
+    shard_queue_high_bytes: usize = 512 << 20, Bytes(1, 1 << 50), live;
+    /// Bytes of memory that the connections of one shard may hold: messages that have not come
+    /// whole, queues, what was received and not looked at, TLS, compression. From three
+    /// quarters of it on, opening handshakes are answered 503; from seven eighths on, nothing
+    /// is received from those who hold most; at last the largest holders are closed with 1013.
+    /// 0: half of what the process may have, the machine's or its control group's memory or its
+    /// address space, in equal parts for each shard.
+    memory_bytes_max: usize = 0, Bytes(0, 1 << 50), live;
+    /// Bytes of messages from other threads that may wait for one shard.
+    mailbox_bytes_max: usize = 64 << 20, Bytes(1, 1 << 50), fixed;
+    /// The most connections of one shard. More wait for a place for a twentieth of
+    /// `handshake_timeout_ms`, 64 of them at most; then their opening handshakes are answered
+    /// 503. The same happens to newcomers that get one of the last descriptors of the process:
+    /// an eighth of them, 1,024 at most.
+    shard_connections_max: u32 = SLOTS_MAX, Count(1, SLOTS_MAX as u64), live;
+    /// Connections that may wait to be accepted (`listen(2)`; the kernel's `net.core.somaxconn`
+    /// caps it).
+    backlog: u32 = 4096, Count(1, i32::MAX as u64), fixed;
+    /// Messages from other threads that may wait for one shard.
+    mailbox_messages_max: usize = 65_536, Count(1, 1 << 24), fixed;
+    /// Receive buffers of one shard, a power of two.
+    recv_buffers: u16 = ring().recv_buffers, Count(1, 1 << 15), fixed;
+    /// Bytes in each receive buffer.
+    recv_buffer_bytes: u32 = ring().recv_buffer_bytes, Bytes(256, 1 << 30), fixed;
+    /// Bytes in each of the four large receive buffers of one shard, which take no memory
+    /// before they are used: connections on which messages of more than half of a receive
+    /// buffer come are received from into these. With the async API, the most that one receive
+    /// takes.
+    recv_large_buffer_bytes: u32 = ring().large_buffer_bytes, Bytes(256, 1 << 30), fixed;
+    /// Fill receive buffers piece by piece where the kernel can (Linux 6.12); where it cannot,
+    /// the same memory is divided into buffers of at most 16 KiB. Off, each receive uses up a
+    /// whole buffer of the size given.
+    recv_incremental: bool = ring().recv_incremental, Switch, fixed;
+    /// For how long a shard looks for something to do before it sleeps, in microseconds: what
+    /// comes meanwhile is answered without waking it, and its processor is busy instead of
+    /// idle. At most 1,000,000.
+    busy_poll_us: u32 = ring().busy_poll_us, Microseconds(0, 1_000_000), fixed;
+    /// Bytes in each chunk that outgoing frames are written into.
+    send_chunk_bytes: usize = 32 << 10, Bytes(1024, 1 << 30), fixed;
+    /// Unused send chunks that one shard keeps, in bytes.
+    send_kept_bytes_max: usize = 4 << 20, Bytes(0, 1 << 50), fixed;
+    /// A message of at least this many bytes that a service sends back as it came leaves from
+    /// where it was received; a shorter one is copied, which costs less than another piece in
+    /// the send.
+    send_in_place_bytes_min: usize = 4 << 10, Bytes(0, 1 << 50), fixed;
+    /// Unused message buffers that one shard keeps, in bytes.
+    message_kept_bytes_max: usize = 64 << 20, Bytes(0, 1 << 50), fixed;
+    /// Whether clients of hixie-76, the protocol before RFC 6455, may connect as well; they are
+    /// answered 426 otherwise. They cannot be pinged: one that only listens is closed after
+    /// `idle_timeout_ms`.
+    legacy_hixie76: bool = false, Switch, live;
+    /// Whether clients that offer compression (permessage-deflate, RFC 7692) get it. What a
+    /// dialled connection offers is its request's; the settings below are for both.
+    compress: bool = false, Switch, fixed;
+    /// How hard to compress, from 1 (fast) to 9 (small).
+    compress_level: u8 = 6, Count(1, 9), fixed;
+    /// Messages of fewer bytes are sent as they are, at least 126.
+    compress_bytes_min: usize = 512, Bytes(DEFLATE_BYTES_MIN, u64::MAX), fixed;
+    /// Messages of more bytes are sent as they are too, at least `compress_bytes_min`. One is
+    /// compressed in one go, in which nobody else on the shard is served: this many take about
+    /// 3 ms, and 6 ms of what can hardly be compressed.
+    compress_bytes_max: usize = 256 << 10, Bytes(DEFLATE_BYTES_MIN, u64::MAX), fixed;
+    /// The window that is compressed with, in bits from 8 to 15, if the client does not ask for
+    /// a smaller one.
+    compress_window_bits: u8 = WINDOW_BITS_MAX, Count(BITS_MIN, BITS_MAX), fixed;
+    /// Whether a message that is sent may refer to earlier ones, where the client lets it. It
+    /// costs 2 to the `compress_window_bits` bytes for each connection, and with more than 12
+    /// bits more than twice the time.
+    compress_context_takeover: bool = false, Switch, fixed;
+    /// The window that clients are told to use, if they can be told, in bits from 8 to 15.
+    inflate_window_bits: u8 = WINDOW_BITS_MAX, Count(BITS_MIN, BITS_MAX), fixed;
+    /// Whether clients may refer to earlier messages of theirs. It costs 2 to the
+    /// `inflate_window_bits` bytes for each connection, 32 KiB for clients that cannot be told.
+    inflate_context_takeover: bool = false, Switch, fixed;
+    /// The most bytes that a compressed byte may become, on the average of a message of more
+    /// than 64 KiB; more end the connection with 1008. The format's own limit is 1,032. 0: any
+    /// number.
+    inflate_ratio_max: u32 = 0, Count(0, u32::MAX as u64), fixed;
+    /// Bytes that the windows of one shard's connections may take. When they are spent,
+    /// connections are opened without context takeover.
+    compress_windows_bytes_max: usize = 64 << 20, Bytes(0, 1 << 50), fixed;
+    /// The `Server` header of replies; `None` sends none.
+    server_header: Option<String> = Some("ringwire".to_owned()), Text, live;
+    /// Whether replies carry `Date`.
+    date_header: bool = true, Switch, live;
 }
 
 /// A setting that cannot be used.
@@ -231,6 +360,16 @@ impl ConfigError {
     pub const fn field(&self) -> &'static str {
         self.field
     }
+
+    /// Its value, in words.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// What it has to be.
+    pub fn bound(&self) -> &str {
+        &self.bound
+    }
 }
 
 impl fmt::Display for ConfigError {
@@ -246,142 +385,106 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
+    /// All settings, in the order of their declaration.
+    pub const fn fields() -> &'static [Field] {
+        FIELDS
+    }
+
     /// Checks every setting and what it must agree with.
     ///
     /// # Errors
     ///
     /// The first setting that is out of its bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let within = |field, value: u64, least: u64, most: u64| {
-            if (least..=most).contains(&value) {
-                return Ok(());
+        self.faults().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Every setting that is out of its bounds, or does not agree with others.
+    pub fn faults(&self) -> Vec<ConfigError> {
+        let within = FIELDS.iter().filter_map(|field| {
+            let (Count(least, most)
+            | Bytes(least, most)
+            | Milliseconds(least, most)
+            | Microseconds(least, most)) = field.kind
+            else {
+                return None;
+            };
+            let Value::Number(value) = field.get(self) else {
+                return None;
+            };
+            let bound = || format!("from {least} to {most}");
+            let is_within = (least..=most).contains(&value);
+            (!is_within).then(|| ConfigError::new(field.name, value, bound()))
+        });
+        let mut faults: Vec<_> = within.collect();
+        for disagreement in self.disagreements().into_iter().flatten() {
+            // One word about each.
+            if faults.iter().all(|it| it.field != disagreement.field) {
+                faults.push(disagreement);
             }
-            Err(ConfigError::new(
-                field,
-                value,
-                format!("from {least} to {most}"),
-            ))
-        };
-        within("message_bytes_max", self.message_bytes_max, 1, 1 << 40)?;
-        within(
-            "message_fragments_max",
-            self.message_fragments_max.into(),
-            1,
-            u32::MAX.into(),
-        )?;
-        within("head_bytes_max", self.head_bytes_max as u64, 256, 1 << 20)?;
-        within("handshake_timeout_ms", self.handshake_timeout_ms, 1, DAY_MS)?;
-        within("idle_timeout_ms", self.idle_timeout_ms, 0, TIMEOUT_MS_MAX)?;
-        within("message_timeout_ms", self.message_timeout_ms, 0, DAY_MS)?;
-        within("close_timeout_ms", self.close_timeout_ms, 1, DAY_MS)?;
-        within("drain_timeout_ms", self.drain_timeout_ms, 0, DAY_MS)?;
-        within("queue_high_bytes", self.queue_high_bytes as u64, 1, 1 << 40)?;
-        within(
-            "queue_low_bytes",
-            self.queue_low_bytes as u64,
-            0,
-            self.queue_high_bytes as u64,
-        )?;
+        }
+        faults
+    }
+
+    /// Takes over what can change while a server runs. Returns the names of the other settings that
+    /// are not the same.
+    pub(crate) fn adopt(&mut self, other: &Self) -> Vec<&'static str> {
+        let changed = FIELDS
+            .iter()
+            .filter(|field| field.get(self) != field.get(other));
+        let changed: Vec<_> = changed.collect();
+        let (live, fixed): (Vec<&Field>, Vec<&Field>) =
+            changed.into_iter().partition(|field| field.is_live);
+        for field in live {
+            // It is of its own kind.
+            let _ = field.put(self, field.get(other));
+        }
+        fixed.into_iter().map(|field| field.name).collect()
+    }
+
+    /// What follows from several settings, or from more than bounds.
+    fn disagreements(&self) -> [Option<ConfigError>; 6] {
+        let not = |is_right: bool, fault: &dyn Fn() -> ConfigError| (!is_right).then(fault);
         // What is queued when reading stops, one message more, and what the buffers still hold.
-        let least = self.message_bytes_max + self.queue_high_bytes as u64;
-        within(
-            "queue_bytes_max",
-            self.queue_bytes_max as u64,
-            least,
-            1 << 50,
-        )?;
-        within(
-            "shard_queue_high_bytes",
-            self.shard_queue_high_bytes as u64,
-            1,
-            1 << 50,
-        )?;
-        if self.memory_bytes_max > 0 {
-            within(
-                "memory_bytes_max",
-                self.memory_bytes_max as u64,
-                1 << 20,
-                1 << 50,
-            )?;
-        }
-        within(
-            "mailbox_bytes_max",
-            self.mailbox_bytes_max as u64,
-            1,
-            1 << 50,
-        )?;
-        let slots = crate::conn::token::SLOTS_MAX;
-        within(
-            "shard_connections_max",
-            self.shard_connections_max.into(),
-            1,
-            slots.into(),
-        )?;
-        within("backlog", self.backlog.into(), 1, i32::MAX as u64)?;
-        within(
-            "mailbox_messages_max",
-            self.mailbox_messages_max as u64,
-            1,
-            1 << 24,
-        )?;
-        within("recv_buffers", self.recv_buffers.into(), 1, 1 << 15)?;
-        if !self.recv_buffers.is_power_of_two() {
-            return Err(ConfigError::new(
-                "recv_buffers",
-                self.recv_buffers,
-                "a power of two",
-            ));
-        }
-        for (field, bytes) in [
-            ("recv_buffer_bytes", self.recv_buffer_bytes),
-            ("recv_large_buffer_bytes", self.recv_large_buffer_bytes),
-        ] {
-            within(field, bytes.into(), 256, 1 << 30)?;
-        }
-        within("busy_poll_us", self.busy_poll_us.into(), 0, 1_000_000)?;
-        within(
-            "send_chunk_bytes",
-            self.send_chunk_bytes as u64,
-            1024,
-            1 << 30,
-        )?;
-        within("compress_level", self.compress_level.into(), 1, 9)?;
-        within(
-            "compress_bytes_min",
-            self.compress_bytes_min as u64,
-            DEFLATE_BYTES_MIN as u64,
-            u64::MAX,
-        )?;
-        within(
-            "compress_bytes_max",
-            self.compress_bytes_max as u64,
-            self.compress_bytes_min as u64,
-            u64::MAX,
-        )?;
-        for (field, bits) in [
-            ("compress_window_bits", self.compress_window_bits),
-            ("inflate_window_bits", self.inflate_window_bits),
-        ] {
-            let (least, most) = (WINDOW_BITS_MIN.into(), WINDOW_BITS_MAX.into());
-            within(field, bits.into(), least, most)?;
-        }
-        within(
-            "compress_windows_bytes_max",
-            self.compress_windows_bytes_max as u64,
-            0,
-            1 << 50,
-        )?;
-        if let Some(server) = &self.server_header
-            && !server.bytes().all(|byte| (0x20..0x7f).contains(&byte))
-        {
-            let bound = "printable ASCII, as a header's value";
-            return Err(ConfigError::new(
-                "server_header",
-                format!("{server:?}"),
-                bound,
-            ));
-        }
-        Ok(())
+        let least = self
+            .message_bytes_max
+            .saturating_add(self.queue_high_bytes as u64);
+        [
+            not(self.queue_low_bytes <= self.queue_high_bytes, &|| {
+                let most = self.queue_high_bytes;
+                let bound = format!("from 0 to {most}, which is queue_high_bytes");
+                ConfigError::new("queue_low_bytes", self.queue_low_bytes, bound)
+            }),
+            not(self.queue_bytes_max as u64 >= least, &|| {
+                let bound = format!(
+                    "from {least}, which is message_bytes_max and queue_high_bytes together, to {}",
+                    1_u64 << 50
+                );
+                ConfigError::new("queue_bytes_max", self.queue_bytes_max, bound)
+            }),
+            not(
+                self.memory_bytes_max == 0 || self.memory_bytes_max >= MEMORY_BYTES_MIN,
+                &|| {
+                    let bound = format!("0, or at least {MEMORY_BYTES_MIN}");
+                    ConfigError::new("memory_bytes_max", self.memory_bytes_max, bound)
+                },
+            ),
+            not(self.recv_buffers.is_power_of_two(), &|| {
+                ConfigError::new("recv_buffers", self.recv_buffers, "a power of two")
+            }),
+            not(self.compress_bytes_max >= self.compress_bytes_min, &|| {
+                let least = self.compress_bytes_min;
+                let bound = format!("at least {least}, which is compress_bytes_min");
+                ConfigError::new("compress_bytes_max", self.compress_bytes_max, bound)
+            }),
+            self.server_header.as_ref().and_then(|server| {
+                let is_value = server.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+                not(is_value, &|| {
+                    let bound = "printable ASCII, as a header's value";
+                    ConfigError::new("server_header", format!("{server:?}"), bound)
+                })
+            }),
+        ]
     }
 
     /// The same with a limit on memory for each of so many shards, where none was set.
@@ -451,11 +554,11 @@ mod tests {
             ),
             (
                 |config| config.queue_low_bytes = 2 << 20,
-                "from 0 to 1048576",
+                "from 0 to 1048576, which is queue_high_bytes",
             ),
             (
                 |config| config.queue_bytes_max = 1 << 20,
-                "from 17825792 to",
+                "from 17825792, which is message_bytes_max and queue_high_bytes together, to",
             ),
             (|config| config.recv_buffers = 17, "a power of two"),
             (
@@ -465,7 +568,7 @@ mod tests {
             (|config| config.compress_bytes_min = 125, "from 126 to"),
             (
                 |config| config.compress_bytes_max = 511,
-                "compress_bytes_max is 511, but it has to be from 512 to",
+                "is 511, but it has to be at least 512, which is compress_bytes_min",
             ),
             (|config| config.compress_level = 10, "from 1 to 9"),
             (
@@ -494,6 +597,52 @@ mod tests {
             breakage(&mut config);
             let error = config.validate().unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_fault_is_named_once() {
+        let mut config = Config::default();
+        config.recv_buffers = 0;
+        config.head_bytes_max = 1;
+        config.queue_low_bytes = config.queue_high_bytes + 1;
+        let faults = config.faults();
+        let names: Vec<_> = faults.iter().map(ConfigError::field).collect();
+        assert_eq!(names, ["head_bytes_max", "recv_buffers", "queue_low_bytes"]);
+    }
+
+    #[test]
+    fn what_can_change_is_taken_over() {
+        let mut config = Config::default();
+        let other = Config {
+            idle_timeout_ms: 1,
+            backlog: 2,
+            ..Config::default()
+        };
+        assert_eq!(config.adopt(&other), ["backlog"]);
+        assert_eq!(config.idle_timeout_ms, 1);
+        assert_eq!(config.backlog, Config::default().backlog);
+    }
+
+    #[test]
+    fn the_table_reads_and_writes_every_setting() {
+        let defaults = Config::default();
+        for field in Config::fields() {
+            let mut config = defaults.clone();
+            let value = match field.get(&config) {
+                Value::Number(number) => Value::Number(number + 1),
+                Value::Switch(on) => Value::Switch(!on),
+                Value::Text(_) => Value::Text(None),
+            };
+            assert!(field.put(&mut config, value.clone()), "{}", field.name);
+            assert_eq!(field.get(&config), value);
+            assert_ne!(config, defaults, "{}", field.name);
+            assert!(!field.meaning.trim().is_empty(), "{}", field.name);
+            let other = match value {
+                Value::Switch(_) => Value::Number(1),
+                _ => Value::Switch(true),
+            };
+            assert!(!field.put(&mut config, other), "{}", field.name);
         }
     }
 }

@@ -67,6 +67,7 @@
 #[cfg(feature = "aio")]
 pub mod aio;
 pub mod client;
+pub mod config;
 pub mod proto;
 pub mod service;
 #[cfg(feature = "tls")]
@@ -75,7 +76,6 @@ pub mod tls;
 #[path = "tls/off.rs"]
 mod tls;
 
-mod config;
 mod server;
 
 // The layers below the public API, for this project's own tests and benches. They may change at any

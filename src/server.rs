@@ -7,7 +7,7 @@ pub(crate) mod crew;
 use std::{
     fmt, future, io, mem,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
 };
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -217,7 +217,7 @@ impl Builder {
         let inner = Inner {
             postboxes,
             stats,
-            drain_timeout_ms: self.config.drain_timeout_ms,
+            config: Mutex::new(self.config),
             listeners: ground.into_listeners(),
         };
         let handle = Handle {
@@ -423,8 +423,15 @@ pub struct Handle {
 struct Inner {
     postboxes: Vec<Postbox>,
     stats: Vec<Arc<Stats>>,
-    drain_timeout_ms: u64,
+    /// What the server runs under now.
+    config: Mutex<Config>,
     listeners: Listeners,
+}
+
+impl Inner {
+    fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Handle {
@@ -497,7 +504,44 @@ impl Handle {
     /// 1001, and ends when all are gone or `drain_timeout_ms` is over. Does not wait for that, as
     /// [`Server::join`] does.
     pub fn stop(&self) {
-        self.stop_within(self.inner.drain_timeout_ms);
+        let drain_timeout_ms = self.inner.config().drain_timeout_ms;
+        self.stop_within(drain_timeout_ms);
+    }
+
+    /// Goes on under other settings, for connections that are there as well as for those that come.
+    /// Returns the names of settings that are other ones than before and cannot change while a
+    /// server runs, as [`Field::is_live`](crate::config::Field::is_live) says: they stay as they
+    /// are. Deadlines that were set stay too.
+    ///
+    /// ```
+    /// use ringwire::{Config, Server, service::Echo};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = Server::builder().listen("127.0.0.1:0").start(|_shard| Echo)?;
+    /// let mut config = Config::default();
+    /// config.message_bytes_max = 1 << 20;
+    /// config.backlog = 64;
+    /// assert_eq!(server.handle().reconfigure(&config)?, ["backlog"]);
+    /// # server.handle().stop();
+    /// # Ok(server.join()?)
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its bounds; nothing changes then.
+    pub fn reconfigure(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
+        config.validate()?;
+        // Held until all are told, so that two who do this do not mix.
+        let mut current = self.inner.config();
+        let stay = current.adopt(config);
+        let postboxes = &self.inner.postboxes;
+        let of_shards = Arc::new(current.with_memory_for(postboxes.len()));
+        for postbox in postboxes {
+            // A shard that has stopped needs none.
+            let _ = postbox.post(Command::Reconfigure(of_shards.clone()));
+        }
+        Ok(stay)
     }
 
     /// As [`stop`](Self::stop), with another time for the connections to close.

@@ -99,7 +99,7 @@ const EDGES: &[(&str, &str, &str)] = &[(
 )];
 
 /// Layers that may use all others.
-const TOP: &[&str] = &["cli", "client", "lib", "main", "server"];
+const TOP: &[&str] = &["client", "lib", "server"];
 
 const CLOCKS: &[&str] = &["Instant::now", "SystemTime::now", "clock_gettime"];
 
@@ -505,13 +505,15 @@ fn pages(source: &Source) -> Vec<Finding> {
         .iter()
         .any(|root| source.path.ends_with(root));
     let start = source.text.trim_start();
-    if !source.path.starts_with("src/") {
+    // The library's and the server's.
+    let inside = source.path.strip_prefix("server/").unwrap_or(&source.path);
+    if !inside.starts_with("src/") {
         return Vec::new();
     }
     if !start.starts_with("//!") {
         return vec![source.finding(1, "the file has no page: begin it with //!")];
     }
-    let folder = source.path.ends_with("/mod.rs") || source.path.matches('/').count() == 1;
+    let folder = inside.ends_with("/mod.rs") || inside.matches('/').count() == 1;
     let page: Vec<&str> = start
         .lines()
         .take_while(|line| line.starts_with("//!"))
@@ -652,7 +654,7 @@ fn read_all(root: &Path, folder: &str) -> Vec<Source> {
 
 fn repository() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = ["src", "tests", "examples", "benches", "loadgen"];
+    let folders = ["src", "server", "tests", "examples", "benches", "loadgen"];
     folders
         .iter()
         .flat_map(|folder| read_all(root, folder))
@@ -663,9 +665,9 @@ fn repository() -> Vec<Source> {
 fn roots<'a>(sources: &'a [Source], declared: &[&'a str]) -> Vec<&'a str> {
     let mut roots = vec![
         "src/lib.rs",
-        "src/main.rs",
         "loadgen/src/lib.rs",
         "loadgen/src/main.rs",
+        "server/src/main.rs",
     ];
     roots.extend(declared);
     for source in sources {
@@ -677,6 +679,8 @@ fn roots<'a>(sources: &'a [Source], declared: &[&'a str]) -> Vec<&'a str> {
                 | ["benches", "peers", "src", "lib.rs"]
                 | ["benches", "peers", "src", "bin", _]
                 | ["loadgen", "build.rs"]
+                | ["server", "tests", _]
+                | ["server", "tests", _, "main.rs"]
                 | ["loadgen", "tests" | "examples" | "benches", _]
                 | ["loadgen", "tests" | "examples" | "benches", _, "main.rs"]
         );

@@ -384,6 +384,16 @@ impl Local {
         );
     }
 
+    /// Goes on under other settings, of those that can change.
+    pub fn reconfigure(&self, config: &Config) {
+        let state = &mut *self.state.borrow_mut();
+        state.shared.reconfigure(config);
+        let config = &state.shared.config;
+        state
+            .places
+            .set(config.shard_connections_max, config.handshake_timeout_ms);
+    }
+
     /// Every connection that there is.
     pub fn connections(&self) -> Vec<Rc<Connection>> {
         let mut state = self.state.borrow_mut();

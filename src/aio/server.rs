@@ -5,7 +5,7 @@
 use std::{
     io,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
 };
 
 use tokio::sync::watch;
@@ -14,10 +14,10 @@ use super::{
     handler::Handler,
     local::{Context, Local},
     runtime::{Home, Runtime},
-    threads,
+    threads::{self, Orders},
 };
 use crate::{
-    Address, Config, RingKind, Snapshot, StartError,
+    Address, Config, ConfigError, RingKind, Snapshot, StartError,
     ring::{Ballot, choice},
     server::{Crew, Ground, Listen, Listeners, no_ring_of, not_started, pin, seed},
     shard::stats::Stats,
@@ -52,10 +52,11 @@ pub struct Handle {
 
 #[derive(Debug)]
 struct Inner {
-    /// The milliseconds that connections have to close, once it is to stop.
-    stop: watch::Sender<Option<u64>>,
+    /// What all threads are told.
+    orders: watch::Sender<Orders>,
     stats: Vec<Arc<Stats>>,
-    drain_timeout_ms: u64,
+    /// What the server runs under now.
+    config: Mutex<Config>,
     listeners: Listeners,
 }
 
@@ -210,7 +211,7 @@ impl Builder {
         let count = ground.threads;
         let thread_config = self.config.with_memory_for(count);
         let stats: Vec<Arc<Stats>> = (0..count).map(|_| Arc::default()).collect();
-        let (stop, stopped) = watch::channel(None);
+        let (orders, ordered) = watch::channel(Orders::default());
         let (reports, reported) = mpsc::channel();
         let handler = Arc::new(handler);
         let ballot = Arc::new(Ballot::new(self.ring, count));
@@ -219,11 +220,11 @@ impl Builder {
         for (id, stats) in stats.iter().enumerate() {
             let sockets = ground.sockets();
             let cpu = ground.processor(id, self.pinned);
-            let (config, handler, stats, stopped, reports) = (
+            let (config, handler, stats, ordered, reports) = (
                 thread_config.clone(),
                 handler.clone(),
                 stats.clone(),
-                stopped.clone(),
+                ordered.clone(),
                 reports.clone(),
             );
             let ballot_of_thread = ballot.clone();
@@ -251,7 +252,7 @@ impl Builder {
                     let handler = Rc::new(handler(id as u16));
                     let _ = reports.send(());
                     drop(reports);
-                    threads::serve(local, listening, handler, stopped).await;
+                    threads::serve(local, listening, handler, ordered).await;
                     Ok(())
                 })
             });
@@ -266,9 +267,9 @@ impl Builder {
         let [addresses, tls_addresses] = [false, true].map(|with_tls| ground.addresses(with_tls));
         let handle = Handle {
             inner: Arc::new(Inner {
-                stop,
+                orders,
                 stats,
-                drain_timeout_ms: self.config.drain_timeout_ms,
+                config: Mutex::new(self.config),
                 listeners: ground.into_listeners(),
             }),
         };
@@ -299,19 +300,47 @@ fn in_turn<T>(open: impl FnOnce() -> T) -> T {
     open()
 }
 
+impl Inner {
+    fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Handle {
     /// Stops the server: it accepts no more, removes its Unix paths, closes every connection with
     /// 1001, and ends when all are gone or `drain_timeout_ms` is over; handlers that are left then
     /// are dropped. Does not wait for that, as [`Server::join`] does.
     pub fn stop(&self) {
-        self.stop_within(self.inner.drain_timeout_ms);
+        let drain_timeout_ms = self.inner.config().drain_timeout_ms;
+        self.stop_within(drain_timeout_ms);
+    }
+
+    /// Goes on under other settings, as [`Handle::reconfigure`](crate::Handle::reconfigure) of a
+    /// server of shards. Returns the names of settings that are other ones than before and stay as
+    /// they are.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its bounds; nothing changes then.
+    pub fn reconfigure(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
+        config.validate()?;
+        // Held until all are told, so that two who do this do not mix.
+        let mut current = self.inner.config();
+        let stay = current.adopt(config);
+        let of_threads = Arc::new(current.with_memory_for(self.inner.stats.len()));
+        self.inner
+            .orders
+            .send_modify(|orders| orders.config = Some(of_threads));
+        Ok(stay)
     }
 
     /// As [`stop`](Self::stop), with another time for the connections to close.
     pub fn stop_within(&self, drain_timeout_ms: u64) {
         // Before anyone is told: when the server has ended they are gone.
         self.inner.listeners.remove();
-        self.inner.stop.send_replace(Some(drain_timeout_ms));
+        self.inner
+            .orders
+            .send_modify(|orders| orders.stop = Some(drain_timeout_ms));
     }
 
     /// The counts of all threads, added up. They are at most some 40 ms old.

@@ -8,6 +8,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Context as TaskContext, Poll},
     time::Duration,
 };
@@ -28,6 +29,7 @@ use super::{
 };
 use crate::{
     CloseCause, CloseCode,
+    config::Config,
     conn::{Ending, Link, Stage, places::DESCRIPTORS_RAN_OUT},
     ring::{Errno, Time, errno::AcceptError, standing},
     tls::ServerTls,
@@ -38,6 +40,15 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Connections accepted in one go, before those that are there have their turn.
 const ACCEPTED_MAX: usize = 64;
+
+/// What a server's threads are told to do.
+#[derive(Clone, Debug, Default)]
+pub struct Orders {
+    /// To go on under these settings.
+    pub config: Option<Arc<Config>>,
+    /// To stop, within so many milliseconds.
+    pub stop: Option<u64>,
+}
 
 /// A listener and its TLS.
 pub struct Listening {
@@ -68,7 +79,7 @@ pub async fn serve<H: Handler>(
     local: Rc<Local>,
     listening: Vec<Listening>,
     handler: Rc<H>,
-    mut stopped: watch::Receiver<Option<u64>>,
+    mut orders: watch::Receiver<Orders>,
 ) {
     let accepts = listening.len();
     let accepting: Vec<_> = listening
@@ -76,7 +87,7 @@ pub async fn serve<H: Handler>(
         .map(|listening| spawn_local(accept_all(local.clone(), listening, handler.clone())))
         .collect();
     let mut vital: Vec<_> = accepting.into_iter().chain(local.take_keeper()).collect();
-    let drain_timeout_ms = until_told(&mut stopped, &mut vital).await;
+    let drain_timeout_ms = until_told(&local, &mut orders, &mut vital).await;
     vital.truncate(accepts);
     for task in vital {
         task.abort();
@@ -98,22 +109,36 @@ pub async fn serve<H: Handler>(
     local.publish();
 }
 
-/// Waits until the thread is to stop, and returns how long its connections may take.
+/// Obeys until the thread is to stop, and returns how long its connections may take.
 async fn until_told(
-    stopped: &mut watch::Receiver<Option<u64>>,
+    local: &Local,
+    orders: &mut watch::Receiver<Orders>,
     vital: &mut [JoinHandle<()>],
 ) -> u64 {
-    let mut told = pin!(stopped.wait_for(Option::is_some));
+    let obeying = async {
+        loop {
+            let Orders { config, stop } = orders.borrow_and_update().clone();
+            if let Some(config) = config {
+                local.reconfigure(&config);
+            }
+            if let Some(drain_timeout_ms) = stop {
+                return drain_timeout_ms;
+            }
+            // Its other end is there for as long as this thread, in the hands of those who watch
+            // it.
+            if orders.changed().await.is_err() {
+                return 0;
+            }
+        }
+    };
+    let mut obeying = pin!(obeying);
     poll_fn(|context| {
         for task in vital.iter_mut() {
             if let Poll::Ready(Err(error)) = Pin::new(task).poll(context) {
                 resume_unwind(error.into_panic());
             }
         }
-        // Its other end is there for as long as this thread, in the hands of those who watch it.
-        told.as_mut()
-            .poll(context)
-            .map(|told| told.map_or(0, |told| told.unwrap_or(0)))
+        obeying.as_mut().poll(context)
     })
     .await
 }

@@ -75,6 +75,11 @@ impl Ledger {
         }
     }
 
+    /// From here on the limit is another one; 0 is none.
+    pub const fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = Self::new(bytes_max).bytes_max;
+    }
+
     /// The limit.
     pub const fn bytes_max(&self) -> usize {
         self.bytes_max

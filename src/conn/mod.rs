@@ -321,6 +321,16 @@ impl Shared {
         }
     }
 
+    /// Goes on under other settings, of those that can change: for connections that are there as
+    /// well.
+    pub fn reconfigure(&mut self, config: &Config) {
+        // Whoever asked for it has been told what stays.
+        self.config.adopt(config);
+        self.limits = self.config.limits();
+        self.ledger.set_bytes_max(self.config.memory_bytes_max);
+        self.pool.set_reserve(self.ledger.reserve());
+    }
+
     /// Bytes of memory that the connections hold, and what is kept for them.
     #[inline]
     pub fn held_bytes(&self) -> usize {

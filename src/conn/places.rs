@@ -77,6 +77,12 @@ impl<W> Places<W> {
         }
     }
 
+    /// From here on there are so many, for such handshakes. Nobody goes for it who is there.
+    pub fn set(&mut self, places: u32, handshake_timeout_ms: u64) {
+        self.places = places as usize;
+        self.wait_ms = handshake_timeout_ms / WAIT_SHARE;
+    }
+
     /// Whether all places are taken, of so many connections.
     #[inline]
     pub fn are_taken(&self, connections: usize) -> bool {

@@ -454,6 +454,11 @@ impl MessagePool {
         self
     }
 
+    /// From here on so much is left to them.
+    pub const fn set_reserve(&mut self, bytes: usize) {
+        self.reserve = bytes;
+    }
+
     /// An empty buffer, which takes no memory yet.
     pub fn take(&mut self) -> Box<MessageBuffer> {
         self.out += 1;

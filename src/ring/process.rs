@@ -92,7 +92,7 @@ fn least_of_groups(groups: &str, read: impl Fn(&str) -> Option<String>) -> Optio
 
 /// Has the allocator of this thread give memory back to the kernel that nobody uses. mimalloc does
 /// so by itself only while it is asked for more, and a server that was flooded and is idle now asks
-/// for nothing. Where another allocator is in use, nothing happens.
+/// for nothing. Without the feature `mimalloc` that is left to the application's allocator.
 ///
 /// Huge pages that were [deferred](defer_huge_pages) and needed are deferred again: what is in use
 /// for small things would keep them whole.
@@ -100,8 +100,11 @@ pub fn release_memory() {
     if NEEDED.swap(false, Ordering::Relaxed) && disable_huge_pages(true).is_ok() {
         DEFERRED.store(true, Ordering::Relaxed);
     }
+    #[cfg(feature = "mimalloc")]
     // SAFETY: it takes one flag, and may be called from any thread at any time.
-    unsafe { libmimalloc_sys::mi_collect(true) };
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
+    }
 }
 
 fn disable_huge_pages(disable: bool) -> Result<(), Errno> {

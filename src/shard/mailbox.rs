@@ -14,6 +14,7 @@ use std::{
 };
 
 use crate::{
+    config::Config,
     conn::Key,
     proto::{CloseCode, message::Outgoing},
     ring::Waker,
@@ -26,6 +27,8 @@ pub enum Command {
     Send(Key, Outgoing<'static>),
     /// Start the closing handshake of a connection, if it is still there.
     Close(Key, CloseCode, Box<str>),
+    /// Go on under these settings, of those that can change.
+    Reconfigure(Arc<Config>),
     /// Stop: accept no more, close every connection, and end when all are gone or this many
     /// milliseconds are over.
     Stop {
@@ -49,7 +52,8 @@ impl Command {
             }
             (Self::Send(_, message), _) => message.payload_len(),
             (Self::Close(_, _, reason), _) => reason.len(),
-            (Self::Stop { .. }, _) => 0,
+            // All shards share one.
+            (Self::Reconfigure(_) | Self::Stop { .. }, _) => 0,
         };
         COMMAND_BYTES + bytes
     }
@@ -196,14 +200,15 @@ impl Postbox {
     /// # Errors
     ///
     /// When the mailbox is full or the shard has stopped; the command is dropped. Stopping is never
-    /// refused for want of room.
+    /// refused for want of room, nor are settings.
     pub fn post(&self, command: Command) -> Result<(), PostError> {
         {
             let mut waiting = self.post.waiting();
             let commands = waiting.commands.as_mut().ok_or(PostError::Stopped)?;
             let bytes = self.post.bytes.load(Ordering::Relaxed);
             let full = self.post.is_full(commands.len(), bytes);
-            if full && !matches!(command, Command::Stop { .. }) {
+            let is_vital = matches!(command, Command::Reconfigure(_) | Command::Stop { .. });
+            if full && !is_vital {
                 return Err(PostError::Full);
             }
             // Only under the lock is it changed.

@@ -504,8 +504,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     let _ = conn.close(code, &reason);
                 });
             }
+            Command::Reconfigure(config) => self.reconfigure(&config),
             Command::Stop { drain_timeout_ms } => self.stop(drain_timeout_ms),
         }
+    }
+
+    /// Goes on under other settings, of those that can change. Deadlines that were set stay as they
+    /// are, until they are looked at.
+    pub fn reconfigure(&mut self, config: &Config) {
+        self.shared.reconfigure(config);
+        let config = &self.shared.config;
+        self.places
+            .set(config.shard_connections_max, config.handshake_timeout_ms);
     }
 
     /// Stops: no more connections, 1001 for those that are open, and an end for all of them by the

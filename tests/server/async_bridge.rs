@@ -19,7 +19,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     common::{PATIENCE, Peer, TEXT, masked},
-    host::{Engine, Host, ON_PURPOSE, config, host},
+    guard::ON_PURPOSE,
+    host::{Engine, Host, config, host},
     peer::{CLOSE, close_payload, until},
 };
 

@@ -14,7 +14,8 @@ use ringwire::{
 
 use crate::{
     common::{BINARY, PATIENCE, Peer, TEXT},
-    host::{Engine, Host, config, guarded, host},
+    guard::guarded,
+    host::{Engine, Host, config, host},
     peer::{CLOSE, close_payload, until},
 };
 
@@ -316,7 +317,7 @@ impl Service for Complaining {
 
     fn on_send_failed(&mut self, id: ConnId, error: SendError) {
         self.dropped.send((id, error)).unwrap();
-        assert_ne!(error, SendError::Closed, "{}", crate::host::ON_PURPOSE);
+        assert_ne!(error, SendError::Closed, "{}", crate::guard::ON_PURPOSE);
     }
 }
 
@@ -427,5 +428,40 @@ fn stopping_with_a_drain_timeout_of_nothing_drops_everybody() {
         for peer in &mut peers {
             peer.expect_gone();
         }
+    });
+}
+
+#[test]
+fn settings_change_under_connections_that_are_there() {
+    guarded(|| {
+        let (server, office) = server(Config::default());
+        let handle = server.handle();
+        let mut peers: Vec<_> = (0..2)
+            .map(|_| {
+                let peer = Peer::open(&server.addresses()[0], "/");
+                (peer, office.opened.recv_timeout(PATIENCE).unwrap())
+            })
+            .collect();
+        let mut changed = Config::default();
+        changed.queue_low_bytes = changed.queue_high_bytes + 1;
+        let error = handle.reconfigure(&changed).unwrap_err();
+        assert_eq!(error.field(), "queue_low_bytes");
+        changed.queue_low_bytes = 0;
+        changed.message_bytes_max = 10;
+        changed.backlog = 1;
+        changed.recv_buffers = 64;
+        assert_eq!(
+            handle.reconfigure(&changed).unwrap(),
+            ["backlog", "recv_buffers"]
+        );
+        for (peer, id) in &mut peers {
+            // What is posted later is heard of later.
+            handle.send(*id, "told").unwrap();
+            peer.expect_text("told");
+            peer.send(TEXT, b"eleven bytes");
+            peer.expect_close(1009);
+        }
+        handle.stop();
+        server.join().unwrap();
     });
 }

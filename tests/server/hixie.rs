@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use ringwire::{
-    Address, CloseCause, CloseCode, Config, HandshakeError, ProtocolError, SendError, Timeout,
-    Version, service::Echo,
+    CloseCause, CloseCode, Config, HandshakeError, ProtocolError, SendError, Timeout, Version,
+    service::Echo,
 };
 
 use crate::{
     common::Peer,
+    draft::{ANSWER, BODY, CLOSE, Frame, HEAD, open_at, text},
     host::{Engine, Host, Obedient, config, host, on_each_engine},
     peer::until,
 };
@@ -36,19 +37,6 @@ on_each_engine! {
     what_no_client_of_the_draft_sends_is_refused
 }
 
-/// The example of section 1.2, with the fields in the order of the draft.
-const HEAD: &str = "GET /?demo HTTP/1.1\r\n\
-    Host: example.com\r\n\
-    Connection: Upgrade\r\n\
-    Sec-WebSocket-Key2: 12998 5 Y3 1  .P00\r\n\
-    Upgrade: WebSocket\r\n\
-    Sec-WebSocket-Key1: 4 @1  46546xW%0l 1 5\r\n\
-    Origin: http://example.com\r\n\r\n";
-const BODY: &[u8; 8] = b"^n:ds[4U";
-const ANSWER: &[u8; 16] = b"8jKS'y:G*Co,Wxa-";
-
-const CLOSE: [u8; 2] = [0xFF, 0x00];
-
 fn legacy(change: impl FnOnce(&mut Config)) -> Config {
     config(|config| {
         config.legacy_hixie76 = true;
@@ -56,98 +44,8 @@ fn legacy(change: impl FnOnce(&mut Config)) -> Config {
     })
 }
 
-fn text(payload: &str) -> Vec<u8> {
-    [&[0x00], payload.as_bytes(), &[0xFF]].concat()
-}
-
-/// What the draft's framing has.
-#[derive(Debug, PartialEq, Eq)]
-enum Frame {
-    Text(String),
-    Binary(Vec<u8>),
-    Close,
-}
-
-impl Peer {
-    fn byte(&mut self) -> u8 {
-        self.bytes(1)[0]
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        while self.pending.len() - self.start < count {
-            assert!(self.fill().expect("reading"), "the stream ended");
-        }
-        self.start += count;
-        self.pending[self.start - count..self.start].to_vec()
-    }
-
-    fn read_draft(&mut self) -> Frame {
-        match self.byte() {
-            0x00 => {
-                let mut scanned = 0;
-                let end = loop {
-                    let rest = &self.pending[self.start + scanned..];
-                    match rest.iter().position(|&byte| byte == 0xFF) {
-                        Some(at) => break scanned + at,
-                        None => scanned += rest.len(),
-                    }
-                    assert!(self.fill().expect("reading"), "the stream ended");
-                };
-                let text = self.bytes(end);
-                assert_eq!(self.byte(), 0xFF);
-                Frame::Text(String::from_utf8(text).expect("text of UTF-8"))
-            }
-            0x80 => {
-                let mut len = 0;
-                loop {
-                    let byte = self.byte();
-                    len = len * 128 + usize::from(byte & 0x7F);
-                    if byte < 0x80 {
-                        break;
-                    }
-                }
-                Frame::Binary(self.bytes(len))
-            }
-            0xFF => {
-                assert_eq!(self.byte(), 0x00);
-                Frame::Close
-            }
-            other => panic!("a frame of type {other:#04x}"),
-        }
-    }
-
-    #[track_caller]
-    pub fn draft_echo(&mut self, payload: &str) {
-        self.write(&text(payload));
-        assert_eq!(self.read_draft(), Frame::Text(payload.into()));
-    }
-
-    #[track_caller]
-    fn expect_answer(&mut self) {
-        let head = self.read_head();
-        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        assert_eq!(self.bytes(16), ANSWER);
-    }
-
-    #[track_caller]
-    pub fn draft_close(mut self) {
-        self.write(&CLOSE);
-        assert_eq!(self.read_draft(), Frame::Close);
-        self.expect_end();
-    }
-}
-
 fn open(host: &Host) -> Peer {
     open_at(host.address(), "http://example.com")
-}
-
-/// For a page of this origin.
-pub fn open_at(address: &Address, origin: &str) -> Peer {
-    let mut peer = Peer::connect(address);
-    let head = HEAD.replacen("http://example.com", origin, 1);
-    peer.write(&[head.as_bytes(), BODY].concat());
-    peer.expect_answer();
-    peer
 }
 
 fn the_drafts_example_is_answered_and_echoes(engine: Engine) {
@@ -673,7 +571,7 @@ fn a_stopping_server_closes(engine: Engine) {
 fn a_panic_closes(engine: Engine) {
     let service = || {
         Obedient::default().on("panic", |_| {
-            panic!("{}: a message", crate::host::ON_PURPOSE)
+            panic!("{}: a message", crate::guard::ON_PURPOSE)
         })
     };
     host(engine, legacy(|_| {}), service, |host| {

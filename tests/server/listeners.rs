@@ -15,11 +15,10 @@ use ringwire::{
 
 use crate::{
     common::{PATIENCE, Peer, request},
-    host::{
-        Engine, Host, Obedient, config, guarded, host, host_at, in_a_folder, on_each_engine,
-        on_each_plain_engine,
-    },
+    guard::{guarded, in_a_folder},
+    host::{Engine, Host, Obedient, config, host, host_at, on_each_engine, on_each_plain_engine},
     peer::until,
+    ports::{has_ipv6, reachable},
 };
 
 on_each_engine! {
@@ -30,29 +29,6 @@ on_each_engine! {
 on_each_plain_engine! {
     many_addresses_are_served_at_once
     newcomers_that_say_nothing_keep_nobody_from_being_told
-}
-
-/// A port that nobody has, of either family.
-pub fn free_port() -> u16 {
-    let both = TcpListener::bind("[::]:0").unwrap();
-    both.local_addr().unwrap().port()
-}
-
-/// Where to connect to reach who listens at `address`.
-pub fn reachable(address: &str) -> Address {
-    let address = address.replace("0.0.0.0", "127.0.0.1");
-    address.replace("[::]", "[::1]").parse().unwrap()
-}
-
-/// Whether the host has IPv6; says so if not.
-pub fn has_ipv6() -> bool {
-    match TcpListener::bind("[::1]:0") {
-        Ok(_) => true,
-        Err(error) => {
-            println!("not tested on [::1]: {error}");
-            false
-        }
-    }
 }
 
 fn many_addresses_are_served_at_once(engine: Engine) {
@@ -431,7 +407,7 @@ fn tls_and_plain_of_both_families_share_a_machine_in_any_order() {
         for secure in ["0.0.0.0", "[::]"] {
             let plain = if secure == "[::]" { "0.0.0.0" } else { "[::]" };
             for secure_first in [true, false] {
-                let port = free_port();
+                let port = crate::ports::free_port();
                 let (secure, plain) = (format!("{secure}:{port}"), format!("{plain}:{port}"));
                 let builder = crate::host::builder().shards(2);
                 let builder = match secure_first {

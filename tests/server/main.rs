@@ -9,35 +9,42 @@ mod authority;
 mod bridge;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/guard.rs"]
+mod guard;
 mod host;
+#[path = "../common/peer.rs"]
 mod peer;
 
 #[path = "../common/again.rs"]
 mod again;
+#[path = "../common/article.rs"]
+mod article;
 #[cfg(feature = "aio")]
 mod async_bridge;
 mod backpressure;
-mod binary;
 mod closing;
 mod compress;
 mod deadlines;
-mod descriptors;
+#[path = "../common/draft.rs"]
+mod draft;
 mod encoding;
-#[cfg(feature = "aio")]
-mod examples;
 mod frames;
 mod handle;
 mod hixie;
 mod listeners;
 mod liveness;
-mod logging;
 mod long_messages;
 mod opening;
 mod origins;
 mod panics;
+#[path = "../common/ports.rs"]
+mod ports;
 mod runs;
 mod small_pools;
 mod starting;
 mod supervision;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+#[path = "../common/tls_peer.rs"]
+mod tls_peer;

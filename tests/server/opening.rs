@@ -13,11 +13,10 @@ use ringwire::{
 };
 
 use crate::{
+    article::ARTICLES_REQUEST,
     common::{ACCEPT, KEY, PATIENCE, Peer, TEXT, masked, request},
-    host::{
-        Engine, Host, ON_PURPOSE, Obedient, config, host, on_each_engine, on_each_plain_engine,
-    },
-    origins::ARTICLES_REQUEST,
+    guard::ON_PURPOSE,
+    host::{Engine, Host, Obedient, config, host, on_each_engine, on_each_plain_engine},
     peer::Reply,
 };
 
@@ -571,7 +570,7 @@ impl Service for Doorman {
     ) -> Result<(), Refusal> {
         let request = upgrade.request();
         match request.path() {
-            "/panic" => panic!("{}: a handshake", crate::host::ON_PURPOSE),
+            "/panic" => panic!("{}: a handshake", crate::guard::ON_PURPOSE),
             "/forbidden" => return Err(HandshakeError::Forbidden.into()),
             "/closed" => {
                 let mut refusal = Refusal::new(401, "Say who you are.\n").unwrap();

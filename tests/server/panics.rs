@@ -4,7 +4,8 @@ use ringwire::{CloseCause, CloseCode, Conn, ConnId, Message, Service};
 
 use crate::{
     common::{TEXT, masked, request},
-    host::{Engine, Host, ON_PURPOSE, config, host, on_each_engine},
+    guard::ON_PURPOSE,
+    host::{Engine, Host, config, host, on_each_engine},
     peer::{CLOSE, FIN, PING, PONG, close_payload},
 };
 

@@ -5,7 +5,8 @@ use ringwire::{CloseCode, Conn, Counts, Message, SendError, SendStatus, Service}
 
 use crate::{
     common::{BINARY, Frame, Peer, TEXT, masked, request},
-    host::{Engine, Host, ON_PURPOSE, config, host, on_each_engine},
+    guard::ON_PURPOSE,
+    host::{Engine, Host, config, host, on_each_engine},
     peer::{FIN, PING, PONG, Prng, close_payload, until},
 };
 

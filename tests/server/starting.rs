@@ -8,7 +8,8 @@ use std::{env, fs, net::TcpListener, os::unix::process::CommandExt, process::Com
 use ringwire::{RingKind, StartError, service::Echo};
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 
-use crate::host::{guarded, ring, server_threads};
+use crate::guard::{guarded, server_threads};
+use crate::host::ring;
 
 const SHARDS: usize = 4;
 

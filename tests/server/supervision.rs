@@ -14,7 +14,8 @@ use ringwire::{
 
 use crate::{
     common::{PATIENCE, Peer, TEXT, masked},
-    host::{ON_PURPOSE, config, guarded, server_threads},
+    guard::{ON_PURPOSE, guarded, server_threads},
+    host::config,
     peer::{CLOSE, close_payload},
 };
 

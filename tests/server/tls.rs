@@ -5,7 +5,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, TcpStream},
+    net::Shutdown,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,20 +19,15 @@ use ringwire::{
     Remote, Request, Server, Service, Timeout, Upgrade,
     client::{Client, Dial, Wait},
     service::Echo,
-    tls::{
-        ClientAuth, ClientTls, ServerTls, TlsError,
-        rustls::{ClientConnection, pki_types::ServerName},
-    },
+    tls::{ClientAuth, ClientTls, ServerTls, TlsError},
 };
-
-use rustix::process::Signal;
 
 use crate::{
     authority::{Authority, Wanted},
-    binary::{Ringwire, command, output},
     common::{PATIENCE, Peer, TEXT, masked, request},
-    host::guarded,
+    guard::guarded,
     peer::until,
+    tls_peer::TlsPeer,
 };
 
 /// What one connection told its service.
@@ -152,116 +147,6 @@ impl Secured {
     fn end(self) {
         self.server.handle().stop();
         self.server.join().unwrap();
-    }
-}
-
-/// A client whose records can be looked at before they are sent.
-struct TlsPeer {
-    stream: TcpStream,
-    tls: ClientConnection,
-}
-
-impl TlsPeer {
-    fn connect(address: &Address, tls: &ClientTls) -> Self {
-        let name = ServerName::try_from("localhost").unwrap();
-        Self {
-            stream: Peer::connect(address).stream,
-            tls: ClientConnection::new(tls.to_rustls(), name).unwrap(),
-        }
-    }
-
-    /// The records that are to be sent, each whole.
-    fn records(&mut self) -> Vec<Vec<u8>> {
-        let mut wire = Vec::new();
-        while self.tls.wants_write() {
-            self.tls.write_tls(&mut wire).unwrap();
-        }
-        let (mut records, mut rest) = (Vec::new(), &wire[..]);
-        while let [_, _, _, high, low, ..] = rest {
-            let len = 5 + usize::from(u16::from_be_bytes([*high, *low]));
-            records.push(rest[..len].to_vec());
-            rest = &rest[len..];
-        }
-        records
-    }
-
-    fn flush(&mut self, piece: usize) {
-        for record in self.records() {
-            for bytes in record.chunks(piece) {
-                self.stream.write_all(bytes).unwrap();
-            }
-        }
-    }
-
-    /// Receives once. Returns whether there was anything before the end.
-    fn fill(&mut self) -> bool {
-        let read = self.tls.read_tls(&mut self.stream).expect("reading");
-        if let Err(error) = self.tls.process_new_packets() {
-            panic!("the server's TLS: {error}");
-        }
-        read > 0
-    }
-
-    fn handshake(&mut self, piece: usize) {
-        self.flush(piece);
-        while self.tls.is_handshaking() {
-            assert!(self.fill(), "the server ended the handshake");
-            self.flush(piece);
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.tls.writer().write_all(bytes).unwrap();
-    }
-
-    /// What there is up to `end` in it.
-    fn read_until(&mut self, end: &[u8]) -> Vec<u8> {
-        let mut read = Vec::new();
-        loop {
-            let mut bytes = [0; 4096];
-            match self.tls.reader().read(&mut bytes) {
-                Ok(len) if len > 0 => read.extend_from_slice(&bytes[..len]),
-                _ => assert!(
-                    self.fill(),
-                    "the stream ended after {}",
-                    read.escape_ascii()
-                ),
-            }
-            if read.ends_with(end) {
-                return read;
-            }
-        }
-    }
-
-    fn open(&mut self, piece: usize) {
-        self.handshake(piece);
-        self.write(request("/").as_bytes());
-        self.flush(piece);
-        let head = self.read_until(b"\r\n\r\n");
-        assert!(
-            head.starts_with(b"HTTP/1.1 101 "),
-            "{}",
-            head.escape_ascii()
-        );
-    }
-
-    /// The alert that the server ends with, as rustls has it.
-    fn expect_alert(mut self) -> String {
-        loop {
-            let read = self.tls.read_tls(&mut self.stream).expect("reading");
-            match self.tls.process_new_packets() {
-                Ok(_) => assert!(read > 0, "the stream ended without an alert"),
-                Err(error) => {
-                    // And then the end, once the client has had its say.
-                    self.stream.shutdown(Shutdown::Write).unwrap();
-                    let mut rest = Vec::new();
-                    self.stream
-                        .read_to_end(&mut rest)
-                        .expect("an end and no reset");
-                    return error.to_string();
-                }
-            }
-        }
     }
 }
 
@@ -749,164 +634,5 @@ fn certificates_are_reloaded_a_hundred_times_under_load() {
         drop(lasting);
         server.handle().stop();
         server.join().unwrap();
-    });
-}
-
-/// The options of `ringwire serve` for a certificate.
-fn options<'a>(pair: &'a crate::authority::Pair, more: &[&'a str]) -> Vec<&'a str> {
-    let mut options = vec!["--tls-listen", "127.0.0.1:0"];
-    options.extend(["--tls-cert", pair.certificate.to_str().unwrap()]);
-    options.extend(["--tls-key", pair.key.to_str().unwrap()]);
-    options.extend(more);
-    options
-}
-
-#[test]
-fn the_command_serves_tls_beside_plain_or_alone() {
-    guarded(|| {
-        let authority = Authority::new();
-        let pair = authority.issue(&["localhost"]);
-        let client = ClientTls::builder().authorities(&authority.file);
-        let client = client.load().unwrap();
-        for (more, plain) in [(&[][..], 0), (&["--listen", "127.0.0.1:0"], 1)] {
-            let ringwire = Ringwire::start(&mut command(&options(&pair, more)));
-            assert_eq!(ringwire.addresses.len(), plain);
-            assert_eq!(ringwire.tls_addresses.len(), 1);
-            let mut peer = TlsPeer::connect(&ringwire.tls_addresses[0], &client);
-            peer.open(usize::MAX);
-            drop(peer);
-            for address in &ringwire.addresses {
-                Peer::open(address, "/").close();
-            }
-            ringwire.signal(Signal::TERM);
-            let (status, log) = ringwire.wait();
-            assert!(status.success(), "{log}");
-        }
-    });
-}
-
-#[test]
-fn the_command_reloads_on_sighup_and_keeps_what_it_has_when_that_fails() {
-    guarded(|| {
-        let authority = Authority::new();
-        let (pair, new) = (
-            authority.issue(&["localhost"]),
-            authority.issue(&["localhost"]),
-        );
-        let client = ClientTls::builder().authorities(&authority.file);
-        let client = client.without_resumption().load().unwrap();
-        let ringwire = Ringwire::start(&mut command(&options(&pair, &[])));
-        let certificate = || {
-            let mut peer = TlsPeer::connect(&ringwire.tls_addresses[0], &client);
-            peer.open(usize::MAX);
-            peer.tls.peer_certificates().unwrap()[0].to_vec()
-        };
-        let mut lasting = TlsPeer::connect(&ringwire.tls_addresses[0], &client);
-        lasting.open(usize::MAX);
-        let old = certificate();
-        std::fs::copy(&new.certificate, &pair.certificate).unwrap();
-        ringwire.signal(Signal::HUP);
-        until("it refuses", || {
-            ringwire.log().contains("stay as they were")
-        });
-        let log = ringwire.log();
-        assert!(log.contains("is not for the key in"), "{log}");
-        assert_eq!(certificate(), old);
-        std::fs::copy(&new.key, &pair.key).unwrap();
-        ringwire.signal(Signal::HUP);
-        until("it reloads", || ringwire.log().contains("were read again"));
-        assert_ne!(certificate(), old);
-        lasting.write(&masked(TEXT, b"still here"));
-        lasting.flush(usize::MAX);
-        lasting.read_until(b"still here");
-        drop(lasting);
-        ringwire.signal(Signal::TERM);
-        assert!(ringwire.wait().0.success());
-    });
-}
-
-#[test]
-fn the_command_says_in_its_log_who_came_to_the_wrong_door_and_what_has_expired() {
-    guarded(|| {
-        let authority = Authority::new();
-        let wanted = Wanted {
-            years: (2010, 2011),
-            ..Wanted::default()
-        };
-        let pair = authority.issue_as(&["localhost"], &wanted);
-        let client = ClientTls::builder().insecure().load().unwrap();
-        let ringwire = Ringwire::start(&mut command(&options(&pair, &["--listen", "127.0.0.1:0"])));
-        until("it warns", || ringwire.log().contains("expired"));
-        let mut peer = Peer::connect(&ringwire.tls_addresses[0]);
-        peer.write(request("/").as_bytes());
-        peer.read_reply(false);
-        until("it says so", || {
-            ringwire
-                .log()
-                .contains("These bytes are plain HTTP, but this is a TLS port")
-        });
-        // One sentence a second is enough.
-        until("it would speak again", || {
-            let mut tls = TlsPeer::connect(&ringwire.addresses[0], &client);
-            tls.flush(usize::MAX);
-            let _ = tls.stream.read_to_end(&mut Vec::new());
-            ringwire
-                .log()
-                .contains("These bytes are TLS, but this is a plain ws:// port")
-        });
-        let mut peer = TlsPeer::connect(&ringwire.tls_addresses[0], &client);
-        peer.open(usize::MAX);
-        drop(peer);
-        ringwire.signal(Signal::TERM);
-        assert!(ringwire.wait().0.success());
-    });
-}
-
-#[test]
-fn what_the_command_cannot_do_with_certificates_it_says_in_one_sentence() {
-    guarded(|| {
-        let authority = Authority::new();
-        let (one, other) = (
-            authority.issue(&["localhost"]),
-            authority.issue(&["localhost"]),
-        );
-        let mixed = crate::authority::Pair {
-            certificate: one.certificate.clone(),
-            key: other.key.clone(),
-        };
-        let missing = crate::authority::Pair {
-            certificate: "/nowhere/at/all.pem".into(),
-            key: one.key.clone(),
-        };
-        let other_certificate = other.certificate.to_str().unwrap();
-        for (pair, more, code, expected) in [
-            (&mixed, &[][..], 1, "is not for the key in"),
-            (
-                &missing,
-                &[],
-                1,
-                "cannot read '/nowhere/at/all.pem': No such file",
-            ),
-            (
-                &one,
-                &["--tls-cert", other_certificate],
-                1,
-                "there are 2 --tls-cert and 1 --tls-key",
-            ),
-            (
-                &one,
-                &["--tls-client-auth", "required"],
-                2,
-                "required arguments were not provided",
-            ),
-        ] {
-            let (output, stdout, stderr) = output(&options(pair, more));
-            assert_eq!(output.status.code(), Some(code), "{stderr}");
-            assert_eq!(stdout, "");
-            assert!(stderr.contains(expected), "{stderr}");
-            assert!(code == 2 || stderr.lines().count() == 1, "{stderr}");
-        }
-        let (output, _, stderr) = output(&["--tls-listen", "127.0.0.1:0"]);
-        assert_eq!(output.status.code(), Some(2), "{stderr}");
     });
 }

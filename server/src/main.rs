@@ -1,0 +1,43 @@
+//! The `ringwire` command: arguments in, a server or a report out.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::FromArgMatches as _;
+
+mod access;
+mod check;
+mod cli;
+mod doctor;
+mod engine;
+mod log;
+mod reload;
+mod serve;
+mod settings;
+#[cfg(feature = "tls")]
+mod tls;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let matches = cli::command().get_matches();
+    let mut out = std::io::stdout().lock();
+    match matches.subcommand() {
+        Some(("doctor", matches)) => match doctor::Args::from_arg_matches(matches) {
+            Ok(args) => doctor::run(&args, &mut out).unwrap_or(ExitCode::FAILURE),
+            Err(error) => error.exit(),
+        },
+        Some(("check", matches)) => check::run(matches, &mut out).unwrap_or(ExitCode::FAILURE),
+        Some(("config", matches)) => check::explain(matches, &mut out).unwrap_or(ExitCode::FAILURE),
+        Some((_, matches)) => {
+            drop(out);
+            serve::run(matches)
+        }
+        None => {
+            drop(out);
+            serve::run(&matches)
+        }
+    }
+}

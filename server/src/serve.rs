@@ -1,0 +1,233 @@
+//! `ringwire serve`: settings into a server, signals into its end.
+//!
+//! Knows: the order in which a server comes and goes. Refuses to know: what a setting means.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal, Write},
+    process::{self, ExitCode},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use clap::ArgMatches;
+use ringwire::Address;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+#[cfg(feature = "tls")]
+use crate::tls;
+use crate::{
+    access,
+    engine::{Building, Serving},
+    log::Log,
+    reload::{Reloader, Reloading},
+    settings::{self, Settings},
+};
+
+/// How long the end of the process waits until somebody has taken the words at its start.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
+
+const DEFAULT_ADDRESS: &str = "127.0.0.1:9001";
+
+/// Settings that cannot be served with, as arguments that there are not.
+pub const WRONG_USAGE: u8 = 2;
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub fn run(matches: &ArgMatches) -> ExitCode {
+    let log = match Log::start(io::stderr()) {
+        Ok(log) => log,
+        Err(error) => {
+            // Nothing runs yet that could be kept waiting.
+            let _ = writeln!(io::stderr(), "ringwire: cannot start a thread: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (settings, warnings) = match settings::load(matches) {
+        Ok(loaded) => loaded,
+        Err(findings) => {
+            for finding in findings {
+                log.put(format!("ringwire: {finding}\n").as_bytes());
+            }
+            log.flush();
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    log.take_panics();
+    // The table has no other words than these.
+    let level = settings.log.parse().unwrap_or(tracing::Level::INFO);
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(log.clone())
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let code = match serve(matches, settings, &log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            log.put(format!("ringwire: {sentence}\n").as_bytes());
+            ExitCode::FAILURE
+        }
+    };
+    log.flush();
+    code
+}
+
+/// # Errors
+///
+/// A sentence about what went wrong.
+fn serve(matches: &ArgMatches, settings: Settings, log: &Log) -> Result<(), String> {
+    keep_memory_small();
+    raise_open_file_limit();
+    // Before anything listens: whoever can reach the server can also be told goodbye.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|error| format!("cannot wait for signals: {error}"))?;
+    let mut builder = Building::new(&settings);
+    #[cfg(feature = "tls")]
+    let mut certificates = None;
+    #[cfg(feature = "tls")]
+    if !settings.tls.listen.is_empty() {
+        let tls = tls::load(&settings.tls)?;
+        for address in &settings.tls.listen {
+            builder = builder.listen_tls(address, &tls);
+        }
+        certificates = Some(tls);
+    }
+    for address in plain_addresses(&settings) {
+        builder = builder.listen(address);
+    }
+    let service = access::service(&settings).map_err(|error| error.to_string())?;
+    let server = builder.start(service).map_err(|error| error.to_string())?;
+    let reloader = Reloader::start(Reloading {
+        matches: matches.clone(),
+        settings,
+        reconfigure: server.reconfigurer(),
+        #[cfg(feature = "tls")]
+        tls: certificates,
+    });
+    let reloader = reloader.map_err(no_thread)?;
+    let reload = move || reloader.reload();
+    obey(signals, server.stopper(), reload, log.clone()).map_err(no_thread)?;
+    let greeted = greet(&server).map_err(no_thread)?;
+    let ended = server.join().map_err(|error| error.to_string());
+    // Who reads it may be slow, or not there.
+    let _ = greeted.recv_timeout(GREETING_TIMEOUT);
+    ended
+}
+
+/// An address of TLS alone says that nothing is to be plain.
+fn plain_addresses(settings: &Settings) -> Vec<&str> {
+    #[cfg(feature = "tls")]
+    if settings.listen.is_empty() && !settings.tls.listen.is_empty() {
+        return Vec::new();
+    }
+    if settings.listen.is_empty() {
+        return vec![DEFAULT_ADDRESS];
+    }
+    settings.listen.iter().map(String::as_str).collect()
+}
+
+fn no_thread(error: io::Error) -> String {
+    format!("cannot start a thread: {error}")
+}
+
+/// Does what signals ask for, on a thread of its own.
+fn obey(
+    mut signals: Signals,
+    stop: Box<dyn FnOnce() + Send>,
+    reload: impl Fn() + Send + 'static,
+    log: Log,
+) -> io::Result<()> {
+    let body = move || {
+        let mut stop = Some(stop);
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                reload();
+            } else if let Some(stop) = stop.take() {
+                tracing::info!(signal, "stopping: closing connections with 1001");
+                stop();
+            } else {
+                // Whoever asks again does not want to wait.
+                tracing::warn!("asked again: dropping what is left");
+                log.flush();
+                process::exit(130);
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(body)?;
+    Ok(())
+}
+
+/// Says where the server is and what to try next, on a thread of its own: whoever is to read it may
+/// not do so, and the server goes on. The thread drops its end of the channel when it is done.
+fn greet(server: &Serving) -> io::Result<mpsc::Receiver<()>> {
+    let words = greeting(server);
+    let (done, greeted) = mpsc::channel();
+    let body = move || {
+        let mut out = io::stdout().lock();
+        // Whoever reads this may have gone away; the server has not.
+        let _ = out.write_all(words.as_bytes()).and_then(|()| out.flush());
+        drop(done);
+    };
+    thread::Builder::new()
+        .name("greeting".to_owned())
+        .spawn(body)?;
+    Ok(greeted)
+}
+
+fn greeting(server: &Serving) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let threads = server.threads();
+    let mut words = format!("ringwire {version} echoes at, on {threads}:\n");
+    let mut page = None;
+    let plain = server.addresses().iter().map(|address| (address, ""));
+    let secure = server.tls_addresses().iter().map(|address| (address, "s"));
+    for (address, s) in plain.chain(secure) {
+        // Writing to a text does not fail.
+        let _ = match address {
+            Address::Inet(inet) => {
+                page.get_or_insert(format!("http{s}://{inet}/"));
+                writeln!(words, "  ws{s}://{inet}/")
+            }
+            Address::Unix(path) if s.is_empty() => {
+                writeln!(words, "  ws+unix:{}:/", path.display())
+            }
+            Address::Unix(path) => writeln!(words, "  TLS at unix:{}", path.display()),
+        };
+    }
+    if let Some(page) = page {
+        words += &format!("Open {page} in a browser to talk to it. Ctrl-C stops it.\n");
+    }
+    words + "ringwire doctor looks at this host; ringwire serve --help has the limits.\n"
+}
+
+/// With huge pages, ten thousand idle connections cost more than twice the memory that they need
+/// (scripts/idle-memory.sh); messages gain by them from megabytes on (benches/README.md).
+fn keep_memory_small() {
+    if let Err(errno) = ringwire::defer_huge_pages() {
+        tracing::debug!(%errno, "transparent huge pages stay on");
+    }
+}
+
+/// Each connection is a descriptor, so the soft limit is of no use to us.
+fn raise_open_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(errno) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%errno, "the limit on open files could not be raised to its hard limit");
+    }
+}

@@ -1,0 +1,389 @@
+//! What settings have to agree on, and what is legal and unwise.
+//!
+//! Knows: relations between settings. Refuses to know: how they were written.
+
+use std::collections::BTreeMap;
+
+use ringwire::{Address, config::ConfigError};
+
+use super::{
+    Settings,
+    allowed::Allowed,
+    finding::{Finding, Place},
+    table::{setting, settings},
+    value::Kind,
+};
+
+/// Proxies drop a connection that is silent for this long, most of them by default.
+const PROXY_SILENCE_MS: u64 = 60_000;
+
+const MINUTE_MS: u64 = 60_000;
+
+/// Settings that the ring of a shard obeys, and the async API has no use for.
+const OF_RINGS: &[&str] = &[
+    "busy_poll_us",
+    "recv_buffer_bytes",
+    "recv_buffers",
+    "recv_incremental",
+    "send_in_place_bytes_min",
+];
+
+/// Everything that is wrong, and then everything that is unwise.
+pub fn check(settings: &Settings) -> Vec<Finding> {
+    let faults = settings.config.faults();
+    let mut findings: Vec<_> = faults
+        .iter()
+        .map(|fault| of_fault(settings, fault))
+        .collect();
+    findings.extend(of_engine(settings));
+    findings.extend(of_addresses(settings));
+    findings.extend(of_access(settings));
+    findings.extend(of_compression(settings));
+    #[cfg(feature = "tls")]
+    findings.extend(of_tls(settings));
+    findings.extend(unwise(settings));
+    findings
+}
+
+/// A disagreement is said of whichever setting of those was given.
+fn of_fault(settings: &Settings, fault: &ConfigError) -> Finding {
+    let related = [
+        "queue_high_bytes",
+        "message_bytes_max",
+        "compress_bytes_min",
+    ];
+    let key = fault.field();
+    let given = |key: &&str| settings.is_given(key);
+    let blamed = [key].into_iter().chain(related).find(given).unwrap_or(key);
+    let kind = setting(key).map(|setting| setting.kind);
+    let (mut bound, value) = (in_units(kind, fault.bound()), in_units(kind, fault.value()));
+    for other in related {
+        bound = bound.replace(other, &settings.name(other));
+    }
+    let by_default = match settings.is_given(key) {
+        true => "",
+        false => " by default",
+    };
+    let sentence = format!(
+        "{} is {value}{by_default}, but it has to be {bound}",
+        settings.name(key)
+    );
+    Finding::error(settings.place(blamed), sentence)
+}
+
+/// The same with its numbers in the largest units that say them whole.
+fn in_units(kind: Option<Kind>, text: &str) -> String {
+    let Some(kind) = kind else {
+        return text.to_owned();
+    };
+    let word = |word: &str| match word.trim_end_matches(',').parse() {
+        Ok(number) => kind.say_number(number) + &word[word.trim_end_matches(',').len()..],
+        Err(_) => word.to_owned(),
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn of_engine(settings: &Settings) -> Vec<Finding> {
+    if settings.engine == "shard" {
+        return Vec::new();
+    }
+    let without_meaning = OF_RINGS.iter().filter(|key| settings.is_given(key));
+    let findings = without_meaning.map(|key| {
+        let sentence = format!(
+            "{} has no meaning with {} async, which receives and sends without a ring of ours; \
+             leave it out",
+            settings.name(key),
+            settings.name("engine")
+        );
+        Finding::error(settings.place(key), sentence)
+    });
+    findings.collect()
+}
+
+/// The addresses of a setting, each with what it is called.
+fn addresses(settings: &Settings) -> Vec<(&'static str, &str)> {
+    let plain = settings.listen.iter().map(|text| ("listen", text.as_str()));
+    #[cfg(feature = "tls")]
+    let plain = plain.chain(
+        settings
+            .tls
+            .listen
+            .iter()
+            .map(|text| ("tls_listen", text.as_str())),
+    );
+    plain.collect()
+}
+
+fn of_addresses(settings: &Settings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut seen = BTreeMap::new();
+    for (key, text) in addresses(settings) {
+        let name = settings.name(key);
+        match text.parse::<Address>() {
+            Err(error) => {
+                let sentence = format!("{name} is '{text}', but {error}");
+                findings.push(Finding::error(settings.place(key), sentence));
+            }
+            // Each is another one.
+            Ok(Address::Inet(inet)) if inet.port() == 0 => {}
+            Ok(address) => {
+                if let Some(first) = seen.insert(address.to_string(), name.clone()) {
+                    let sentence = match first == name {
+                        true => format!("{name} has '{text}' twice: name it once"),
+                        false => format!("'{text}' is in {first} and in {name}: choose one"),
+                    };
+                    findings.push(Finding::error(settings.place(key), sentence));
+                }
+            }
+        }
+    }
+    findings
+}
+
+fn of_access(settings: &Settings) -> Vec<Finding> {
+    let (name, place) = (
+        settings.name("allow_origin"),
+        settings.place("allow_origin"),
+    );
+    let mut findings = Vec::new();
+    let mut everybody = None;
+    for text in &settings.allow_origin {
+        match Allowed::parse(text) {
+            Err(error) => {
+                let sentence = format!("{name} is '{text}', but {error}");
+                findings.push(Finding::error(place.clone(), sentence));
+            }
+            Ok(allowed) if allowed.origin == "*" => everybody = Some(allowed),
+            Ok(_) => {}
+        }
+    }
+    if let Some(everybody) = everybody {
+        let of_path = match &everybody.path {
+            None => String::new(),
+            Some(path) => format!(" at {path}"),
+        };
+        let sentence = format!(
+            "{name} has *: pages of every origin may connect{of_path} with the cookies that a \
+             browser has for this host; name the origins if cookies say who somebody is"
+        );
+        findings.push(Finding::warning(place, sentence));
+    }
+    findings
+}
+
+fn of_compression(settings: &Settings) -> Vec<Finding> {
+    if settings.config.compress {
+        return Vec::new();
+    }
+    let keys = settings_of_compression();
+    let findings = keys.filter(|key| settings.is_given(key)).map(|key| {
+        let place = settings.place(key);
+        let sentence = format!(
+            "{} has no effect without {}",
+            settings.name(key),
+            match &place {
+                Place::Flag(_) => "--compress",
+                _ => "compress = true",
+            }
+        );
+        match place {
+            // In a file it may wait for compression to be turned on.
+            Place::Flag(_) => Finding::error(place, sentence),
+            place => Finding::warning(place, sentence),
+        }
+    });
+    findings.collect()
+}
+
+fn settings_of_compression() -> impl Iterator<Item = &'static str> {
+    let keys = settings().iter().map(|setting| setting.key);
+    keys.filter(|key| key.starts_with("compress_") || key.starts_with("inflate_"))
+}
+
+#[cfg(feature = "tls")]
+fn of_tls(settings: &Settings) -> Vec<Finding> {
+    let tls = &settings.tls;
+    let name = |key| settings.name(key);
+    let mut findings = Vec::new();
+    let mut error = |key: &str, sentence: String| {
+        findings.push(Finding::error(settings.place(key), sentence));
+    };
+    let (certificates, keys) = (tls.cert.len(), tls.key.len());
+    if tls.listen.is_empty() {
+        let of_tls = ["tls_cert", "tls_key", "tls_client_ca", "tls_client_auth"];
+        let given = of_tls.into_iter().find(|key| settings.is_given(key));
+        if let Some(key) = given {
+            let sentence = format!(
+                "{} has no effect without {}: where is TLS to listen?",
+                name(key),
+                name("tls_listen").replace(
+                    "tls_listen",
+                    match settings.place(key) {
+                        Place::Flag(_) => "--tls-listen",
+                        _ => "tls_listen",
+                    }
+                )
+            );
+            error(key, sentence);
+        }
+        return findings;
+    }
+    if certificates == 0 {
+        let sentence = format!(
+            "{} needs a certificate: name it, and its key, with {} and {}",
+            name("tls_listen"),
+            said(settings, "tls_listen", "tls_cert"),
+            said(settings, "tls_listen", "tls_key")
+        );
+        error("tls_listen", sentence);
+    } else if certificates != keys {
+        let sentence = format!(
+            "there are {certificates} {} and {keys} {}; name one key for each certificate, in the \
+             same order",
+            name("tls_cert"),
+            said(settings, "tls_cert", "tls_key")
+        );
+        error("tls_cert", sentence);
+    }
+    if tls.client_auth != "off" && tls.client_ca.is_empty() {
+        let sentence = format!(
+            "{} is {}, so {} has to name the authorities of clients",
+            name("tls_client_auth"),
+            tls.client_auth,
+            said(settings, "tls_client_auth", "tls_client_ca")
+        );
+        error("tls_client_auth", sentence);
+    }
+    findings
+}
+
+/// A key that was not given, in the way in which another one was.
+#[cfg(feature = "tls")]
+fn said(settings: &Settings, given: &str, key: &str) -> String {
+    match settings.place(given) {
+        Place::Flag(_) => format!("--{}", key.replace('_', "-")),
+        Place::Variable(_) => format!("RINGWIRE_{}", key.to_uppercase()),
+        Place::Nowhere | Place::File { .. } => key.to_owned(),
+    }
+}
+
+/// What is legal, and most likely not what was meant.
+fn unwise(settings: &Settings) -> Vec<Finding> {
+    let config = &settings.config;
+    let idle_ms = config.idle_timeout_ms;
+    let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let rules: [(&str, bool, &str); 9] = [
+        (
+            "idle_timeout_ms",
+            idle_ms == 0,
+            "0 keeps a connection whose peer is gone for ever, and pings nobody",
+        ),
+        (
+            "idle_timeout_ms",
+            idle_ms / 2 > PROXY_SILENCE_MS,
+            "pings go out after half of it, and most proxies drop a connection that is silent for \
+             60s; 2m or less keeps it alive",
+        ),
+        (
+            "message_timeout_ms",
+            config.message_timeout_ms == 0,
+            "0 lets a peer keep the memory of a message that it never finishes",
+        ),
+        (
+            "handshake_timeout_ms",
+            config.handshake_timeout_ms > MINUTE_MS,
+            "whoever connects and says nothing keeps a place for so long",
+        ),
+        (
+            "drain_timeout_ms",
+            config.drain_timeout_ms == 0,
+            "0 cuts connections off when the server stops, without a closing handshake",
+        ),
+        (
+            "message_bytes_max",
+            config.message_bytes_max > 1 << 30,
+            "a message is put together in memory, which one peer can fill with so much",
+        ),
+        (
+            "shards",
+            settings.shards > processors,
+            "that is more than there are processors here, and each shard is one's work",
+        ),
+        (
+            "legacy_hixie76",
+            config.legacy_hixie76,
+            "no browser since 2012 speaks it, and its clients cannot be pinged",
+        ),
+        (
+            "log",
+            settings.log == "trace",
+            "trace has a line for everything that happens, and drops lines under load",
+        ),
+    ];
+    let applies = rules
+        .into_iter()
+        .filter(|(key, is_so, _)| *is_so && settings.is_given(key));
+    let findings = applies.map(|(key, _, why)| {
+        let setting = setting(key);
+        let value = setting.map_or_else(String::new, |it| it.kind.say(&it.get(settings)));
+        let sentence = format!("{} is {value}: {why}", settings.name(key));
+        Finding::warning(settings.place(key), sentence)
+    });
+    findings.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ringwire::Config;
+
+    use super::{super::file, *};
+
+    fn found(text: &str) -> Vec<String> {
+        let (mut settings, mut findings) = (Settings::default(), Vec::new());
+        file::read("it.toml", text, &mut settings, &mut findings);
+        findings.extend(check(&settings));
+        findings.iter().map(Finding::to_string).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_right_and_wise() {
+        assert_eq!(found(""), [""; 0]);
+        assert_eq!(check(&Settings::default()), []);
+        assert_eq!(Config::default().faults(), []);
+    }
+
+    #[test]
+    fn what_disagrees_is_said_at_whichever_was_written() {
+        assert_eq!(
+            found("queue_high_bytes = 10\n"),
+            [
+                "it.toml:1:20: error: queue_low_bytes is 256KiB by default, but it has to be from \
+              0 to 10, which is queue_high_bytes"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_address_is_named_once() {
+        let twice =
+            found("listen = ['127.0.0.1:80', '127.0.0.1:80', '127.0.0.1:0', '127.0.0.1:0']");
+        assert_eq!(
+            twice,
+            ["it.toml:1:10: error: listen has '127.0.0.1:80' twice: name it once"]
+        );
+        assert_eq!(found("listen = 'nowhere'").len(), 1);
+    }
+
+    #[test]
+    fn what_is_unwise_is_a_warning() {
+        let warned = found(
+            "idle_timeout_ms = '5m'\nallow_origin = '*'\nlegacy_hixie76 = true\n\
+             compress_level = 9\n",
+        );
+        assert_eq!(warned.len(), 4, "{warned:#?}");
+        assert!(
+            warned.iter().all(|line| line.contains("warning: ")),
+            "{warned:#?}"
+        );
+    }
+}

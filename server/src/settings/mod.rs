@@ -1,0 +1,227 @@
+//! How the binary serves: one table of settings, and whoever gives them values.
+//!
+//! Knows: the order in which defaults, a file, the environment and the command line are asked, and
+//! where each value came from, so that what is wrong with it is said in the words that a person
+//! wrote. Refuses to know: what is done with a setting.
+//!
+//! ```text
+//!   table --> defaults < file < RINGWIRE_... < --flags, --set key=value --> check --> Settings
+//!     |                                                                      |
+//!     +--> reference, schema, help                                           +--> findings
+//! ```
+//!
+//! A setting is added in one place: an entry of the library's [`Config`] or of [`table`].
+
+mod allowed;
+mod check;
+mod file;
+mod finding;
+mod flags;
+mod reference;
+mod table;
+mod value;
+
+use std::collections::BTreeMap;
+
+use ringwire::Config;
+
+pub use allowed::Allowed;
+pub use check::check;
+pub use finding::{Finding, Place};
+pub use flags::{arguments, load, load_file};
+pub use reference::{reference, schema};
+use table::{Setting, settings};
+use value::{Value, Written};
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What the library obeys.
+    pub config: Config,
+    /// Addresses without TLS.
+    pub listen: Vec<String>,
+    /// What serves.
+    pub engine: String,
+    /// What it runs on.
+    pub ring: String,
+    /// Threads; 0: one for each processor.
+    pub shards: u64,
+    /// Each stays on a processor.
+    pub pin: bool,
+    /// What is logged.
+    pub log: String,
+    /// Who may connect: `[PATH=]ORIGIN`.
+    pub allow_origin: Vec<String>,
+    /// Whose 101 is imitated; empty: nobody's.
+    pub compat: String,
+    /// Certificates.
+    #[cfg(feature = "tls")]
+    pub tls: TlsSettings,
+    /// Where values came from, of those that were given.
+    given: BTreeMap<&'static str, Place>,
+}
+
+/// A setting that is not what it was.
+pub struct Change {
+    /// Which.
+    pub key: &'static str,
+    /// What it is, in words.
+    pub value: String,
+    /// The library obeys it.
+    pub is_of_library: bool,
+}
+
+/// Where TLS listens, and with what.
+#[cfg(feature = "tls")]
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    /// Addresses.
+    pub listen: Vec<String>,
+    /// Files of certificates.
+    pub cert: Vec<String>,
+    /// The file of each one's key.
+    pub key: Vec<String>,
+    /// Whether clients have to show one.
+    pub client_auth: String,
+    /// Who has signed those; empty: nobody.
+    pub client_ca: String,
+    /// The oldest version.
+    pub min_version: String,
+}
+
+#[cfg(feature = "tls")]
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            cert: Vec::new(),
+            key: Vec::new(),
+            client_auth: "off".to_owned(),
+            client_ca: String::new(),
+            min_version: "1.2".to_owned(),
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            listen: Vec::new(),
+            engine: "shard".to_owned(),
+            ring: "auto".to_owned(),
+            shards: 0,
+            pin: true,
+            log: "info".to_owned(),
+            allow_origin: Vec::new(),
+            compat: String::new(),
+            #[cfg(feature = "tls")]
+            tls: TlsSettings::default(),
+            given: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Where the value of a setting came from.
+    pub fn place(&self, key: &str) -> Place {
+        self.given.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Whether somebody gave it a value.
+    pub fn is_given(&self, key: &str) -> bool {
+        self.given.contains_key(key)
+    }
+
+    /// What a person calls it: by the flag, the variable or the key that was written.
+    pub fn name(&self, key: &str) -> String {
+        self.place(key).name_of(key)
+    }
+
+    /// What is not as it was.
+    pub fn changed_from(&self, before: &Self) -> Vec<Change> {
+        let changed = settings()
+            .iter()
+            .filter(|it| it.get(self) != it.get(before));
+        let changes = changed.map(|setting| Change {
+            key: setting.key,
+            value: match setting.kind.say(&setting.get(self)) {
+                empty if empty.is_empty() => "empty".to_owned(),
+                value => value,
+            },
+            is_of_library: setting.is_of_library(),
+        });
+        changes.collect()
+    }
+
+    /// Gives a setting the value that was written, if it can have that.
+    fn give(&mut self, setting: &Setting, written: &Written, place: Place) -> Result<(), Finding> {
+        let name = place.name_of(setting.key);
+        let wrong = |place, what: &str| {
+            let sentence = format!("{name} is {written}, but it {what}");
+            Err(Finding::error(place, sentence))
+        };
+        let value = match setting.kind.read(written) {
+            Ok(value) => value,
+            Err(what) => return wrong(place, &what),
+        };
+        let too_much = format!("has to be {}", setting.kind.allowed());
+        if let (Value::Number(number), Some((least, most))) = (&value, setting.kind.bounds())
+            && !(least..=most).contains(number)
+        {
+            return wrong(place, &too_much);
+        }
+        if !setting.put(self, value) {
+            return wrong(place, &too_much);
+        }
+        self.given.insert(setting.key, place);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{table::setting, *};
+
+    #[test]
+    fn what_is_given_is_kept_with_its_place() {
+        let mut settings = Settings::default();
+        let idle = setting("idle_timeout_ms").unwrap();
+        let place = Place::Flag("--idle-timeout-ms".to_owned());
+        let written = Written::Text("30s".to_owned());
+        settings.give(idle, &written, place.clone()).unwrap();
+        assert_eq!(settings.config.idle_timeout_ms, 30_000);
+        assert_eq!(settings.place("idle_timeout_ms"), place);
+        assert!(!settings.is_given("listen"));
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_named_as_it_was_written() {
+        let mut settings = Settings::default();
+        let idle = setting("idle_timeout_ms").unwrap();
+        let place = Place::Flag("--idle-timeout-ms".to_owned());
+        let written = Written::Text("25d".to_owned());
+        let finding = settings.give(idle, &written, place).unwrap_err();
+        assert_eq!(
+            finding.to_string(),
+            "error: --idle-timeout-ms is '25d', but it has to be a number of milliseconds or a \
+             time such as 30s, from 0 to 24d"
+        );
+        assert_eq!(settings.config, Config::default());
+    }
+
+    #[test]
+    fn every_setting_keeps_what_it_is_given() {
+        for setting in settings() {
+            let mut settings = Settings::default();
+            let value = match setting.get(&settings) {
+                Value::Number(number) => Value::Number(number + 1),
+                Value::Switch(on) => Value::Switch(!on),
+                Value::Text(text) => Value::Text(text + "x"),
+                Value::List(_) => Value::List(vec!["x".to_owned()]),
+            };
+            assert!(setting.put(&mut settings, value.clone()), "{}", setting.key);
+            assert_eq!(setting.get(&settings), value, "{}", setting.key);
+        }
+    }
+}

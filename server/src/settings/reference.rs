@@ -1,0 +1,148 @@
+//! What people and editors look up: every setting with all that the table has of it.
+//!
+//! Knows: how the table is said in words and as a JSON Schema. Refuses to know: any one setting.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value as Json, json};
+
+use super::{
+    table::{Flag, Setting, settings},
+    value::{Kind, Value},
+};
+
+/// Every setting, in words: a page in Markdown.
+pub fn reference() -> String {
+    let introduction = "A file of settings is TOML: `key = value`. Each setting can also be given \
+        by its variable of the environment and by its flag, or `--set key=value`; a flag wins over \
+        a variable, and that over the file. Sizes read `64KiB`, `16MiB`, times `250ms`, `30s`, \
+        `2m`; plain numbers are in the unit that the key names.";
+    let mut page = format!("# Settings of ringwire\n\n{}\n", wrapped(introduction));
+    let mut group = None;
+    for setting in settings() {
+        if group.replace(setting.group) != Some(setting.group) {
+            // Writing to a text does not fail.
+            let _ = writeln!(page, "\n## {}", setting.group.heading());
+        }
+        let _ = writeln!(
+            page,
+            "\n### `{}`\n\n{}",
+            setting.key,
+            wrapped(&sentence(setting))
+        );
+        let _ = writeln!(page, "\n- value: {}", setting.kind.allowed());
+        let _ = writeln!(page, "- default: {}", default(setting));
+        let flag = match (setting.flag_name(), setting.flag) {
+            (Some(flag), Flag::Own) => format!("`--{flag}`"),
+            _ => format!("`--set {}=...`", setting.key),
+        };
+        let _ = writeln!(page, "- flag: {flag}");
+        let _ = writeln!(page, "- variable: `{}`", setting.variable());
+        let when = match setting.is_live() {
+            true => "at SIGHUP, for connections that are there as well",
+            false => "with a restart",
+        };
+        let _ = writeln!(page, "- changes: {when}");
+    }
+    page
+}
+
+fn sentence(setting: &Setting) -> String {
+    let meaning = setting.meaning.trim();
+    match meaning.ends_with(['.', ']']) {
+        true => meaning.to_owned(),
+        false => format!("{meaning}."),
+    }
+}
+
+fn default(setting: &Setting) -> String {
+    match setting.default() {
+        Value::Text(text) if text.is_empty() => "none".to_owned(),
+        Value::List(items) if items.is_empty() => "none".to_owned(),
+        value => setting.kind.say(&value),
+    }
+}
+
+fn wrapped(text: &str) -> String {
+    let mut lines = String::new();
+    let mut width = 0;
+    for word in text.split_whitespace() {
+        if width > 0 && width + 1 + word.len() > 100 {
+            lines.push('\n');
+            width = 0;
+        } else if width > 0 {
+            lines.push(' ');
+            width += 1;
+        }
+        lines += word;
+        width += word.len();
+    }
+    lines
+}
+
+/// The same for editors, as a JSON Schema (2020-12) of the file's data.
+pub fn schema() -> Json {
+    let properties: Map<_, _> = settings()
+        .iter()
+        .map(|setting| (setting.key.to_owned(), property(setting)))
+        .collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Settings of ringwire",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": false,
+    })
+}
+
+fn property(setting: &Setting) -> Json {
+    let mut property = match setting.kind {
+        Kind::Count(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
+        Kind::Bytes(least, most) => number(least, most, "^[0-9_]+ ?([KMGT]iB|[kMGT]?B)?$"),
+        Kind::Milliseconds(least, most) => number(least, most, "^[0-9_]+ ?(ms|s|m|h|d)?$"),
+        Kind::Microseconds(least, most) => number(least, most, "^[0-9_]+ ?(us|ms|s)?$"),
+        Kind::Switch => json!({"type": "boolean"}),
+        Kind::Text => json!({"type": "string"}),
+        Kind::Choice(words) => json!({"enum": words}),
+        Kind::List => json!({"anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"type": "string"}},
+        ]}),
+    };
+    property["description"] = Json::String(sentence(setting));
+    property["default"] = match setting.default() {
+        Value::Number(number) => json!(number),
+        Value::Switch(on) => json!(on),
+        Value::Text(text) => json!(text),
+        Value::List(items) => json!(items),
+    };
+    property
+}
+
+fn number(least: u64, most: u64, pattern: &str) -> Json {
+    json!({"anyOf": [
+        {"type": "integer", "minimum": least, "maximum": most},
+        {"type": "string", "pattern": pattern},
+    ]})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_have_every_setting() {
+        let (page, schema) = (reference(), schema());
+        for setting in settings() {
+            assert!(
+                page.contains(&format!("### `{}`\n", setting.key)),
+                "{}",
+                setting.key
+            );
+            let property = &schema["properties"][setting.key];
+            assert!(property["description"].is_string(), "{}", setting.key);
+        }
+        let longest = page.lines().map(str::len).max().unwrap_or(0);
+        assert!(longest <= 170, "a line of {longest}");
+    }
+}

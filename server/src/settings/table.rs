@@ -1,0 +1,348 @@
+//! Every setting of the binary, one entry each: keys of files, flags, variables of the environment,
+//! the reference, the schema and the check all come from here.
+//!
+//! Knows: the settings of the library's [`Config`], of which none is named here, and those that
+//! only the binary has. Refuses to know: where values come from.
+
+use std::sync::LazyLock;
+
+use ringwire::config::{self, Config};
+
+use super::{
+    Settings,
+    value::{Kind, Value, meant},
+};
+
+/// How a setting is typed on a command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flag {
+    /// `--key`, with a value unless it is a switch; `--no-key` for a switch that is on.
+    Own,
+    /// `--set key=value` only: few people ever type it.
+    None,
+}
+
+/// Under which heading it is explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// Where the server listens, and on what it runs.
+    Serving,
+    /// Certificates.
+    #[cfg(feature = "tls")]
+    Tls,
+    /// Who may connect.
+    Access,
+    /// What peers may use.
+    Limits,
+    /// permessage-deflate.
+    Compression,
+    /// What can be told to run faster or smaller.
+    Tuning,
+}
+
+impl Group {
+    /// Its heading.
+    pub const fn heading(self) -> &'static str {
+        match self {
+            Self::Serving => "Serving",
+            #[cfg(feature = "tls")]
+            Self::Tls => "TLS",
+            Self::Access => "Access",
+            Self::Limits => "Limits",
+            Self::Compression => "Compression",
+            Self::Tuning => "Tuning",
+        }
+    }
+}
+
+/// One setting.
+pub struct Setting {
+    /// Its name in a file.
+    pub key: &'static str,
+    /// What its values are.
+    pub kind: Kind,
+    /// What stands for a value in the help.
+    pub placeholder: &'static str,
+    /// How it is typed.
+    pub flag: Flag,
+    /// Where it is explained.
+    pub group: Group,
+    /// What it means.
+    pub meaning: String,
+    access: Access,
+}
+
+enum Access {
+    Config(&'static config::Field),
+    Own {
+        get: fn(&Settings) -> Value,
+        put: fn(&mut Settings, Value),
+    },
+}
+
+impl Setting {
+    /// Its value.
+    pub fn get(&self, settings: &Settings) -> Value {
+        match &self.access {
+            Access::Own { get, .. } => get(settings),
+            Access::Config(field) => match field.get(&settings.config) {
+                config::Value::Number(number) => Value::Number(number),
+                config::Value::Switch(on) => Value::Switch(on),
+                config::Value::Text(text) => Value::Text(text.unwrap_or_default()),
+                _ => Value::Text(String::new()),
+            },
+        }
+    }
+
+    /// Sets it to a value of its kind, whether that is within its bounds or not. Returns whether
+    /// there is room for it.
+    pub fn put(&self, settings: &mut Settings, value: Value) -> bool {
+        let field = match &self.access {
+            Access::Own { put, .. } => {
+                put(settings, value);
+                return true;
+            }
+            Access::Config(field) => field,
+        };
+        let value = match value {
+            Value::Number(number) => config::Value::Number(number),
+            Value::Switch(on) => config::Value::Switch(on),
+            Value::Text(text) => config::Value::Text((!text.is_empty()).then_some(text)),
+            Value::List(_) => return false,
+        };
+        field.put(&mut settings.config, value)
+    }
+
+    /// Whether the library obeys it, and not the binary.
+    pub const fn is_of_library(&self) -> bool {
+        matches!(self.access, Access::Config(_))
+    }
+
+    /// Whether it can change while the server runs, at SIGHUP.
+    pub const fn is_live(&self) -> bool {
+        match self.access {
+            Access::Config(field) => field.is_live,
+            Access::Own { .. } => false,
+        }
+    }
+
+    /// Its default.
+    pub fn default(&self) -> Value {
+        self.get(&Settings::default())
+    }
+
+    /// The switch is on unless it is turned off.
+    pub fn is_on_by_default(&self) -> bool {
+        self.default() == Value::Switch(true)
+    }
+
+    /// The flag, without its two dashes, if it has one.
+    pub fn flag_name(&self) -> Option<String> {
+        let name = self.key.replace('_', "-");
+        match self.flag {
+            Flag::None => None,
+            Flag::Own if self.is_on_by_default() => Some(format!("no-{name}")),
+            Flag::Own => Some(name),
+        }
+    }
+
+    /// The variable of the environment.
+    pub fn variable(&self) -> String {
+        format!("RINGWIRE_{}", self.key.to_uppercase())
+    }
+}
+
+/// Settings of the library that few people type.
+const UNTYPED: &[&str] = &[
+    "mailbox_bytes_max",
+    "mailbox_messages_max",
+    "message_empty_fragments_max",
+    "message_kept_bytes_max",
+    "send_kept_bytes_max",
+    "shard_queue_high_bytes",
+];
+
+const fn placeholder(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Count(..) => "N",
+        Kind::Bytes(..) => "BYTES",
+        Kind::Milliseconds(..) => "MS",
+        Kind::Microseconds(..) => "US",
+        Kind::Switch => "",
+        Kind::Text | Kind::Choice(_) | Kind::List => "TEXT",
+    }
+}
+
+fn group_of(key: &str) -> Group {
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| key.starts_with(prefix));
+    if begins(&["compress", "inflate"]) {
+        Group::Compression
+    } else if begins(&[
+        "recv_",
+        "send_",
+        "mailbox_",
+        "message_kept",
+        "busy_",
+        "backlog",
+    ]) {
+        Group::Tuning
+    } else if begins(&["legacy", "server_header", "date_header"]) {
+        Group::Access
+    } else {
+        Group::Limits
+    }
+}
+
+fn of_library(field: &'static config::Field) -> Setting {
+    let kind = field.kind.into();
+    let lines = field.meaning.lines().map(str::trim);
+    let meaning = lines.collect::<Vec<_>>().join(" ").replace('`', "");
+    Setting {
+        key: field.name,
+        kind,
+        placeholder: placeholder(kind),
+        flag: match UNTYPED.contains(&field.name) {
+            true => Flag::None,
+            false => Flag::Own,
+        },
+        group: group_of(field.name),
+        meaning: meaning.trim().to_owned(),
+        access: Access::Config(field),
+    }
+}
+
+macro_rules! own {
+    ($(
+        $key:ident: $kind:expr, $placeholder:literal, $group:ident, $at:expr, $to:expr,
+            $meaning:literal;
+    )*) => {
+        vec![$(Setting {
+            key: stringify!($key),
+            kind: $kind,
+            placeholder: $placeholder,
+            flag: Flag::Own,
+            group: Group::$group,
+            meaning: $meaning.to_owned(),
+            access: Access::Own { get: $at, put: $to },
+        },)*]
+    };
+}
+
+/// A setting that is a number, a switch, a text or a list of [`Settings`] itself.
+macro_rules! at {
+    ($kind:ident, $($field:ident).+) => {
+        |settings| Value::$kind(settings.$($field).+.clone())
+    };
+}
+
+macro_rules! to {
+    ($kind:ident, $($field:ident).+) => {
+        |settings, value| {
+            if let Value::$kind(value) = value {
+                settings.$($field).+ = value;
+            }
+        }
+    };
+}
+
+/// What a server runs on.
+pub const ENGINES: &[&str] = &[
+    "shard",
+    #[cfg(feature = "aio")]
+    "async",
+];
+
+const RINGS: &[&str] = &["auto", "uring", "epoll"];
+const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
+
+fn of_binary() -> Vec<Setting> {
+    own! {
+        listen: Kind::List, "ADDRESS", Serving, at!(List, listen), to!(List, listen),
+            "Listen here: IP:PORT, [IPV6]:PORT or unix:/path. Repeat it for several addresses; \
+             port 0 lets the kernel choose [default: 127.0.0.1:9001, unless there is a tls_listen]";
+        engine: Kind::Choice(ENGINES), "ENGINE", Serving, at!(Text, engine), to!(Text, engine),
+            "What serves: shards on rings of their own, or the async API on tokio-uring (on epoll: \
+             on tokio), to compare and for kernels from 5.15 on";
+        ring: Kind::Choice(RINGS), "RING", Serving, at!(Text, ring), to!(Text, ring),
+            "What it runs on. auto: io_uring where this host allows it, else epoll, with a warning \
+             that says why and what to do; uring: io_uring, or no start; epoll: epoll, on every \
+             kernel since 4.18";
+        shards: Kind::Count(0, 1024), "N", Serving, at!(Number, shards), to!(Number, shards),
+            "Shards, one thread and one ring each; 0: one for each processor";
+        pin: Kind::Switch, "", Serving, at!(Switch, pin), to!(Switch, pin),
+            "Keep each shard on one processor";
+        log: Kind::Choice(LEVELS), "LEVEL", Serving, at!(Text, log), to!(Text, log),
+            "What to write to standard error. Nothing waits for it: lines that are not read in \
+             time, or cannot be written, are dropped and counted";
+        allow_origin: Kind::List, "[PATH=]ORIGIN", Access, at!(List, allow_origin),
+            to!(List, allow_origin),
+            "Let pages of this origin open connections, and no others but those of further ones; \
+             without any, all may. https://example.com, https://*.example.com for what is below \
+             it, http://localhost:* for every port, same-origin, null, or * for all; \
+             /sink=https://example.com for one path alone. Others get a 403. Programs that send no \
+             Origin are let in. The built-in page is same-origin";
+        compat: Kind::Choice(&["", "kaazing"]), "SERVER", Access, at!(Text, compat),
+            to!(Text, compat),
+            "Answer opening handshakes as a server of old did, for clients that compare the reply \
+             with a recording. kaazing: the gateway behind echo.websocket.org in 2012, with its \
+             reason phrase, its order of headers and the origin in Access-Control headers; its \
+             name is up to server_header";
+    }
+}
+
+#[cfg(feature = "tls")]
+fn of_tls() -> Vec<Setting> {
+    own! {
+        tls_listen: Kind::List, "ADDRESS", Tls, at!(List, tls.listen), to!(List, tls.listen),
+            "Listen here for wss://: an address as for listen. Repeat it for several";
+        tls_cert: Kind::List, "FILE", Tls, at!(List, tls.cert), to!(List, tls.cert),
+            "A certificate and its chain, a PEM file. Repeat it for several: a client gets the one \
+             for the name it asks for, or the first. SIGHUP reads all files again";
+        tls_key: Kind::List, "FILE", Tls, at!(List, tls.key), to!(List, tls.key),
+            "The key of each tls_cert, in the same order: a PEM file";
+        tls_client_auth: Kind::Choice(&["off", "optional", "required"]), "WHEN", Tls,
+            at!(Text, tls.client_auth), to!(Text, tls.client_auth),
+            "Whether clients have to show a certificate that an authority of tls_client_ca has \
+             signed";
+        tls_client_ca: Kind::Text, "FILE", Tls, at!(Text, tls.client_ca), to!(Text, tls.client_ca),
+            "The authorities of client certificates, a PEM file";
+        tls_min_version: Kind::Choice(&["1.2", "1.3"]), "VERSION", Tls, at!(Text, tls.min_version),
+            to!(Text, tls.min_version),
+            "The oldest version of TLS that is spoken";
+    }
+}
+
+static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
+    let mut settings = of_binary();
+    #[cfg(feature = "tls")]
+    settings.extend(of_tls());
+    settings.extend(Config::fields().iter().map(of_library));
+    // As they are explained; within a group in the order of the table.
+    settings.sort_by_key(|setting| setting.group);
+    settings
+});
+
+/// All settings, by group.
+pub fn settings() -> &'static [Setting] {
+    &SETTINGS
+}
+
+/// What somebody who has written this key may have meant: the end of a sentence.
+pub fn guess(key: &str) -> String {
+    // `idle_timeout` for `idle_timeout_ms`.
+    let unitless = SETTINGS.iter().find(|setting| {
+        let rest = setting.key.strip_prefix(key);
+        rest.is_some_and(|rest| matches!(rest, "_ms" | "_us" | "_bytes" | "_max" | "_bytes_max"))
+    });
+    let guess = match unitless {
+        Some(setting) => format!("; is {} meant?", setting.key),
+        None => meant(key, SETTINGS.iter().map(|setting| setting.key)),
+    };
+    let guess = if guess.is_empty() { "." } else { &guess };
+    format!("{guess} 'ringwire config reference' has them all")
+}
+
+/// The setting of this key.
+pub fn setting(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}

@@ -1,0 +1,36 @@
+//! The binary as a person runs it: what it serves, what it says, and how it ends.
+
+#[path = "../../../tests/common/article.rs"]
+mod article;
+#[cfg(feature = "tls")]
+#[path = "../../../tests/common/authority.rs"]
+mod authority;
+#[cfg_attr(
+    not(feature = "aio"),
+    expect(dead_code, reason = "the examples need the rest")
+)]
+#[path = "../../../tests/common/mod.rs"]
+mod common;
+#[path = "../../../tests/common/draft.rs"]
+mod draft;
+#[path = "../../../tests/common/guard.rs"]
+mod guard;
+#[expect(dead_code, reason = "the tests of the library look closer")]
+#[path = "../../../tests/common/peer.rs"]
+mod peer;
+#[path = "../../../tests/common/ports.rs"]
+mod ports;
+#[cfg(feature = "tls")]
+#[expect(dead_code, reason = "the tests of the library look closer")]
+#[path = "../../../tests/common/tls_peer.rs"]
+mod tls_peer;
+
+mod descriptors;
+#[cfg(feature = "aio")]
+mod examples;
+mod logging;
+mod serve;
+mod settings;
+mod stopped;
+#[cfg(feature = "tls")]
+mod tls;
