@@ -30,7 +30,7 @@ use crate::{
         CloseCode, Role, SendError,
         handshake::{Content, HandshakeError, Refusal},
     },
-    ring::{Errno, Time, errno::TransferError},
+    ring::{Errno, Lent, Time, errno::TransferError},
     tls::TlsError,
 };
 
@@ -295,6 +295,12 @@ impl Connection {
     fn account(&self, link: &mut Link, state: &mut State) {
         let queued = link.queued_bytes();
         let shared = &mut state.shared;
+        while let Some(lent) = shared.arena.take_returned() {
+            // No leases are sent here.
+            if let Lent::Memory { bytes, .. } = lent {
+                shared.pool.take_back(bytes);
+            }
+        }
         shared.queued_bytes = shared.queued_bytes - link.counted_bytes + queued;
         link.counted_bytes = queued;
         let held = match link.paused {

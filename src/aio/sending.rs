@@ -8,7 +8,11 @@ use std::{
     task::{Context as TaskContext, Poll, ready},
 };
 
-use super::{connection::Connection, local::State};
+use super::{
+    connection::Connection,
+    input::{Found, Input},
+    local::State,
+};
 use crate::{
     SendError,
     conn::{Link, Stage},
@@ -17,8 +21,9 @@ use crate::{
         deflate::Codec,
         endpoint::Control,
         frame::{FrameHeader, HEADER_BYTES_MAX},
-        message::{Outgoing, OutgoingPayload},
+        message::{MessageKind, Outgoing, OutgoingPayload},
     },
+    ring::Lent,
 };
 
 /// A payload of at least this many bytes is offered to the socket where it lies, in a send of its
@@ -99,6 +104,52 @@ impl Connection {
             self.touch_later();
         }
         Ok(())
+    }
+
+    /// Sends the message that was handed out last, and put together out of several receives, back
+    /// as it came, with its memory: none of it is copied, however little the socket takes at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll_send`](Self::poll_send).
+    pub fn send_held(
+        self: &Rc<Self>,
+        input: &mut Input,
+        kind: MessageKind,
+    ) -> Result<(), SendError> {
+        let found = Found::Held(kind);
+        let frame_len = self.frame_to_lend(&Outgoing::from(input.message(&found)));
+        let held = frame_len.and_then(|_| input.take_held());
+        let (Some(frame_len), Some(held)) = (frame_len, held) else {
+            return self.send_now(&mut Some(input.message(&found).into()), true);
+        };
+        let link = &mut *self.link.borrow_mut();
+        let state = &mut *self.local.state.borrow_mut();
+        let counts = &mut state.shared.counts;
+        counts.messages_sent += 1;
+        counts.messages_sent_in_place += 1;
+        counts.payload_bytes_sent += held.len() as u64;
+        let (bytes, part) = state.shared.pool.detach(held);
+        let arena = &mut state.shared.arena;
+        let queue = link.outgoing.get_or_insert_with(|| arena.queue());
+        let place = queue.promise(frame_len);
+        queue.fulfil(place, Lent::Memory { bytes, part });
+        self.flush_in(link, state);
+        Ok(())
+    }
+
+    /// The length of this frame, if it can be sent from where it lies, whenever that is.
+    fn frame_to_lend(&self, message: &Outgoing<'_>) -> Option<usize> {
+        let link = self.link.borrow();
+        let state = self.local.state.borrow();
+        let OutgoingPayload::Framed { frame, .. } = &message.payload else {
+            return None;
+        };
+        let queued = link.queued_bytes().saturating_add(frame.len());
+        let is_lent = matches!(link.stage, Stage::Open)
+            && queued <= state.shared.config.queue_bytes_max
+            && goes_as_it_is(&link, message, &state.shared.codec);
+        is_lent.then_some(frame.len())
     }
 
     /// Offers a message to the socket where it lies, behind what is queued.
@@ -196,11 +247,16 @@ impl Connection {
     }
 }
 
-/// Whether these bytes are sent as they lie. What is shared is adopted by the queue without a copy.
+/// Whether these bytes are sent now, as they lie. What is shared is adopted by the queue without a
+/// copy.
 fn can_go_directly(link: &Link, message: &Outgoing<'_>, codec: &Codec) -> bool {
+    !link.sending && goes_as_it_is(link, message, codec)
+}
+
+/// Whether what is sent is the message as it is.
+fn goes_as_it_is(link: &Link, message: &Outgoing<'_>, codec: &Codec) -> bool {
     let endpoint = &link.endpoint;
     link.rare.tls().is_none()
-        && !link.sending
         && endpoint.role() == Role::Server
         && endpoint.version() == Version::Rfc6455
         && !endpoint.is_close_sent()

@@ -262,7 +262,29 @@ impl WebSocket {
         link.rare.tls().map(|tls| look(tls.session()))
     }
 
-    pub(crate) fn reader_mut(&mut self) -> &mut Reader {
+    /// Waits for a message and sends it back. Returns whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub(crate) async fn echo_next(&mut self) -> Result<bool, SendError> {
+        let Self { reader, writer } = self;
+        let Some(found) = poll_fn(|context| reader.poll_whole(context)).await else {
+            return Ok(false);
+        };
+        let connection = &writer.connection;
+        poll_fn(|context| connection.poll_room(context)).await?;
+        match found {
+            Found::Held(kind) => connection.send_held(&mut reader.input, kind)?,
+            Found::Received { .. } => {
+                let message = reader.input.message(&found);
+                connection.send_now(&mut Some(message.into()), true)?;
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn reader_mut(&mut self) -> &mut Reader {
         &mut self.reader
     }
 
@@ -319,16 +341,6 @@ impl Reader {
     pub async fn next_owned(&mut self) -> Option<OwnedMessage> {
         let found = poll_fn(|context| self.poll_whole(context)).await?;
         Some(self.owned(&found))
-    }
-
-    /// The next message, to be passed on: one that was put together out of several receives leaves
-    /// with its memory.
-    pub(crate) async fn next_to_pass_on(&mut self) -> Option<Outgoing<'_>> {
-        let found = poll_fn(|context| self.poll_whole(context)).await?;
-        Some(match found {
-            Found::Held(_) => self.owned(&found).into(),
-            Found::Received { .. } => self.input.message(&found).into(),
-        })
     }
 
     pub(super) fn owned(&mut self, found: &Found) -> OwnedMessage {

@@ -32,7 +32,7 @@ impl Handler for Echo {
     async fn serve(&self, mut socket: WebSocket, route: Route) {
         let writer = socket.writer();
         let served = match route {
-            Route::Echo => echo(&mut socket, &writer).await,
+            Route::Echo => echo(&mut socket).await,
             Route::EchoAs(kind) => echo_as(&mut socket, &writer, kind).await,
             Route::Sink(_) => sink(&mut socket, &writer, route).await,
         };
@@ -43,10 +43,8 @@ impl Handler for Echo {
     }
 }
 
-async fn echo(socket: &mut WebSocket, writer: &Writer) -> Result<(), SendError> {
-    while let Some(message) = socket.reader_mut().next_to_pass_on().await {
-        writer.send(message).await?;
-    }
+async fn echo(socket: &mut WebSocket) -> Result<(), SendError> {
+    while socket.echo_next().await? {}
     Ok(())
 }
 
