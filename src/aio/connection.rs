@@ -23,8 +23,9 @@ use super::{
 };
 use crate::{
     conn::{
-        CloseCause, Ending, Key, Link, Stage, Timeout,
-        liveness::{Kernel, Look, RESPITE_MS, first_look_ms},
+        CloseCause, Ending, Key, Link, Stage,
+        liveness::{Kernel, first_look_ms},
+        stages::{Due, Next},
     },
     proto::{
         CloseCode, Role, SendError,
@@ -274,20 +275,13 @@ impl Connection {
         if !link.paused {
             self.wake_waiting();
         }
-        if let Stage::Finishing(ending) = link.stage
-            && queued == 0
-        {
-            match ending {
-                Ending::Linger if !link.stream_ended => {
-                    link.stage = Stage::Lingering;
-                    self.socket.shutdown(Shutdown::Write);
-                    self.leave();
-                }
-                Ending::Linger | Ending::Stop => self.stop(link, state),
+        match link.next_stage() {
+            None => {}
+            Some(Next::ShutDown) => {
+                self.socket.shutdown(Shutdown::Write);
+                self.leave();
             }
-        }
-        if matches!(link.stage, Stage::Lingering) && link.stream_ended {
-            self.stop(link, state);
+            Some(Next::Stop) => self.stop(link, state),
         }
     }
 
@@ -367,23 +361,17 @@ impl Connection {
 
     /// Our close frame was written: the peer's has to come in time.
     pub fn closing(&self, link: &mut Link, state: &mut State) {
-        if matches!(link.stage, Stage::Open) && link.endpoint.is_close_sent() {
-            link.stage = Stage::Closing;
+        if link.begins_to_close() {
             self.set_close_deadline(link, state);
         }
     }
 
     /// Sends what is queued and ends the transport then.
     pub fn finish(self: &Rc<Self>, link: &mut Link, state: &mut State, ending: Ending) {
-        if matches!(link.stage, Stage::Stopping | Stage::Closed) {
-            return;
+        if link.finish(ending) {
+            self.set_close_deadline(link, state);
+            self.flush_in(link, state);
         }
-        // Under TLS the peer has its close_notify to send, which a socket that is closed would
-        // answer with a reset.
-        let lingers = link.rare.tls().is_some() && !link.stream_ended;
-        link.stage = Stage::Finishing(if lingers { Ending::Linger } else { ending });
-        self.set_close_deadline(link, state);
-        self.flush_in(link, state);
     }
 
     /// Ends the transport now.
@@ -415,13 +403,9 @@ impl Connection {
 
     /// The peer will send no more: its stream or its TLS has ended.
     pub fn peer_ended(self: &Rc<Self>, link: &mut Link, state: &mut State) {
-        match link.stage {
-            Stage::Open | Stage::Closing | Stage::Opening(_) | Stage::Challenged(_) => {
-                link.ends(CloseCause::Vanished);
-                // What was sent before may still be wanted: a peer can shut down one side.
-                self.finish(link, state, Ending::Stop);
-            }
-            _ => self.settle(link, state),
+        match link.peer_ended() {
+            Some(ending) => self.finish(link, state, ending),
+            None => self.settle(link, state),
         }
     }
 
@@ -430,9 +414,7 @@ impl Connection {
         if errno.of_transfer() == TransferError::Unexpected {
             self.local.later(Later::SayFailed(errno));
         }
-        if !link.endpoint.is_input_ended() || !link.endpoint.is_close_sent() {
-            link.ends(CloseCause::Transport(errno));
-        }
+        link.transport_failed(errno);
         self.stop(link, state);
     }
 
@@ -459,39 +441,18 @@ impl Connection {
     pub fn deadline(self: &Rc<Self>) {
         let link = &mut *self.link.borrow_mut();
         let state = &mut *self.local.state.borrow_mut();
-        // What has come and was not looked at may be what it waits for.
-        let waits_for_bytes = matches!(
-            link.stage,
-            Stage::Opening(_) | Stage::Challenged(_) | Stage::Closing
-        );
-        if waits_for_bytes && link.is_respited(&self.socket) {
-            return self.local.set_deadline(state, self.key, RESPITE_MS);
-        }
-        match &link.stage {
-            Stage::Opening(opening) if opening.client().is_none() && !link.is_securing() => {
-                state.shared.counts.timeouts += 1;
-                link.ends(CloseCause::Timeout(Timeout::Handshake));
-                self.refuse(link, state, HandshakeError::Timeout.into());
+        match link.deadline(&self.socket, &mut state.shared) {
+            Due::Again(after_ms) => {
+                self.look_again(state, after_ms);
+                // A ping may have been written.
+                self.flush_in(link, state);
             }
-            Stage::Connecting(_) | Stage::Opening(_) | Stage::Challenged(_) => {
-                self.drop_late(link, state, Timeout::Handshake);
-            }
-            Stage::Open => self.look_at_open(link, state),
-            Stage::Closing | Stage::Finishing(_) | Stage::Lingering => {
-                match link.look_at_end(&self.socket, &state.shared.config) {
-                    None => self.drop_late(link, state, Timeout::Close),
-                    rest_ms => self.look_again(state, rest_ms),
-                }
-            }
-            Stage::Stopping | Stage::Closed => {}
+            Due::Refuse => self.refuse(link, state, HandshakeError::Timeout.into()),
+            Due::Finish => self.finish(link, state, Ending::Linger),
+            Due::Drop => self.stop(link, state),
+            Due::Nothing => {}
         }
         self.local.counted(Time::monotonic_coarse());
-    }
-
-    fn drop_late(&self, link: &mut Link, state: &mut State, timeout: Timeout) {
-        state.shared.counts.timeouts += 1;
-        link.ends(CloseCause::Timeout(timeout));
-        self.stop(link, state);
     }
 
     /// The end begins: the peer has what is left for it to take, and to say goodbye in time.
@@ -511,21 +472,6 @@ impl Connection {
         match after_ms {
             Some(ms) => self.local.set_deadline(state, self.key, ms),
             None => state.wheel.clear(self.key.slot),
-        }
-    }
-
-    /// Looks whether the peer of an open connection is there and its message gets on.
-    fn look_at_open(self: &Rc<Self>, link: &mut Link, state: &mut State) {
-        match link.look(&self.socket, &mut state.shared) {
-            Look::Again(after_ms) => {
-                self.look_again(state, after_ms);
-                self.flush_in(link, state);
-            }
-            Look::MessageLate => {
-                link.give_up_message(&mut state.shared);
-                self.finish(link, state, Ending::Linger);
-            }
-            Look::Idle => self.drop_late(link, state, Timeout::Idle),
         }
     }
 

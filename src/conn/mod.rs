@@ -40,6 +40,7 @@ pub mod places;
 pub mod remote;
 pub mod secure;
 pub mod slab;
+pub mod stages;
 pub mod token;
 pub mod unread;
 

@@ -439,33 +439,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// The peer will send no more: its stream or its TLS has ended.
     pub(super) fn peer_ended(&mut self, key: Key) {
-        let Some(connection) = self.slab.get_mut(key) else {
-            return;
-        };
-        let link = &mut connection.link;
-        match link.stage {
-            Stage::Open | Stage::Closing | Stage::Opening(_) | Stage::Challenged(_) => {
-                if !matches!(link.stage, Stage::Opening(_)) || connection.state.is_some() {
-                    link.ends(CloseCause::Vanished);
-                }
-                // What was sent before may still be wanted: a peer can shut down one side.
-                self.finish(key, Ending::Stop);
-            }
-            _ => {}
+        let connection = self.slab.get_mut(key);
+        if let Some(ending) = connection.and_then(|it| it.link.peer_ended()) {
+            self.finish(key, ending);
         }
     }
 
     /// The transport is broken: nothing can be sent or received any more.
     pub(super) fn transport_failed(&mut self, key: Key, errno: Errno) {
-        let Some(connection) = self.slab.get_mut(key) else {
-            return;
-        };
-        let link = &mut connection.link;
-        link.stream_ended = true;
-        if !link.endpoint.is_input_ended() || !link.endpoint.is_close_sent() {
-            link.ends(CloseCause::Transport(errno));
+        if let Some(connection) = self.slab.get_mut(key) {
+            connection.link.transport_failed(errno);
+            self.stop_connection(key);
         }
-        self.stop_connection(key);
     }
 
     /// A service panicked on this connection: it gets 1011, and the others nothing.

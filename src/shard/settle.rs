@@ -7,9 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{Shard, TURN_DEADLINES_MAX, budget::cost, service::Service};
 use crate::{
     conn::{
-        CloseCause, Connection, Ending, Key, Link, Shared, Stage, Timeout,
-        liveness::{Look, OnRing, RESPITE_MS, first_look_ms},
+        CloseCause, Connection, Ending, Key, Link, Shared, Stage,
+        liveness::{OnRing, first_look_ms},
         mistake::Mistake,
+        stages::{Due, Next},
     },
     proto::handshake::{Content, HandshakeError},
     ring::{Arrival, Operation, Ring, Shutdown, Time, Urgency},
@@ -28,9 +29,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         connection.link.dirty = false;
-        if matches!(connection.link.stage, Stage::Open) && connection.link.endpoint.is_close_sent()
-        {
-            connection.link.stage = Stage::Closing;
+        if connection.link.begins_to_close() {
             self.set_close_deadline(key);
         }
         self.flush(key);
@@ -174,28 +173,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
-        let link = &mut connection.link;
-        if let Stage::Finishing(ending) = link.stage
-            && link.queued_bytes() == 0
-            && !link.sending
-        {
-            match ending {
-                Ending::Linger if !link.stream_ended => {
-                    link.stage = Stage::Lingering;
-                    if let Some(socket) = &connection.socket {
-                        self.ring.shutdown(socket, Shutdown::Write);
-                    }
-                    return;
+        match connection.link.next_stage() {
+            None => {}
+            Some(Next::ShutDown) => {
+                if let Some(socket) = &connection.socket {
+                    self.ring.shutdown(socket, Shutdown::Write);
                 }
-                Ending::Linger | Ending::Stop => self.stop_connection(key),
+                return;
             }
-        }
-        let Some(connection) = self.slab.get_mut(key) else {
-            return;
-        };
-        let link = &mut connection.link;
-        if matches!(link.stage, Stage::Lingering) && link.stream_ended {
-            self.stop_connection(key);
+            Some(Next::Stop) => self.stop_connection(key),
         }
         let Some(connection) = self.slab.get_mut(key) else {
             return;
@@ -281,16 +267,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
-        let link = &mut connection.link;
-        if matches!(link.stage, Stage::Stopping | Stage::Closed) {
-            return;
+        if connection.link.finish(ending) {
+            self.set_close_deadline(key);
+            self.touch(key);
         }
-        // Under TLS the peer has its close_notify to send, which a socket that is closed would
-        // answer with a reset.
-        let lingers = link.rare.tls().is_some() && !link.stream_ended;
-        link.stage = Stage::Finishing(if lingers { Ending::Linger } else { ending });
-        self.set_close_deadline(key);
-        self.touch(key);
     }
 
     fn set_close_deadline(&mut self, key: Key) {
@@ -375,75 +355,19 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     fn handle_deadline(&mut self, key: Key) {
-        let now = self.now;
-        let Some(connection) = self.slab.get_mut(key) else {
-            return;
-        };
-        // What has come and was not looked at may be what it waits for.
-        let waits_for_bytes = matches!(
-            connection.link.stage,
-            Stage::Opening(_) | Stage::Challenged(_) | Stage::Closing
-        );
-        if waits_for_bytes
-            && self.ask_kernel(key, |link, kernel, _| link.is_respited(kernel)) == Some(true)
-        {
-            return self.look_again(key, Some(RESPITE_MS));
-        }
-        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
-            return;
-        };
-        match &link.stage {
-            Stage::Opening(opening) if opening.client().is_none() && !link.is_securing() => {
-                self.shared.counts.timeouts += 1;
-                self.refuse(key, HandshakeError::Timeout.into(), Content::Sent);
-            }
-            // Part of an answer is out already, so that a 408 would be a part of it.
-            Stage::Connecting(_) | Stage::Opening(_) | Stage::Challenged(_) => {
-                self.drop_late(key, Timeout::Handshake);
-            }
-            Stage::Open => self.look_at_open(key),
-            Stage::Closing | Stage::Finishing(_) | Stage::Lingering => {
-                let rest = self.ask_kernel(key, |link, kernel, shared| {
-                    link.look_at_end(kernel, &shared.config)
-                });
-                match rest.flatten() {
-                    None => self.drop_late(key, Timeout::Close),
-                    rest_ms => self.look_again(key, rest_ms),
-                }
-            }
-            Stage::Stopping | Stage::Closed => {
-                debug_assert!(false, "a deadline at {now:?} in a stage without one");
-            }
-        }
-    }
-
-    fn drop_late(&mut self, key: Key, timeout: Timeout) {
-        let Some(connection) = self.slab.get_mut(key) else {
-            return;
-        };
-        connection.link.ends(CloseCause::Timeout(timeout));
-        self.shared.counts.timeouts += 1;
-        self.stop_connection(key);
-    }
-
-    /// Looks whether the peer of an open connection is there and its message gets on.
-    fn look_at_open(&mut self, key: Key) {
-        match self.ask_kernel(key, |link, kernel, shared| link.look(kernel, shared)) {
-            Some(Look::Again(after_ms)) => {
+        let due = self.ask_kernel(key, |link, kernel, shared| link.deadline(kernel, shared));
+        match due {
+            Some(Due::Again(after_ms)) => {
                 self.look_again(key, after_ms);
+                // A ping may have been written.
                 self.touch(key);
             }
-            Some(Look::MessageLate) => self.give_up_message(key),
-            Some(Look::Idle) | None => self.drop_late(key, Timeout::Idle),
+            Some(Due::Refuse) => self.refuse(key, HandshakeError::Timeout.into(), Content::Sent),
+            Some(Due::Finish) => self.finish(key, Ending::Linger),
+            Some(Due::Drop) => self.stop_connection(key),
+            Some(Due::Nothing) | None => {
+                debug_assert!(false, "a deadline in a stage without one");
+            }
         }
-    }
-
-    /// A message does not get on: the peer is told, and the connection ends as after a violation.
-    fn give_up_message(&mut self, key: Key) {
-        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
-            return;
-        };
-        link.give_up_message(&mut self.shared);
-        self.finish(key, Ending::Linger);
     }
 }
