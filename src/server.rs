@@ -6,6 +6,7 @@ pub(crate) mod crew;
 
 use std::{
     fmt, future, io, mem,
+    num::NonZero,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
 };
@@ -68,7 +69,8 @@ pub struct Builder {
 }
 
 impl Server {
-    /// A server with the defaults: no address yet, one pinned shard for each processor.
+    /// A server with the defaults: no address yet, one shard for each processor that the
+    /// process has the time of, pinned unless a quota limits that.
     pub fn builder() -> Builder {
         Builder {
             listen: Vec::new(),
@@ -307,11 +309,13 @@ pub(crate) struct Ground {
     pub threads: usize,
     listeners: Vec<(Listener, Option<ServerTls>)>,
     processors: Vec<usize>,
+    /// As many of them as a quota grants the time of.
+    by_quota: usize,
 }
 
 impl Ground {
     /// Binds every address, for as many threads as were asked for, by the name of `field`, or one
-    /// for each processor.
+    /// for each processor that the process has the time of.
     pub fn new(
         listen: &Listen,
         threads: Option<usize>,
@@ -320,7 +324,9 @@ impl Ground {
     ) -> Result<Self, StartError> {
         config.validate()?;
         let processors = processors();
-        let threads = threads.unwrap_or(processors.len().max(1));
+        let by_quota = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let by_quota = by_quota.min(processors.len()).max(1);
+        let threads = threads.unwrap_or(by_quota);
         if threads == 0 || threads > usize::from(u16::MAX) {
             return Err(ConfigError::new(field, threads, "from 1 to 65535").into());
         }
@@ -340,6 +346,7 @@ impl Ground {
             threads,
             listeners,
             processors,
+            by_quota,
         })
     }
 
@@ -351,9 +358,12 @@ impl Ground {
             .collect()
     }
 
-    /// The processor that a thread is to keep to, unless there are more threads than processors.
+    /// The processor that a thread is to keep to, unless there are more threads than processors, or
+    /// a quota: containers of one host would all keep to the first of its processors.
     pub fn processor(&self, thread: usize, pinned: bool) -> Option<usize> {
-        (pinned && self.threads <= self.processors.len()).then(|| self.processors[thread])
+        let is_ours = self.by_quota == self.processors.len();
+        (pinned && is_ours && self.threads <= self.processors.len())
+            .then(|| self.processors[thread])
     }
 
     /// Where it listens, with TLS or plain.

@@ -361,8 +361,8 @@ fn kernel(rows: &mut Rows, probe: &Probe) {
             "CPUs",
             State::Limited,
             format!("{cpus}, of which a quota grants the time of {cpus_by_quota}"),
-            "More shards than the quota grants stop together when it is used up. Start\n\
-             that many shards, or raise the quota:\n\
+            "ringwire starts so many shards, and lets them move: more would stop together\n\
+             when the quota is used up. To raise it:\n\
              \x20 docker run --cpus=N ...\n\
              \x20 Kubernetes: resources.limits.cpu\n\
              \x20 systemd: CPUQuota=",
@@ -438,6 +438,9 @@ fn without(probe: &Probe) -> State {
 }
 
 /// Which engines can run.
+/// What to do about io_uring stands in its own row.
+const AS_SAID: &str = "Have io_uring allowed, as said above.";
+
 fn engines(rows: &mut Rows, probe: &Probe, unavailable: Option<&Unavailable>) {
     match (unavailable, probe.epoll_verdict()) {
         (None, _) => rows.add(
@@ -459,7 +462,7 @@ fn engines(rows: &mut Rows, probe: &Probe, unavailable: Option<&Unavailable>) {
                 "{}; and a ring on epoll failed: {errno}",
                 unavailable.what()
             ),
-            unavailable.remedy(),
+            AS_SAID,
         ),
     }
     if !cfg!(feature = "aio") {
@@ -482,7 +485,7 @@ fn engines(rows: &mut Rows, probe: &Probe, unavailable: Option<&Unavailable>) {
              \x20 ringwire serve --engine async --ring epoll",
         ),
         (Err(refused), Err(_)) => {
-            rows.add_with("async", State::Missing, refused.what(), refused.remedy());
+            rows.add_with("async", State::Missing, refused.what(), AS_SAID);
         }
     }
 }

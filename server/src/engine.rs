@@ -76,12 +76,12 @@ impl Building {
         }
     }
 
-    pub fn listen(self, address: &str) -> Self {
+    pub fn listen(self, address: String) -> Self {
         build!(self, builder => builder.listen(address))
     }
 
     #[cfg(feature = "tls")]
-    pub fn listen_tls(self, address: &str, tls: &ringwire::tls::ServerTls) -> Self {
+    pub fn listen_tls(self, address: String, tls: &ringwire::tls::ServerTls) -> Self {
         build!(self, builder => builder.listen_tls(address, tls))
     }
 

@@ -8,7 +8,7 @@ use std::{
     process::{self, ExitCode},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::ArgMatches;
@@ -17,6 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
+    low_level::signal_name,
 };
 
 #[cfg(feature = "tls")]
@@ -31,6 +32,9 @@ use crate::{
 
 /// How long the end of the process waits until somebody has taken the words at its start.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Signals within so much time are one: timeout(1) sends it to the process and to its group.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9001";
 
@@ -94,13 +98,17 @@ fn serve(matches: &ArgMatches, settings: Settings, log: &Log) -> Result<(), Stri
     #[cfg(feature = "tls")]
     if !settings.tls.listen.is_empty() {
         let tls = tls::load(&settings.tls)?;
-        for address in &settings.tls.listen {
-            builder = builder.listen_tls(address, &tls);
+        for text in &settings.tls.listen {
+            for address in settings::addresses(text)? {
+                builder = builder.listen_tls(address.to_string(), &tls);
+            }
         }
         certificates = Some(tls);
     }
-    for address in plain_addresses(&settings) {
-        builder = builder.listen(address);
+    for text in plain_addresses(&settings) {
+        for address in settings::addresses(text)? {
+            builder = builder.listen(address.to_string());
+        }
     }
     let service = access::service(&settings).map_err(|error| error.to_string())?;
     let server = builder.start(service).map_err(|error| error.to_string())?;
@@ -146,15 +154,20 @@ fn obey(
 ) -> io::Result<()> {
     let body = move || {
         let mut stop = Some(stop);
+        let mut asked_at = None;
         for signal in signals.forever() {
+            let name = signal_name(signal).unwrap_or("a signal");
             if signal == SIGHUP {
                 reload();
             } else if let Some(stop) = stop.take() {
-                tracing::info!(signal, "stopping: closing connections with 1001");
+                tracing::info!("{name}: stopping, closing connections with 1001");
+                asked_at = Some(Instant::now());
                 stop();
+            } else if asked_at.is_some_and(|at: Instant| at.elapsed() < SAME_SIGNAL) {
+                tracing::debug!("{name}: that was asked already");
             } else {
                 // Whoever asks again does not want to wait.
-                tracing::warn!("asked again: dropping what is left");
+                tracing::warn!("{name}: asked again, dropping what is left");
                 log.flush();
                 process::exit(130);
             }

@@ -89,7 +89,8 @@ impl<H: Handler> Handler for Everywhere<H> {
 }
 
 impl Server {
-    /// A server with the defaults: no address yet, one pinned thread for each processor.
+    /// A server with the defaults: no address yet, one thread for each processor that the
+    /// process has the time of, pinned unless a quota limits that.
     pub fn builder() -> Builder {
         Builder {
             listen: Vec::new(),

@@ -81,9 +81,7 @@ impl Upgraded {
         }
         head.extend_from_slice(b"\r\n");
         let request = Request::parse(&head)?;
-        if !request.is_upgrade() {
-            return Err(HandshakeError::UpgradeRequired);
-        }
+        // Which also says of a request without Upgrade what it lacks.
         let upgrade = check_upgrade(&request)?;
         let Proof::AcceptKey(accept_key) = upgrade.proof() else {
             return Err(HandshakeError::VersionUnsupported);

@@ -179,6 +179,9 @@ pub fn judge<'r, J: Judge>(
     judge: &mut J,
     admission: Admission,
 ) -> Judged<'r, J::State> {
+    if request.has_lost_upgrade() {
+        return Judged::Refused(HandshakeError::UpgradeDropped.into());
+    }
     if !request.is_upgrade() {
         return match judge.on_http(request, peer) {
             Ok(reply) => Judged::Http(reply),
@@ -347,7 +350,7 @@ impl Link {
         shared: &mut Shared,
     ) {
         let content = Content::for_method(request.method());
-        if request.is_upgrade() {
+        if request.is_upgrade() || request.has_lost_upgrade() {
             return self.refuse(refusal, content, shared);
         }
         shared.counts.http_requests += 1;

@@ -14,11 +14,22 @@ use x509_cert::{
 
 use super::TlsConfigError;
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsConfigError> {
-    fs::read(path).map_err(|error| TlsConfigError::Unreadable {
+/// Editors of some systems begin a file of text with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What openssl called certificates before RFC 7468 (section 5.1 allows to read it), and what it is
+/// called since.
+const OLD_LABEL: &str = "X509 CERTIFICATE-----";
+const LABEL: &str = "CERTIFICATE-----";
+
+fn read(path: &Path) -> Result<String, TlsConfigError> {
+    let bytes = fs::read(path).map_err(|error| TlsConfigError::Unreadable {
         path: path.into(),
         error,
-    })
+    })?;
+    let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
+    // What is between sections may be in any encoding.
+    Ok(String::from_utf8_lossy(text).replace(OLD_LABEL, LABEL))
 }
 
 /// In words of our own: those of the parser quote the line that it does not like, and in the file
@@ -44,7 +55,7 @@ fn not_pem(path: &Path, wanted: &'static str, error: &pem::Error) -> TlsConfigEr
 /// The certificates in a file, at least one, in its order.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
     let text = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(not_pem(path, "certificate", &pem::Error::NoItemsFound)),
@@ -55,7 +66,21 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 /// The first private key in a file.
 pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsConfigError> {
     let text = read(path)?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| not_pem(path, "private key", &error))
+    let found = PrivateKeyDer::from_pem_slice(text.as_bytes());
+    found.map_err(|error| {
+        // RFC 5958 section 3, and what openssl did before.
+        let is_encrypted = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"];
+        if is_encrypted.iter().any(|mark| text.contains(mark)) {
+            return TlsConfigError::NotPem {
+                path: path.into(),
+                wanted: "private key",
+                why: "it is encrypted, and nobody is there to be asked for its password; 'openssl \
+                      pkey -in KEY -out PLAIN' decrypts it"
+                    .to_owned(),
+            };
+        }
+        not_pem(path, "private key", &error)
+    })
 }
 
 /// What is of interest in a certificate.

@@ -216,11 +216,17 @@ fn what_is_wrong_with_a_file_is_said_in_one_sentence() {
     let half = write(&authority, "half.key.pem", &secret[..secret.len() / 2]);
     let odd = secret.replacen("\nM", "\n!M", 1);
     let odd = write(&authority, "odd.key.pem", &odd);
+    let locked =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\naGVsbG8=\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let locked = write(&authority, "locked.key.pem", locked);
+    let old_lock = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\
+                    DEK-Info: AES-128-CBC,00\n\naGVsbG8=\n-----END EC PRIVATE KEY-----\n";
+    let old_lock = write(&authority, "locked.old.pem", old_lock);
     let missing = authority.file.with_file_name("missing.pem");
     let pair = |certificate, key| ServerTls::builder().certificate(certificate, key);
     let (certificate, key) = (one.certificate.clone(), one.key.clone());
     let good = || pair(&certificate, &key);
-    let cases: [(ServerTlsBuilder, &str); 15] = [
+    let cases: [(ServerTlsBuilder, &str); 17] = [
         (ServerTls::builder(), "TLS needs a certificate and its key"),
         (pair(&certificate, &other.key), "is not for the key in"),
         (pair(&missing, &key), "No such file or directory"),
@@ -239,6 +245,8 @@ fn what_is_wrong_with_a_file_is_said_in_one_sentence() {
         (pair(&certificate, &spaces), "lost its line ends?"),
         (pair(&certificate, &half), "lost its line ends?"),
         (pair(&certificate, &odd), "is not base64"),
+        (pair(&certificate, &locked), "it is encrypted, and nobody"),
+        (pair(&certificate, &old_lock), "it is encrypted, and nobody"),
         (pair(&junk, &key), "its first certificate"),
         (pair(&certificate, &junk_key), "cannot be used for TLS"),
         (
@@ -255,6 +263,26 @@ fn what_is_wrong_with_a_file_is_said_in_one_sentence() {
         assert!(!told, "a key is shown: {sentence}");
     }
     assert!(good().load().is_ok());
+}
+
+#[test]
+fn files_with_a_byte_order_mark_and_certificates_of_an_old_label_are_read() {
+    let authority = Authority::new();
+    let one = authority.issue(&[HOST]);
+    let read = |path| fs::read_to_string(path).unwrap();
+    let old = read(&one.certificate).replace(" CERTIFICATE-", " X509 CERTIFICATE-");
+    let certificate = write(&authority, "old.pem", &format!("\u{feff}{old}"));
+    let key = write(
+        &authority,
+        "mark.key.pem",
+        &format!("\u{feff}{}", read(&one.key)),
+    );
+    assert!(
+        ServerTls::builder()
+            .certificate(certificate, key)
+            .load()
+            .is_ok()
+    );
 }
 
 #[test]

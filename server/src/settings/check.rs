@@ -8,6 +8,7 @@ use ringwire::{Address, config::ConfigError};
 
 use super::{
     Settings,
+    addresses::addresses,
     allowed::Allowed,
     finding::{Finding, Place},
     table::{setting, settings},
@@ -100,8 +101,8 @@ fn of_engine(settings: &Settings) -> Vec<Finding> {
     findings.collect()
 }
 
-/// The addresses of a setting, each with what it is called.
-fn addresses(settings: &Settings) -> Vec<(&'static str, &str)> {
+/// The addresses of a setting as they were written, each with what that is called.
+fn written_addresses(settings: &Settings) -> Vec<(&'static str, &str)> {
     let plain = settings.listen.iter().map(|text| ("listen", text.as_str()));
     #[cfg(feature = "tls")]
     let plain = plain.chain(
@@ -117,24 +118,36 @@ fn addresses(settings: &Settings) -> Vec<(&'static str, &str)> {
 fn of_addresses(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut seen = BTreeMap::new();
-    for (key, text) in addresses(settings) {
+    for (key, text) in written_addresses(settings) {
         let name = settings.name(key);
-        match text.parse::<Address>() {
-            Err(error) => {
-                let sentence = format!("{name} is '{text}', but {error}");
+        let meant = match addresses(text) {
+            Ok(meant) => meant,
+            Err(why) => {
+                let sentence = format!("{name} is '{text}', but {why}");
                 findings.push(Finding::error(settings.place(key), sentence));
+                continue;
             }
-            // Each is another one.
-            Ok(Address::Inet(inet)) if inet.port() == 0 => {}
-            Ok(address) => {
-                if let Some(first) = seen.insert(address.to_string(), name.clone()) {
-                    let sentence = match first == name {
-                        true => format!("{name} has '{text}' twice: name it once"),
-                        false => format!("'{text}' is in {first} and in {name}: choose one"),
-                    };
-                    findings.push(Finding::error(settings.place(key), sentence));
-                }
+        };
+        for address in meant {
+            if matches!(address, Address::Inet(inet) if inet.port() == 0) {
+                // Each is another one.
+                continue;
             }
+            let address = address.to_string();
+            let first = seen.insert(address.clone(), (key, text));
+            let Some((first_key, first_text)) = first else {
+                continue;
+            };
+            let sentence = if first_key != key {
+                let first_name = settings.name(first_key);
+                format!("'{address}' is in {first_name} and in {name}: choose one")
+            } else if first_text == text {
+                format!("{name} has '{text}' twice: name it once")
+            } else {
+                format!("{name} has '{first_text}' and '{text}', and both are {address}: keep one")
+            };
+            findings.push(Finding::error(settings.place(key), sentence));
+            break;
         }
     }
     findings

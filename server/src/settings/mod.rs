@@ -12,6 +12,7 @@
 //!
 //! A setting is added in one place: an entry of the library's [`Config`] or of [`table`].
 
+mod addresses;
 mod allowed;
 mod check;
 mod file;
@@ -25,6 +26,7 @@ use std::collections::BTreeMap;
 
 use ringwire::Config;
 
+pub use addresses::addresses;
 pub use allowed::Allowed;
 pub use check::check;
 pub use finding::{Finding, Place};

@@ -258,8 +258,9 @@ const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 fn of_binary() -> Vec<Setting> {
     own! {
         listen: Kind::List, "ADDRESS", Serving, at!(List, listen), to!(List, listen),
-            "Listen here: IP:PORT, [IPV6]:PORT or unix:/path. Repeat it for several addresses; \
-             port 0 lets the kernel choose [default: 127.0.0.1:9001, unless there is a tls_listen]";
+            "Listen here: IP:PORT, [IPV6]:PORT, NAME:PORT, :PORT for all addresses of this host, \
+             or unix:/path. Repeat it for several; port 0 lets the kernel choose [default: \
+             127.0.0.1:9001, unless there is a tls_listen]";
         engine: Kind::Choice(ENGINES), "ENGINE", Serving, at!(Text, engine), to!(Text, engine),
             "What serves: shards on rings of their own, or the async API on tokio-uring (on epoll: \
              on tokio), to compare and for kernels from 5.15 on";
@@ -268,7 +269,8 @@ fn of_binary() -> Vec<Setting> {
              that says why and what to do; uring: io_uring, or no start; epoll: epoll, on every \
              kernel since 4.18";
         shards: Kind::Count(0, 1024), "N", Serving, at!(Number, shards), to!(Number, shards),
-            "Shards, one thread and one ring each; 0: one for each processor";
+            "Shards, one thread and one ring each; 0: one for each processor that the process has \
+             the time of, by its quota as well";
         pin: Kind::Switch, "", Serving, at!(Switch, pin), to!(Switch, pin),
             "Keep each shard on one processor";
         log: Kind::Choice(LEVELS), "LEVEL", Serving, at!(Text, log), to!(Text, log),

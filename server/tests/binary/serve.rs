@@ -16,7 +16,7 @@ use crate::{
     common::{Peer, request},
     draft::open_at,
     guard::{guarded, in_a_folder},
-    peer::{CLOSE, close_payload, until},
+    peer::{CLOSE, close_payload, pause, until},
     ports::{free_port, has_ipv6, reachable},
 };
 
@@ -333,6 +333,9 @@ fn a_second_signal_ends_it_at_once() {
         ringwire.signal(Signal::TERM);
         // It does not answer: draining would take until the closing handshake times out.
         peer.expect_close(1001);
+        // Soon after, it is the same one.
+        ringwire.signal(Signal::TERM);
+        pause(700);
         let asked = Instant::now();
         ringwire.signal(Signal::INT);
         let (status, log) = ringwire.wait();

@@ -88,9 +88,6 @@ macro_rules! handshake_errors {
 }
 
 handshake_errors! {
-    /// The authority of an absolute-form target differs from `Host` (RFC 9112 section 3.2.2).
-    AuthorityMismatch = 400,
-        "The request target names another host than the Host header; send the same in both.";
     /// A carriage return without a line feed after it (RFC 9112 section 2.2).
     BareCarriageReturn = 400,
         "A carriage return stands without a line feed; end every line with CR LF.";
@@ -164,7 +161,7 @@ handshake_errors! {
     /// A header line continued on the next line (RFC 9112 section 5.2).
     ObsoleteFolding = 400,
         "A header is continued on a second line; write each header on one line.";
-    /// `Origin` is repeated, empty or not visible ASCII (RFC 6454 section 7.1).
+    /// `Origin` is repeated or not visible ASCII (RFC 6454 section 7.1).
     OriginInvalid = 400,
         "The Origin header is repeated or malformed; send one origin, or none.";
     /// A limit on connections or memory is reached.
@@ -197,6 +194,11 @@ handshake_errors! {
     /// The first bytes are a TLS record (RFC 8446 section 5.1).
     TlsOnPlainPort = 400,
         "These bytes are TLS, but this is a plain ws:// port; use ws:// or the TLS port.";
+    /// `Sec-WebSocket-Key` without `Upgrade`, which only the next hop is to see (RFC 9110 section
+    /// 7.8): a proxy in between has not passed it on.
+    UpgradeDropped = 426,
+        "A proxy in between dropped the Upgrade header; nginx needs: proxy_http_version 1.1; \
+         proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\".";
     /// An upgrade asked for by HTTP/1.0 (RFC 6455 section 4.1, RFC 9110 section 7.8).
     UpgradeOverHttp10 = 400,
         "A WebSocket needs HTTP/1.1; a proxy in between must be set to use it (nginx: \
@@ -218,7 +220,7 @@ impl HandshakeError {
     /// of the hop; the encoder joins it with the `close` it sends anyway.
     pub const fn reply_headers(self) -> &'static [(&'static str, &'static str)] {
         match self.http_status() {
-            405 => &[("Allow", "GET")],
+            405 => &[("Allow", "GET, HEAD")],
             426 => &[("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
             _ => &[],
         }

@@ -53,9 +53,8 @@ impl<'a> Request<'a> {
     ///
     /// Everything [`HeadScanner`] refuses, so that this function is as strict without it, and
     /// whatever could be read in two ways: a request line, target, `Host`, `Origin`,
-    /// `Content-Length` or header name that breaks its grammar, a repeated header of these, an
-    /// absolute target whose authority is not `Host`'s, `CONNECT`, and versions other than HTTP/1.0
-    /// and HTTP/1.1.
+    /// `Content-Length` or header name that breaks its grammar, a repeated header of these,
+    /// `CONNECT`, and versions other than HTTP/1.0 and HTTP/1.1.
     pub fn parse(head: &'a [u8]) -> Result<Request<'a>, HandshakeError> {
         let head_len = HeadScanner::new()
             .push(head, usize::MAX)?
@@ -89,17 +88,8 @@ impl<'a> Request<'a> {
         if named.host.is_none() && version == HttpVersion::Http11 {
             return Err(HandshakeError::HostMissing);
         }
-        let host = match (authority, named.host) {
-            (None, None) => None,
-            (Some((authority, _)), None) => Some(authority.text),
-            (None, Some(host)) => Some(host.text),
-            (Some((authority, default_port)), Some(host))
-                if authority.same_endpoint(&host, default_port) =>
-            {
-                Some(host.text)
-            }
-            (Some(_), Some(_)) => return Err(HandshakeError::AuthorityMismatch),
-        };
+        // RFC 9112 section 3.2.2: of an absolute target the server ignores Host.
+        let host = authority.or(named.host).map(|authority| authority.text);
         Ok(Request {
             method,
             target,
@@ -168,7 +158,8 @@ impl<'a> Request<'a> {
     }
 
     /// The `Origin` header (RFC 6454): visible ASCII, sent at most once. Browsers always send it
-    /// with an opening handshake; other clients need not. `Some("null")` is an opaque origin.
+    /// with an opening handshake; other clients need not. `Some("null")` is an opaque origin,
+    /// and an empty one, which no browser sends, is no origin of any list.
     pub const fn origin(&self) -> Option<&'a str> {
         self.origin
     }
@@ -229,6 +220,14 @@ impl<'a> Request<'a> {
         self.headers.list_contains("upgrade", "websocket")
     }
 
+    /// Whether it was most likely to become a WebSocket, and has lost `Upgrade` on its way: a proxy
+    /// that is not told to passes `Sec-WebSocket-Key` on and `Upgrade` not.
+    pub fn has_lost_upgrade(&self) -> bool {
+        self.method == "GET"
+            && self.header("sec-websocket-key").is_some()
+            && self.header("upgrade").is_none()
+    }
+
     /// Whether a body follows the head: `Transfer-Encoding` is present or `Content-Length` is not
     /// zero. [`check_upgrade`] refuses it; a server of pages must either read it or close the
     /// connection after its reply.
@@ -286,6 +285,9 @@ pub(in crate::proto) fn check_hop(request: &Request<'_>) -> Result<(), Handshake
     }
     if request.announces_body {
         return Err(HandshakeError::BodyNotAllowed);
+    }
+    if request.has_lost_upgrade() {
+        return Err(HandshakeError::UpgradeDropped);
     }
     if !request.is_upgrade() {
         return Err(HandshakeError::UpgradeRequired);
@@ -435,7 +437,8 @@ impl<'a> NamedHeaders<'a> {
                     return Err(HandshakeError::HostRepeated);
                 }
             } else if name.eq_ignore_ascii_case("origin") {
-                let visible = !value.is_empty() && value.iter().all(u8::is_ascii_graphic);
+                // An empty one is nobody's origin: no list has it.
+                let visible = value.iter().all(u8::is_ascii_graphic);
                 let text = str::from_utf8(value).ok().filter(|_| visible);
                 if origin
                     .replace(text.ok_or(HandshakeError::OriginInvalid)?)
@@ -469,8 +472,8 @@ fn decimal(value: &[u8]) -> Option<u64> {
 
 /// A request target taken apart (RFC 9112 section 3.2).
 struct Target<'a> {
-    /// Of an absolute target, with the default port of its scheme.
-    authority: Option<(Authority<'a>, u16)>,
+    /// Of an absolute target.
+    authority: Option<Authority<'a>>,
     path: &'a str,
     query: Option<&'a str>,
 }
@@ -496,9 +499,9 @@ impl<'a> Target<'a> {
         let (authority, resource) = if target.starts_with('/') {
             (None, target)
         } else {
-            let (authority, default_port, resource) =
+            let (authority, resource) =
                 split_absolute(target).ok_or(HandshakeError::TargetInvalid)?;
-            (Some((authority, default_port)), resource)
+            (Some(authority), resource)
         };
         let (path, query) = match resource.split_once('?') {
             Some((path, query)) => (path, Some(query)),
@@ -512,17 +515,15 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Splits `ws://host:port/path?query` into its authority, the default port of its scheme, and the
-/// path and query.
-fn split_absolute(target: &str) -> Option<(Authority<'_>, u16, &str)> {
+/// Splits `ws://host:port/path?query` into its authority, and the path and query.
+fn split_absolute(target: &str) -> Option<(Authority<'_>, &str)> {
     let (scheme, rest) = target.split_once("://")?;
-    let default_port = match scheme {
-        _ if scheme.eq_ignore_ascii_case("ws") || scheme.eq_ignore_ascii_case("http") => 80,
-        _ if scheme.eq_ignore_ascii_case("wss") || scheme.eq_ignore_ascii_case("https") => 443,
-        _ => return None,
-    };
+    let known = ["ws", "http", "wss", "https"];
+    if !known.iter().any(|it| scheme.eq_ignore_ascii_case(it)) {
+        return None;
+    }
     let (authority, resource) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    Some((Authority::parse(authority)?, default_port, resource))
+    Some((Authority::parse(authority)?, resource))
 }
 
 /// A host and optional port, without user information (RFC 3986 section 3.2, RFC 9110 section
@@ -551,12 +552,6 @@ impl<'a> Authority<'a> {
             Some(digits) => Some(u16::try_from(decimal(digits.as_bytes())?).ok()?),
         };
         is_host(host).then_some(Authority { text, host, port })
-    }
-
-    /// Whether both mean one host and port, when a missing port is `default_port`.
-    fn same_endpoint(&self, other: &Authority<'_>, default_port: u16) -> bool {
-        self.host.eq_ignore_ascii_case(other.host)
-            && self.port.unwrap_or(default_port) == other.port.unwrap_or(default_port)
     }
 }
 
@@ -749,9 +744,6 @@ mod tests {
             ("GET", "/#top", FragmentInTarget),
             ("GET", "ws://a/#top", FragmentInTarget),
             ("CONNECT", "a:443", MethodNotAllowed),
-            ("GET", "ws://b/", AuthorityMismatch),
-            ("GET", "ws://a:81/", AuthorityMismatch),
-            ("GET", "wss://a:80/", AuthorityMismatch),
         ];
         for &(method, target, error) in refused {
             let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -760,27 +752,34 @@ mod tests {
     }
 
     #[test]
-    fn rfc_9112_section_3_2_2_authority_and_host_agree() {
-        let cases: &[(&str, &str, bool)] = &[
-            ("ws://echo.example/", "echo.example", true),
-            ("ws://echo.example/", "ECHO.Example", true),
-            ("ws://echo.example/", "echo.example:80", true),
-            ("ws://echo.example:80/", "echo.example", true),
-            ("ws://echo.example:080/", "echo.example:80", true),
-            ("wss://echo.example/", "echo.example:443", true),
-            ("https://echo.example:443/", "echo.example", true),
-            ("ws://echo.example:8080/", "echo.example:8080", true),
-            ("ws://[::1]:8080/", "[::1]:8080", true),
-            ("ws://echo.example/", "echo.example:443", false),
-            ("wss://echo.example/", "echo.example:80", false),
-            ("ws://echo.example:8080/", "echo.example", false),
-            ("ws://echo.example/", "echo.example.", false),
-            ("ws://echo.example/", "evil.example", false),
+    fn rfc_9112_section_3_2_2_an_absolute_target_wins() {
+        let cases: &[(&str, &str, &str)] = &[
+            ("ws://echo.example/", "echo.example", "echo.example"),
+            (
+                "ws://echo.example:8080/",
+                "echo.example",
+                "echo.example:8080",
+            ),
+            ("wss://[::1]:8080/", "echo.example", "[::1]:8080"),
+            ("http://echo.example/", "proxy.example:3128", "echo.example"),
+            ("/", "echo.example", "echo.example"),
         ];
-        for &(target, host, agree) in cases {
+        for &(target, host, expected) in cases {
             let head = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-            let expected = (!agree).then_some(AuthorityMismatch);
-            assert_eq!(parse_error_of(&head), expected, "{target} {host}");
+            let request = Request::parse(head.as_bytes()).unwrap();
+            assert_eq!(request.host(), Some(expected), "{target} {host}");
+        }
+    }
+
+    #[test]
+    fn rfc_9110_section_7_8_an_upgrade_that_a_proxy_dropped() {
+        // What nginx sends without being told otherwise, and with HTTP/1.1 alone.
+        for version in ["1.0", "1.1"] {
+            let head = format!(
+                "GET / HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            );
+            assert_eq!(upgrade_error_of(&head), Some(UpgradeDropped));
         }
     }
 
@@ -967,7 +966,7 @@ mod tests {
                 &["Host: a", "origin: https://a:8443"],
                 Ok(Some("https://a:8443")),
             ),
-            (&["Host: a", "Origin:"], Err(OriginInvalid)),
+            (&["Host: a", "Origin:"], Ok(Some(""))),
             (
                 &["Host: a", "Origin: http://a http://b"],
                 Err(OriginInvalid),
@@ -1099,7 +1098,7 @@ mod tests {
                 "Upgrade: websockets",
                 Some(UpgradeRequired),
             ),
-            ("Upgrade: websocket\r\n", "", Some(UpgradeRequired)),
+            ("Upgrade: websocket\r\n", "", Some(UpgradeDropped)),
             // Item 4: Connection.
             (
                 "Connection: Upgrade",

@@ -843,7 +843,11 @@ mod tests {
                 "{error:?}"
             );
             assert_eq!(has("Connection: close"), !needs_upgrade, "{error:?}");
-            assert_eq!(has("Allow: GET"), error.http_status() == 405, "{error:?}");
+            assert_eq!(
+                has("Allow: GET, HEAD"),
+                error.http_status() == 405,
+                "{error:?}"
+            );
             assert!(!text.contains("Date:") && !text.contains("Server:"));
             assert!(!reason_phrase(error.http_status()).is_empty(), "{error:?}");
         }

@@ -158,10 +158,8 @@ fn mutated_requests_never_panic_and_keep_what_parse_promises() {
             request.target().is_ascii() && !request.target().contains('#'),
             "{shown}"
         );
-        assert!(
-            request.origin().is_none_or(|origin| !origin.is_empty()),
-            "{shown}"
-        );
+        let mut origin = request.origin().unwrap_or_default().bytes();
+        assert!(origin.all(|byte| byte.is_ascii_graphic()), "{shown}");
         for (name, value) in request.headers().iter() {
             assert!(head::is_token(name.as_bytes()), "{shown}");
             assert!(head::is_field_value(value), "{shown}");
@@ -319,7 +317,7 @@ fn the_table_of_errors() {
             sentence.ends_with('.') || sentence.ends_with(')'),
             "{sentence}"
         );
-        assert!(sentence.is_ascii() && sentence.len() <= 120, "{sentence}");
+        assert!(sentence.is_ascii() && sentence.len() <= 180, "{sentence}");
         assert_eq!(error.body(), format!("{sentence}\n"));
     }
 }
