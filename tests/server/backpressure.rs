@@ -79,7 +79,11 @@ fn a_server_stops_reading_from_a_peer_that_does_not_read(engine: Engine) {
         });
         assert!(stalled < MESSAGES, "all of it fitted somewhere");
         assert!(host.counts().reads_paused > 0);
-        assert!(highest > 1 << 20 && highest <= most, "{highest} of {most}");
+        // The highest of all may have been between two looks.
+        assert!(
+            highest > 256 << 10 && highest <= most,
+            "{highest} of {most}"
+        );
         // The kernel's buffers grow, and a bridge reads on for a while: what was behind may have
         // caught up with them, and then fell behind again.
         let (drains, pauses) = (host.drains(), host.counts().reads_paused);
