@@ -179,10 +179,10 @@ pub fn judge<'r, J: Judge>(
     judge: &mut J,
     admission: Admission,
 ) -> Judged<'r, J::State> {
-    if request.has_lost_upgrade() {
-        return Judged::Refused(HandshakeError::UpgradeDropped.into());
-    }
     if !request.is_upgrade() {
+        if request.has_lost_upgrade() {
+            return Judged::Refused(HandshakeError::UpgradeDropped.into());
+        }
         return match judge.on_http(request, peer) {
             Ok(reply) => Judged::Http(reply),
             Err(refusal) => Judged::Refused(refusal),

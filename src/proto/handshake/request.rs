@@ -286,11 +286,11 @@ pub(in crate::proto) fn check_hop(request: &Request<'_>) -> Result<(), Handshake
     if request.announces_body {
         return Err(HandshakeError::BodyNotAllowed);
     }
-    if request.has_lost_upgrade() {
-        return Err(HandshakeError::UpgradeDropped);
-    }
     if !request.is_upgrade() {
-        return Err(HandshakeError::UpgradeRequired);
+        return Err(match request.has_lost_upgrade() {
+            true => HandshakeError::UpgradeDropped,
+            false => HandshakeError::UpgradeRequired,
+        });
     }
     if request.version < HttpVersion::Http11 {
         return Err(HandshakeError::UpgradeOverHttp10);
