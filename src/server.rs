@@ -219,7 +219,7 @@ impl Builder {
         let inner = Inner {
             postboxes,
             stats,
-            config: Mutex::new(self.config),
+            current: Current::new(self.config),
             listeners: ground.into_listeners(),
         };
         let handle = Handle {
@@ -384,6 +384,42 @@ impl Ground {
     }
 }
 
+/// What a server runs under now, for handles on any thread.
+#[derive(Debug)]
+pub(crate) struct Current(Mutex<Config>);
+
+impl Current {
+    /// At its start.
+    pub const fn new(config: Config) -> Self {
+        Self(Mutex::new(config))
+    }
+
+    fn config(&self) -> MutexGuard<'_, Config> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long connections may take to close.
+    pub fn drain_timeout_ms(&self) -> u64 {
+        self.config().drain_timeout_ms
+    }
+
+    /// Takes over what can change, and tells so many threads what they run under then. Returns the
+    /// names of other settings that are not the same.
+    pub fn change(
+        &self,
+        config: &Config,
+        threads: usize,
+        tell: impl FnOnce(Arc<Config>),
+    ) -> Result<Vec<&'static str>, ConfigError> {
+        config.validate()?;
+        // Held until all are told, so that two who do this do not mix.
+        let mut current = self.config();
+        let stay = current.adopt(config);
+        tell(Arc::new(current.with_memory_for(threads)));
+        Ok(stay)
+    }
+}
+
 /// Where a server listens, until it is told to stop. Unix paths are removed with it.
 #[derive(Debug)]
 pub(crate) struct Listeners(Mutex<Vec<Listener>>);
@@ -433,15 +469,8 @@ pub struct Handle {
 struct Inner {
     postboxes: Vec<Postbox>,
     stats: Vec<Arc<Stats>>,
-    /// What the server runs under now.
-    config: Mutex<Config>,
+    current: Current,
     listeners: Listeners,
-}
-
-impl Inner {
-    fn config(&self) -> MutexGuard<'_, Config> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Handle {
@@ -514,8 +543,7 @@ impl Handle {
     /// 1001, and ends when all are gone or `drain_timeout_ms` is over. Does not wait for that, as
     /// [`Server::join`] does.
     pub fn stop(&self) {
-        let drain_timeout_ms = self.inner.config().drain_timeout_ms;
-        self.stop_within(drain_timeout_ms);
+        self.stop_within(self.inner.current.drain_timeout_ms());
     }
 
     /// Goes on under other settings, for connections that are there as well as for those that come.
@@ -541,17 +569,15 @@ impl Handle {
     ///
     /// When a setting is out of its bounds; nothing changes then.
     pub fn reconfigure(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
-        config.validate()?;
-        // Held until all are told, so that two who do this do not mix.
-        let mut current = self.inner.config();
-        let stay = current.adopt(config);
         let postboxes = &self.inner.postboxes;
-        let of_shards = Arc::new(current.with_memory_for(postboxes.len()));
-        for postbox in postboxes {
-            // A shard that has stopped needs none.
-            let _ = postbox.post(Command::Reconfigure(of_shards.clone()));
-        }
-        Ok(stay)
+        self.inner
+            .current
+            .change(config, postboxes.len(), |config| {
+                for postbox in postboxes {
+                    // A shard that has stopped needs none.
+                    let _ = postbox.post(Command::Reconfigure(config.clone()));
+                }
+            })
     }
 
     /// As [`stop`](Self::stop), with another time for the connections to close.

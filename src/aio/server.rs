@@ -5,7 +5,7 @@
 use std::{
     io,
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
 use tokio::sync::watch;
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Address, Config, ConfigError, RingKind, Snapshot, StartError,
     ring::{Ballot, choice},
-    server::{Crew, Ground, Listen, Listeners, no_ring_of, not_started, pin, seed},
+    server::{Crew, Current, Ground, Listen, Listeners, no_ring_of, not_started, pin, seed},
     shard::stats::Stats,
     tls::ServerTls,
 };
@@ -55,8 +55,7 @@ struct Inner {
     /// What all threads are told.
     orders: watch::Sender<Orders>,
     stats: Vec<Arc<Stats>>,
-    /// What the server runs under now.
-    config: Mutex<Config>,
+    current: Current,
     listeners: Listeners,
 }
 
@@ -270,7 +269,7 @@ impl Builder {
             inner: Arc::new(Inner {
                 orders,
                 stats,
-                config: Mutex::new(self.config),
+                current: Current::new(self.config),
                 listeners: ground.into_listeners(),
             }),
         };
@@ -301,19 +300,12 @@ fn in_turn<T>(open: impl FnOnce() -> T) -> T {
     open()
 }
 
-impl Inner {
-    fn config(&self) -> MutexGuard<'_, Config> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Handle {
     /// Stops the server: it accepts no more, removes its Unix paths, closes every connection with
     /// 1001, and ends when all are gone or `drain_timeout_ms` is over; handlers that are left then
     /// are dropped. Does not wait for that, as [`Server::join`] does.
     pub fn stop(&self) {
-        let drain_timeout_ms = self.inner.config().drain_timeout_ms;
-        self.stop_within(drain_timeout_ms);
+        self.stop_within(self.inner.current.drain_timeout_ms());
     }
 
     /// Goes on under other settings, as [`Handle::reconfigure`](crate::Handle::reconfigure) of a
@@ -324,15 +316,15 @@ impl Handle {
     ///
     /// When a setting is out of its bounds; nothing changes then.
     pub fn reconfigure(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
-        config.validate()?;
-        // Held until all are told, so that two who do this do not mix.
-        let mut current = self.inner.config();
-        let stay = current.adopt(config);
-        let of_threads = Arc::new(current.with_memory_for(self.inner.stats.len()));
-        self.inner
-            .orders
-            .send_modify(|orders| orders.config = Some(of_threads));
-        Ok(stay)
+        let Inner {
+            current,
+            orders,
+            stats,
+            ..
+        } = &*self.inner;
+        current.change(config, stats.len(), |config| {
+            orders.send_modify(|orders| orders.config = Some(config));
+        })
     }
 
     /// As [`stop`](Self::stop), with another time for the connections to close.
