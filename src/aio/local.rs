@@ -155,6 +155,18 @@ impl fmt::Debug for Later {
     }
 }
 
+/// Runs what may be the application's code, whose panic is not to end whoever runs it.
+fn contain(run: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        tracing::error!("a waker panicked; its task may wait for ever");
+    }
+}
+
+/// Wakes somebody. Nothing may be borrowed.
+pub fn wake(waker: Waker) {
+    contain(|| waker.wake());
+}
+
 impl Later {
     fn run(self, home: &Home) {
         match self {
@@ -287,10 +299,7 @@ impl Local {
     /// What this leads to is for the next time: the keeper was woken for it.
     fn do_later(&self) {
         for later in self.later.take() {
-            let done = catch_unwind(AssertUnwindSafe(|| later.run(&self.home)));
-            if done.is_err() {
-                tracing::error!("a waker panicked; its task may wait for ever");
-            }
+            contain(|| later.run(&self.home));
         }
     }
 

@@ -272,14 +272,13 @@ impl WebSocket {
         let Some(found) = poll_fn(|context| reader.poll_whole(context)).await else {
             return Ok(false);
         };
-        let connection = &writer.connection;
-        poll_fn(|context| connection.poll_room(context)).await?;
         match found {
-            Found::Held(kind) => connection.send_held(&mut reader.input, kind)?,
-            Found::Received { .. } => {
-                let message = reader.input.message(&found);
-                connection.send_now(&mut Some(message.into()), true)?;
+            Found::Held(kind) => {
+                let connection = &writer.connection;
+                poll_fn(|context| connection.poll_room(context)).await?;
+                connection.send_held(&mut reader.input, kind)?;
             }
+            Found::Received { .. } => writer.send(reader.input.message(&found)).await?,
         }
         Ok(true)
     }
