@@ -60,19 +60,16 @@ impl Reloading {
         for warning in warnings {
             tracing::warn!("SIGHUP: {warning}");
         }
-        let changed = settings.changed_from(&self.settings);
-        if changed.is_empty() {
-            return tracing::info!("SIGHUP: the settings are what they were");
+        // They were checked.
+        if let Err(error) = (self.reconfigure)(&settings.config) {
+            return tracing::error!("SIGHUP: the settings stay as they were: {error}");
         }
-        let stay = match (self.reconfigure)(&settings.config) {
-            Ok(stay) => stay,
-            // They were checked.
-            Err(error) => {
-                return tracing::error!("SIGHUP: the settings stay as they were: {error}");
-            }
-        };
-        for change in changed {
-            if change.is_of_library && !stay.contains(&change.key) {
+        let changes = self.settings.adopt(&settings);
+        if changes.is_empty() {
+            tracing::info!("SIGHUP: the settings are what they were");
+        }
+        for change in changes {
+            if change.is_live {
                 tracing::info!("SIGHUP: {} is {} now", change.key, change.value);
             } else {
                 tracing::warn!(
@@ -82,7 +79,6 @@ impl Reloading {
                 );
             }
         }
-        self.settings = settings;
     }
 }
 

@@ -229,13 +229,7 @@ fn of_tls(settings: &Settings) -> Vec<Finding> {
             let sentence = format!(
                 "{} has no effect without {}: where is TLS to listen?",
                 name(key),
-                name("tls_listen").replace(
-                    "tls_listen",
-                    match settings.place(key) {
-                        Place::Flag(_) => "--tls-listen",
-                        _ => "tls_listen",
-                    }
-                )
+                said(settings, key, "tls_listen")
             );
             error(key, sentence);
         }

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Names the file of settings.
-pub const CONFIG_VARIABLE: &str = "RINGWIRE_CONFIG";
+const CONFIG_VARIABLE: &str = "RINGWIRE_CONFIG";
 
 const CONFIG: &str = "config";
 const SET: &str = "set";
@@ -56,13 +56,10 @@ fn argument(setting: &Setting) -> Option<Arg> {
                 true => String::new(),
                 false => format!(" [default: {default}]"),
             };
-            let choices = match kind {
-                Kind::Choice(words) => {
-                    let words: Vec<_> = words.iter().filter(|word| !word.is_empty()).collect();
-                    let words: Vec<_> = words.into_iter().copied().collect();
-                    format!(" [possible values: {}]", words.join(", "))
-                }
-                _ => String::new(),
+            let words = kind.words();
+            let choices = match words.is_empty() {
+                true => String::new(),
+                false => format!(" [possible values: {}]", words.join(", ")),
             };
             argument
                 .value_name(setting.placeholder)
@@ -190,33 +187,30 @@ fn load_flags(matches: &ArgMatches, settings: &mut Settings, findings: &mut Vec<
         findings.extend(given.err());
     }
     for text in matches.get_many::<String>(SET).into_iter().flatten() {
-        let place = Place::Flag("--set".to_owned());
+        let anywhere = || Place::Flag("--set".to_owned());
         let Some((key, value)) = text.split_once('=') else {
             let sentence = format!("--set is '{text}', but it has to be KEY=VALUE");
-            findings.push(Finding::error(place, sentence));
+            findings.push(Finding::error(anywhere(), sentence));
             continue;
         };
-        let Some(setting) = setting(key.trim()) else {
-            let key = key.trim();
+        let key = key.trim();
+        let Some(setting) = setting(key) else {
             let sentence = format!("--set {text}: {key} is no setting{}", table::guess(key));
-            findings.push(Finding::error(place, sentence));
+            findings.push(Finding::error(anywhere(), sentence));
             continue;
         };
+        let place = Place::Flag(format!("--set {key}"));
         let written = match setting.get(settings) {
-            Value::List(mut items) if settings.place(key.trim()) == place_of_set(key) => {
+            Value::List(mut items) if settings.place(key) == place => {
                 items.push(value.to_owned());
                 Written::List(items)
             }
             Value::List(_) => Written::List(vec![value.to_owned()]),
             _ => Written::Text(value.to_owned()),
         };
-        let given = settings.give(setting, &written, place_of_set(key));
+        let given = settings.give(setting, &written, place);
         findings.extend(given.err());
     }
-}
-
-fn place_of_set(key: &str) -> Place {
-    Place::Flag(format!("--set {}", key.trim()))
 }
 
 #[cfg(test)]

@@ -69,8 +69,8 @@ pub struct Change {
     pub key: &'static str,
     /// What it is, in words.
     pub value: String,
-    /// The library obeys it.
-    pub is_of_library: bool,
+    /// It can change while the server runs.
+    pub is_live: bool,
 }
 
 /// Where TLS listens, and with what.
@@ -140,20 +140,29 @@ impl Settings {
         self.place(key).name_of(key)
     }
 
-    /// What is not as it was.
-    pub fn changed_from(&self, before: &Self) -> Vec<Change> {
-        let changed = settings()
-            .iter()
-            .filter(|it| it.get(self) != it.get(before));
-        let changes = changed.map(|setting| Change {
-            key: setting.key,
-            value: match setting.kind.say(&setting.get(self)) {
-                empty if empty.is_empty() => "empty".to_owned(),
-                value => value,
-            },
-            is_of_library: setting.is_of_library(),
-        });
-        changes.collect()
+    /// Takes over what can change while the server runs: these settings stay those in force.
+    /// Returns all that the others have otherwise.
+    pub fn adopt(&mut self, other: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for setting in settings() {
+            let value = setting.get(other);
+            if value == setting.get(self) {
+                continue;
+            }
+            changes.push(Change {
+                key: setting.key,
+                value: match setting.kind.say(&value) {
+                    empty if empty.is_empty() => "empty".to_owned(),
+                    said => said,
+                },
+                is_live: setting.is_live(),
+            });
+            if setting.is_live() {
+                // It is of its own kind.
+                let _ = setting.put(self, value);
+            }
+        }
+        changes
     }
 
     /// Gives a setting the value that was written, if it can have that.
@@ -210,6 +219,22 @@ mod tests {
              time such as 30s, from 0 to 24d"
         );
         assert_eq!(settings.config, Config::default());
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_another_value_until_there_is_one() {
+        let (mut in_force, mut wanted) = (Settings::default(), Settings::default());
+        wanted.config.idle_timeout_ms = 1;
+        wanted.config.backlog = 2;
+        wanted.ring = "epoll".to_owned();
+        let keys = |changes: Vec<Change>| -> Vec<_> {
+            changes.into_iter().map(|it| (it.key, it.is_live)).collect()
+        };
+        let (ring, backlog) = (("ring", false), ("backlog", false));
+        let first = keys(in_force.adopt(&wanted));
+        assert_eq!(first, [ring, ("idle_timeout_ms", true), backlog]);
+        assert_eq!(keys(in_force.adopt(&wanted)), [ring, backlog]);
+        assert_eq!(in_force.config.idle_timeout_ms, 1);
     }
 
     #[test]

@@ -113,11 +113,6 @@ impl Setting {
         field.put(&mut settings.config, value)
     }
 
-    /// Whether the library obeys it, and not the binary.
-    pub const fn is_of_library(&self) -> bool {
-        matches!(self.access, Access::Config(_))
-    }
-
     /// Whether it can change while the server runs, at SIGHUP.
     pub const fn is_live(&self) -> bool {
         match self.access {

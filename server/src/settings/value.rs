@@ -217,11 +217,16 @@ impl Kind {
             }
             Self::Switch => "true or false".to_owned(),
             Self::Text => "text".to_owned(),
-            Self::Choice(words) => {
-                let words: Vec<_> = words.iter().copied().filter(|it| !it.is_empty()).collect();
-                one_of(&words)
-            }
+            Self::Choice(_) => one_of(&self.words()),
             Self::List => "a list of texts".to_owned(),
+        }
+    }
+
+    /// What a choice is between, without the one that is none.
+    pub fn words(self) -> Vec<&'static str> {
+        match self {
+            Self::Choice(words) => words.iter().copied().filter(|it| !it.is_empty()).collect(),
+            _ => Vec::new(),
         }
     }
 
@@ -248,7 +253,7 @@ impl Kind {
 }
 
 /// `a, b or c`.
-pub fn one_of(words: &[&str]) -> String {
+fn one_of(words: &[&str]) -> String {
     match words {
         [] => String::new(),
         [only] => (*only).to_owned(),
