@@ -192,7 +192,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return 0;
         };
         connection.link.heard_ms = self.now.as_ms() as u32;
-        connection.link.pinged = false;
+        connection.link.pings = 0;
         if connection.link.rare.tls().is_some() {
             // Plaintext is not lent: it goes out encrypted, from a chunk.
             self.received_records(key, lease)
@@ -218,8 +218,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 Some(proof) => input = &mut input[proof..],
                 None => return 0,
             },
-            // It is over for the peer: only the end of the stream is waited for.
-            _ => return 0,
+            _ => {
+                self.received_in_vain(key);
+                return 0;
+            }
         }
         // A panic in `on_open`, or a service that closed there, has ended it already.
         let open = |connection: &mut Connection<_, _>| {
@@ -229,6 +231,16 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return self.receive_frames(key, input);
         }
         0
+    }
+
+    /// It is over for the peer: only the end of the stream is waited for. When both sides are shut
+    /// down nobody waits for that either, and what lies unread need not be received: it may be much.
+    #[cold]
+    pub(super) fn received_in_vain(&mut self, key: Key) {
+        let connection = self.slab.get_mut(key);
+        if connection.is_some_and(|it| matches!(it.link.stage, Stage::Stopping)) {
+            self.cancel_receive(key);
+        }
     }
 
     /// Hands a service everything that happens in these bytes, or as much as fits into the share.

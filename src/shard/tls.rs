@@ -61,6 +61,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let (Some(tls), Stage::Opening(_) | Stage::Challenged(_) | Stage::Open | Stage::Closing) =
             (link.rare.tls_mut(), &link.stage)
         else {
+            self.received_in_vain(key);
             return false;
         };
         let mut plain = std::mem::take(&mut self.plain);
