@@ -222,10 +222,14 @@ settings! {
     head_bytes_max: usize = 8 << 10, Bytes(256, 1 << 20), live;
     /// How long the opening handshake may take; a slower one is answered 408.
     handshake_timeout_ms: u64 = 10_000, Milliseconds(1, DAY_MS), live;
-    /// A connection that has been silent for this long is closed; after half of it a ping asks
-    /// for a sign of life. A peer that is behind with reading and takes 16 KiB in this time is
-    /// not silent. 0 turns both off. At most 24 days.
+    /// A connection that has been silent for this long is closed. A peer that is behind with
+    /// reading and takes 16 KiB in this time is not silent. 0: any time. At most 24 days.
     idle_timeout_ms: u64 = 120_000, Milliseconds(0, TIMEOUT_MS_MAX), live;
+    /// A peer that has been silent for this long is pinged, and again after as long while it is:
+    /// that asks for a sign of life, and keeps proxies and address translation from forgetting
+    /// the connection, most of which take 60 seconds for it. After half of `idle_timeout_ms` if
+    /// that is sooner. 0: no pings. At most 24 days.
+    ping_interval_ms: u64 = 25_000, Milliseconds(0, TIMEOUT_MS_MAX), live;
     /// How long a message may take that does not get on; the connection ends with 1008. It gets
     /// on when it becomes whole in this time, or by 16 KiB of payload; it is looked at when the
     /// time is over, so that one that stands still may have twice as much. What this side does
@@ -263,6 +267,19 @@ settings! {
     /// 503. The same happens to newcomers that get one of the last descriptors of the process:
     /// an eighth of them, 1,024 at most.
     shard_connections_max: u32 = SLOTS_MAX, Count(1, SLOTS_MAX as u64), live;
+    /// The most connections over all shards; more are answered 503. 0: as many as the shards have
+    /// places for.
+    connections_max: u32 = 0, Count(0, u32::MAX as u64), live;
+    /// The most connections from one address; more are answered 429. What an address is, is said by
+    /// `address_ipv4_bits` and `address_ipv6_bits`. Unix sockets have none. 0: any number.
+    address_connections_max: u32 = 0, Count(0, u32::MAX as u64), live;
+    /// The most connections that one address may open in a second, and at once after it has opened
+    /// none for a second; more are answered 429. 0: any number.
+    address_accepts_max: u32 = 0, Count(0, 1_000_000), live;
+    /// How many bits of an IPv4 address make it one: 24 counts 256 of them together.
+    address_ipv4_bits: u8 = 32, Count(1, 32), live;
+    /// How many bits of an IPv6 address make it one: 64 is what a single customer has.
+    address_ipv6_bits: u8 = 64, Count(1, 128), live;
     /// Connections that may wait to be accepted (`listen(2)`; the kernel's `net.core.somaxconn`
     /// caps it).
     backlog: u32 = 4096, Count(1, i32::MAX as u64), fixed;

@@ -17,7 +17,7 @@ pub(crate) use crew::Crew;
 
 use crate::{
     config::{Config, ConfigError},
-    conn::ConnId,
+    conn::{ConnId, door::Door},
     proto::{CloseCode, SendError, endpoint::CLOSE_REASON_BYTES_MAX, message::Outgoing},
     ring::{
         Address, AnyRing, Ballot, Errno, NoRing, Ring, RingKind, choice, probe::Unavailable,
@@ -176,6 +176,7 @@ impl Builder {
         let mut ground = Ground::new(&self.listen, self.shards, "shards", &self.config)?;
         let shards = ground.threads;
         let shard_config = self.config.with_memory_for(shards);
+        let door = Arc::new(Door::new(&shard_config));
         let service = Arc::new(service);
         let ballot = Arc::new(Ballot::new(self.ring, shards));
         let (reports, reported) = mpsc::channel();
@@ -189,6 +190,7 @@ impl Builder {
                 shard,
                 sockets,
                 config: shard_config.clone(),
+                door: door.clone(),
                 service: service.clone(),
                 reports: reports.clone(),
             };
@@ -219,7 +221,7 @@ impl Builder {
         let inner = Inner {
             postboxes,
             stats,
-            current: Current::new(self.config),
+            current: Current::new(self.config, door),
             listeners: ground.into_listeners(),
         };
         let handle = Handle {
@@ -252,6 +254,7 @@ struct Starting<F> {
     shard: u16,
     sockets: Vec<(OwnedFd, Option<ServerTls>)>,
     config: Config,
+    door: Arc<Door>,
     service: Arc<F>,
     reports: mpsc::Sender<Report>,
 }
@@ -263,6 +266,7 @@ impl<S: Service, F: Fn(u16) -> S> Starting<F> {
             shard,
             sockets,
             config,
+            door,
             service,
             reports,
         } = self;
@@ -273,6 +277,7 @@ impl<S: Service, F: Fn(u16) -> S> Starting<F> {
             .collect();
         let seed = seed().map_err(refused)?;
         let mut running = Shard::new(shard, ring, service(shard), config, seed);
+        running.share_door(door);
         for (socket, tls) in sockets {
             match tls {
                 None => running.listen(socket),
@@ -386,16 +391,23 @@ impl Ground {
 
 /// What a server runs under now, for handles on any thread.
 #[derive(Debug)]
-pub(crate) struct Current(Mutex<Config>);
+pub(crate) struct Current {
+    config: Mutex<Config>,
+    /// What all threads share of it.
+    door: Arc<Door>,
+}
 
 impl Current {
     /// At its start.
-    pub const fn new(config: Config) -> Self {
-        Self(Mutex::new(config))
+    pub const fn new(config: Config, door: Arc<Door>) -> Self {
+        Self {
+            config: Mutex::new(config),
+            door,
+        }
     }
 
     fn config(&self) -> MutexGuard<'_, Config> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long connections may take to close.
@@ -415,6 +427,7 @@ impl Current {
         // Held until all are told, so that two who do this do not mix.
         let mut current = self.config();
         let stay = current.adopt(config);
+        self.door.set(&current);
         tell(Arc::new(current.with_memory_for(threads)));
         Ok(stay)
     }

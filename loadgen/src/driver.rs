@@ -652,6 +652,7 @@ pub fn config(plan: &Plan) -> Config {
     let mut config = Config::default();
     config.message_bytes_max = 2 << 30;
     config.idle_timeout_ms = 0;
+    config.ping_interval_ms = 0;
     config.handshake_timeout_ms = plan.place.handshake_timeout_ms;
     config.close_timeout_ms = CLOSE_MAX_MS;
     config.queue_high_bytes = 1 << 40;

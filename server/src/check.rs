@@ -2,16 +2,17 @@
 //!
 //! Knows: what is printed, and the status of the end. Refuses to know: what makes a setting right.
 
-#[cfg(feature = "tls")]
-use std::{fs, os::unix::fs::PermissionsExt};
 use std::{
+    fs,
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     process::ExitCode,
 };
 
 use clap::ArgMatches;
 
 use crate::{
+    router::Routes,
     serve::WRONG_USAGE,
     settings::{self, Finding, Settings},
 };
@@ -29,7 +30,9 @@ pub fn run(matches: &ArgMatches, out: &mut impl Write) -> io::Result<ExitCode> {
         findings.extend(settings::check(&settings));
     }
     if !findings.iter().any(Finding::is_error) {
-        findings.extend(of_files(&settings));
+        findings.extend(of_certificates(&settings));
+        findings.extend(Routes::new(&settings).err().unwrap_or_default());
+        findings.extend(of_secrets(&settings));
     }
     for finding in &findings {
         writeln!(out, "{finding}")?;
@@ -54,32 +57,48 @@ pub fn run(matches: &ArgMatches, out: &mut impl Write) -> io::Result<ExitCode> {
     })
 }
 
-/// What is wrong or unwise about the files that settings name.
+/// What is wrong about certificates and their keys.
 #[cfg(feature = "tls")]
-fn of_files(settings: &Settings) -> Vec<Finding> {
+fn of_certificates(settings: &Settings) -> Option<Finding> {
     if settings.tls.listen.is_empty() {
-        return Vec::new();
+        return None;
     }
-    let (name, place) = (settings.name("tls_key"), settings.place("tls_key"));
     let failed = crate::tls::load(&settings.tls).err();
-    let failed = failed.map(|error| Finding::error(settings.place("tls_cert"), error));
-    let open = settings.tls.key.iter().filter_map(|path| {
+    failed.map(|error| Finding::error(settings.place("tls_cert"), error))
+}
+
+/// Without TLS there are none.
+#[cfg(not(feature = "tls"))]
+fn of_certificates(_: &Settings) -> Option<Finding> {
+    None
+}
+
+/// Files of secrets that are not kept as such.
+fn of_secrets(settings: &Settings) -> Vec<Finding> {
+    let mut files = Vec::new();
+    #[cfg(feature = "tls")]
+    if !settings.tls.listen.is_empty() {
+        let (name, place) = (settings.name("tls_key"), settings.place("tls_key"));
+        let keys = settings.tls.key.iter();
+        files.extend(keys.map(|path| (name.clone(), path, place.clone())));
+    }
+    for route in &settings.routes {
+        let (key, path) = ("auth_tokens_file", &route.auth_tokens_file);
+        if !path.is_empty() {
+            files.push((key.to_owned(), path, route.place(key)));
+        }
+    }
+    let open = files.into_iter().filter_map(|(name, path, place)| {
         let mode = fs::metadata(path).ok()?.permissions().mode() & 0o777;
         (mode & 0o077 != 0).then(|| {
             let sentence = format!(
                 "{name} is '{path}', which others than its owner can reach (mode {mode:o}): chmod \
-                 600 keeps a key secret"
+                 600 keeps it secret"
             );
-            Finding::warning(place.clone(), sentence)
+            Finding::warning(place, sentence)
         })
     });
-    failed.into_iter().chain(open).collect()
-}
-
-/// Without TLS they name none.
-#[cfg(not(feature = "tls"))]
-fn of_files(_: &Settings) -> Vec<Finding> {
-    Vec::new()
+    open.collect()
 }
 
 /// Prints what can be set.

@@ -4,12 +4,9 @@
 
 #[cfg(feature = "aio")]
 use ringwire::aio;
-use ringwire::{
-    Address, Builder, Config, ConfigError, RingKind, Server, StartError,
-    service::{Echo, Gate},
-};
+use ringwire::{Address, Builder, Config, ConfigError, RingKind, Server, StartError};
 
-use crate::settings::Settings;
+use crate::{router::Router, settings::Settings};
 
 /// Has a server go on under other settings, as `Handle::reconfigure`.
 pub type Reconfigure = dyn Fn(&Config) -> Result<Vec<&'static str>, ConfigError> + Send;
@@ -93,7 +90,7 @@ impl Building {
         }
     }
 
-    pub fn start(self, service: Gate<Echo>) -> Result<Serving, StartError> {
+    pub fn start(self, service: Router) -> Result<Serving, StartError> {
         match self {
             Self::Shard(builder) => {
                 let server = builder.start(move |_shard| service.clone())?;

@@ -22,7 +22,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
 };
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::{filter::LevelFilter, fmt::MakeWriter};
 
 /// What may wait to be written: some ten thousand lines.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
@@ -60,6 +60,11 @@ struct Queue {
     /// All lines that were dropped so far.
     dropped: u64,
     is_writing: bool,
+}
+
+/// The level of this name, which is one of those in the table of settings.
+pub fn level(name: &str) -> LevelFilter {
+    name.parse().unwrap_or(LevelFilter::INFO)
 }
 
 impl Log {

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
 
-mod access;
 mod check;
 mod cli;
 mod doctor;
 mod engine;
 mod log;
 mod reload;
+mod router;
 mod serve;
 mod settings;
 #[cfg(feature = "tls")]

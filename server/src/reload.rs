@@ -4,7 +4,7 @@
 //! it is. Refuses to know: how a change is carried out.
 //!
 //! ```text
-//!   settings --> wrong? all stays --> certificates --> wrong? all stays --> limits, a word
+//!   settings, routes --> wrong? all stays --> certificates --> wrong? all stays --> carried out
 //! ```
 
 use std::{
@@ -20,8 +20,12 @@ use ringwire::tls::ServerTls;
 
 use crate::{
     engine::Reconfigure,
+    router::{Router, Routes},
     settings::{self, Settings},
 };
+
+/// Has the log go on at a level of this name.
+pub type SetLevel = dyn Fn(&str) + Send;
 
 /// Everything that is read again.
 pub struct Reloading {
@@ -29,6 +33,10 @@ pub struct Reloading {
     pub matches: ArgMatches,
     /// What is in force.
     pub settings: Settings,
+    /// The server's routes.
+    pub router: Router,
+    /// The log.
+    pub set_level: Box<SetLevel>,
     /// The server's limits.
     pub reconfigure: Box<Reconfigure>,
     /// The server's certificates.
@@ -41,6 +49,16 @@ impl Reloading {
     fn reload(&mut self) {
         let (settings, warnings) = match settings::load(&self.matches) {
             Ok(loaded) => loaded,
+            Err(findings) => {
+                for finding in findings {
+                    tracing::error!("SIGHUP: {finding}");
+                }
+                return tracing::error!("SIGHUP: the settings stay as they were");
+            }
+        };
+        // Tokens and keys are read again although no setting is another one.
+        let routes = match Routes::new(&settings) {
+            Ok(routes) => routes,
             Err(findings) => {
                 for finding in findings {
                     tracing::error!("SIGHUP: {finding}");
@@ -64,6 +82,8 @@ impl Reloading {
         if let Err(error) = (self.reconfigure)(&settings.config) {
             return tracing::error!("SIGHUP: the settings stay as they were: {error}");
         }
+        self.router.replace(routes);
+        (self.set_level)(&settings.log);
         let changes = self.settings.adopt(&settings);
         if changes.is_empty() {
             tracing::info!("SIGHUP: the settings are what they were");

@@ -20,14 +20,16 @@ use signal_hook::{
     low_level::signal_name,
 };
 
+use tracing_subscriber::{layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
+
 #[cfg(feature = "tls")]
 use crate::tls;
 use crate::{
-    access,
     engine::{Building, Serving},
-    log::Log,
-    reload::{Reloader, Reloading},
-    settings::{self, Settings},
+    log::{self, Log},
+    reload::{Reloader, Reloading, SetLevel},
+    router::{Router, Routes},
+    settings::{self, Finding, Settings},
 };
 
 /// How long the end of the process waits until somebody has taken the words at its start.
@@ -62,17 +64,22 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
         }
     };
     log.take_panics();
-    // The table has no other words than these.
-    let level = settings.log.parse().unwrap_or(tracing::Level::INFO);
-    tracing_subscriber::fmt()
-        .with_max_level(level)
+    let (filter, level) = reload::Layer::new(log::level(&settings.log));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(log.clone())
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(io::stderr().is_terminal());
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
         .init();
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let code = match serve(matches, settings, &log) {
+    let set_level = move |word: &str| {
+        // It is there for as long as the process is.
+        let _ = level.reload(log::level(word));
+    };
+    let code = match serve(matches, settings, &log, Box::new(set_level)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
             log.put(format!("ringwire: {sentence}\n").as_bytes());
@@ -86,7 +93,12 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
 /// # Errors
 ///
 /// A sentence about what went wrong.
-fn serve(matches: &ArgMatches, settings: Settings, log: &Log) -> Result<(), String> {
+fn serve(
+    matches: &ArgMatches,
+    settings: Settings,
+    log: &Log,
+    set_level: Box<SetLevel>,
+) -> Result<(), String> {
     keep_memory_small();
     raise_open_file_limit();
     // Before anything listens: whoever can reach the server can also be told goodbye.
@@ -110,18 +122,21 @@ fn serve(matches: &ArgMatches, settings: Settings, log: &Log) -> Result<(), Stri
             builder = builder.listen(address.to_string());
         }
     }
-    let service = access::service(&settings).map_err(|error| error.to_string())?;
-    let server = builder.start(service).map_err(|error| error.to_string())?;
+    let router = Router::new(Routes::new(&settings).map_err(|findings| in_words(&findings))?);
+    let server = builder.start(router.clone());
+    let server = server.map_err(|error| error.to_string())?;
     let reloader = Reloader::start(Reloading {
         matches: matches.clone(),
         settings,
+        router,
+        set_level,
         reconfigure: server.reconfigurer(),
         #[cfg(feature = "tls")]
         tls: certificates,
     });
     let reloader = reloader.map_err(no_thread)?;
-    let reload = move || reloader.reload();
-    obey(signals, server.stopper(), reload, log.clone()).map_err(no_thread)?;
+    let read_again = move || reloader.reload();
+    obey(signals, server.stopper(), read_again, log.clone()).map_err(no_thread)?;
     let greeted = greet(&server).map_err(no_thread)?;
     let ended = server.join().map_err(|error| error.to_string());
     // Who reads it may be slow, or not there.
@@ -139,6 +154,12 @@ fn plain_addresses(settings: &Settings) -> Vec<&str> {
         return vec![DEFAULT_ADDRESS];
     }
     settings.listen.iter().map(String::as_str).collect()
+}
+
+/// All findings as one sentence each.
+fn in_words(findings: &[Finding]) -> String {
+    let said = findings.iter().map(Finding::to_string);
+    said.collect::<Vec<_>>().join("\nringwire: ")
 }
 
 fn no_thread(error: io::Error) -> String {

@@ -24,7 +24,9 @@ use super::{
 use crate::{
     conn::{
         CloseCause, Ending, Key, Link, Stage,
+        door::Ticket,
         liveness::{Kernel, first_look_ms},
+        opening::Lack,
         stages::{Due, Next},
     },
     proto::{
@@ -73,6 +75,8 @@ pub struct Connection {
     pub halves: Cell<u32>,
     /// What its task has cost since it last gave way.
     pub share: Share,
+    /// Its entry at the door, if it had to have one.
+    pub ticket: RefCell<Option<Ticket>>,
 }
 
 impl Connection {
@@ -96,8 +100,9 @@ impl Connection {
         socket: Socket,
         link: Link,
         speaks: bool,
+        lack: Lack,
     ) -> Result<Rc<Self>, Errno> {
-        let (key, oldest) = local.enter_beyond(speaks)?;
+        let (key, oldest) = local.enter_beyond(speaks, lack)?;
         let connection = Self::with_key(local, key, socket, link);
         if let Some(oldest) = oldest {
             local.let_go(oldest);
@@ -123,6 +128,7 @@ impl Connection {
             subprotocol: OnceCell::new(),
             halves: Cell::new(0),
             share: Share::default(),
+            ticket: RefCell::default(),
         });
         let state = &mut *local.state.borrow_mut();
         if let Some(place) = state.slab.get_mut(key) {
@@ -524,6 +530,9 @@ impl Drop for Connection {
         link.endpoint.release(&mut shared.pool, &mut shared.codec);
         link.endpoint.leave(&mut shared.codec);
         link.release_queues(&mut shared.arena);
+        if let Some(ticket) = self.ticket.take() {
+            state.shared.door.leave(ticket);
+        }
         self.local.leave(state, self.key);
         self.local.counted(Time::monotonic_coarse());
     }

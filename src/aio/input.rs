@@ -409,7 +409,7 @@ impl Input {
             let now = Time::monotonic_coarse();
             state.shared.now = now;
             link.heard_ms = now.as_ms() as u32;
-            link.pinged = false;
+            link.pings = 0;
             connection.local.counted(now);
             link.charge(&mut state.shared);
             if state.settle_ledger() && state.wants_relief(now) {

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    conn::{CloseCause, Key, Shared, deadline::Wheel, places::Places, slab::Slab},
+    conn::{CloseCause, Key, Shared, deadline::Wheel, door::Door, places::Places, slab::Slab},
     ring::{Errno, Time, socket::LastDescriptors},
     server::seed,
     shard::stats::Stats,
@@ -379,6 +379,11 @@ impl Local {
             self.publish_at.set(Some(at));
             self.wake_by(at);
         }
+    }
+
+    /// Counts where connections come from at this door, which other threads have as well.
+    pub fn share_door(&self, door: Arc<Door>) {
+        self.state.borrow_mut().shared.door = door;
     }
 
     /// Makes the counts known to other threads.

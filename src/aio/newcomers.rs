@@ -12,8 +12,12 @@ use tokio::sync::oneshot;
 
 use super::local::{Local, State};
 use crate::{
-    conn::{CloseCause, Key},
-    ring::{Errno, Time},
+    conn::{
+        CloseCause, Key,
+        door::{Ticket, Turned},
+        opening::Lack,
+    },
+    ring::{Errno, Time, socket::peer_address},
 };
 
 /// What a newcomer is told that waits for a place.
@@ -36,6 +40,25 @@ impl State {
 }
 
 impl Local {
+    /// What an accepted socket needs at the door, if anybody stands there.
+    pub fn ticket_for(&self, socket: &OwnedFd) -> Result<Option<Ticket>, Turned> {
+        let shared = &mut self.state.borrow_mut().shared;
+        if !shared.door.is_guarded() {
+            return Ok(None);
+        }
+        let address = peer_address(socket).ip();
+        let entered = shared.door.enter(address, Time::monotonic_coarse());
+        shared.counts.door_refusals += u64::from(entered.is_err());
+        entered.map(Some)
+    }
+
+    /// A newcomer goes without having been a connection.
+    pub fn dismiss(&self, ticket: Option<Ticket>) {
+        if let Some(ticket) = ticket {
+            self.state.borrow().shared.door.leave(ticket);
+        }
+    }
+
     /// How an accepted socket that has to wait is told about it. `None`: it has a place.
     pub fn has_to_wait(&self, socket: &OwnedFd) -> Option<oneshot::Receiver<Told>> {
         let mut borrowed = self.state.borrow_mut();
@@ -133,9 +156,13 @@ impl Local {
     /// # Errors
     ///
     /// `EMFILE` when there are as many as a table can have.
-    pub fn enter_beyond(&self, speaks: bool) -> Result<(Key, Option<Key>), Errno> {
+    pub fn enter_beyond(&self, speaks: bool, lack: Lack) -> Result<(Key, Option<Key>), Errno> {
         let key = self.enter_table()?;
-        let oldest = self.state.borrow_mut().places.goes_beyond(key, speaks);
+        let oldest = self
+            .state
+            .borrow_mut()
+            .places
+            .goes_beyond(key, speaks, lack);
         Ok((key, oldest))
     }
 }

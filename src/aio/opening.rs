@@ -202,8 +202,8 @@ fn answer_head<J: Judge>(
     };
     let admission = {
         let state = connection.local.state.borrow();
-        let has_place = !state.places.is_beyond(connection.key);
-        state.shared.admission(has_place)
+        let lack = state.places.lack_of(connection.key);
+        state.shared.admission(lack)
     };
     let tls = connection.link.borrow_mut().rare.take_tls();
     let session = tls.as_ref().map(|tls| tls.session());

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     Address, Config, ConfigError, RingKind, Snapshot, StartError,
+    conn::door::Door,
     ring::{Ballot, choice},
     server::{Crew, Current, Ground, Listen, Listeners, no_ring_of, not_started, pin, seed},
     shard::stats::Stats,
@@ -214,14 +215,16 @@ impl Builder {
         let (orders, ordered) = watch::channel(Orders::default());
         let (reports, reported) = mpsc::channel();
         let handler = Arc::new(handler);
+        let door = Arc::new(Door::new(&thread_config));
         let ballot = Arc::new(Ballot::new(self.ring, count));
         let mut crew = Crew::new(self.config.drain_timeout_ms);
         let mut started = Ok(());
         for (id, stats) in stats.iter().enumerate() {
             let sockets = ground.sockets();
             let cpu = ground.processor(id, self.pinned);
-            let (config, handler, stats, ordered, reports) = (
+            let (config, door, handler, stats, ordered, reports) = (
                 thread_config.clone(),
+                door.clone(),
                 handler.clone(),
                 stats.clone(),
                 ordered.clone(),
@@ -242,6 +245,7 @@ impl Builder {
                         let home = Home::find().map_err(io::Error::other);
                         let home = home.map_err(StartError::Thread)?;
                         let local = Local::new(config, home, seed, stats).map_err(refused)?;
+                        local.share_door(door);
                         let listening = threads::listen(sockets).map_err(refused)?;
                         Ok::<_, StartError>((local, listening))
                     })?;
@@ -269,7 +273,7 @@ impl Builder {
             inner: Arc::new(Inner {
                 orders,
                 stats,
-                current: Current::new(self.config),
+                current: Current::new(self.config, door),
                 listeners: ground.into_listeners(),
             }),
         };

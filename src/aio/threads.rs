@@ -23,14 +23,14 @@ use super::{
     handler::{Asked, Handler},
     local::Local,
     newcomers::Told,
-    opening::{OpenError, accept, server_link},
+    opening::{accept, server_link},
     socket::{Acceptor, Socket},
     websocket::WebSocket,
 };
 use crate::{
     CloseCause, CloseCode,
     config::Config,
-    conn::{Ending, Link, Stage, places::DESCRIPTORS_RAN_OUT},
+    conn::{Ending, Link, Stage, door::Ticket, opening::Lack, places::DESCRIPTORS_RAN_OUT},
     ring::{Errno, Time, errno::AcceptError, standing},
     tls::ServerTls,
 };
@@ -166,23 +166,16 @@ async fn accept_all<H: Handler>(local: Rc<Local>, listening: Listening, handler:
     loop {
         match poll_fn(|context| listening.acceptor.poll_accept(context)).await {
             Ok(fd) => {
-                match local.has_to_wait(&fd) {
-                    None => admit(
-                        connection(&local, fd, &listening, Connection::new),
-                        &handler,
-                    ),
-                    Some(told) => {
-                        let newcomer = wait_for_place(
-                            local.clone(),
-                            fd,
-                            listening.clone(),
-                            handler.clone(),
-                            told,
-                        );
-                        spawn_local(newcomer);
-                        // Those who are told for it have their descriptors until they run.
-                        in_a_row += 7;
-                    }
+                let newcomer = Newcomer {
+                    local: local.clone(),
+                    fd,
+                    listening: listening.clone(),
+                    handler: handler.clone(),
+                    ticket: None,
+                };
+                if come_in(newcomer) {
+                    // Those who are told for it have their descriptors until they run.
+                    in_a_row += 7;
                 }
                 in_a_row += 1;
                 if in_a_row >= ACCEPTED_MAX {
@@ -206,55 +199,91 @@ async fn accept_all<H: Handler>(local: Rc<Local>, listening: Listening, handler:
     }
 }
 
-/// Waits, unread, until there is a place or it is to be told that there is none.
-async fn wait_for_place<H: Handler>(
+/// An accepted socket that is no connection yet.
+struct Newcomer<H> {
     local: Rc<Local>,
     fd: OwnedFd,
     listening: Rc<Listening>,
     handler: Rc<H>,
-    told: oneshot::Receiver<Told>,
-) {
-    match told.await {
-        Ok(Told::Promised) => {
-            local.redeem();
-            let connection = connection(&local, fd, &listening, Connection::new);
-            if connection.is_err() {
-                Local::promise_place(&mut local.state.borrow_mut());
-            }
-            admit(connection, &handler);
+    ticket: Option<Ticket>,
+}
+
+/// Lets a newcomer in, or has it wait. Returns whether it waits.
+fn come_in<H: Handler>(mut newcomer: Newcomer<H>) -> bool {
+    match newcomer.local.ticket_for(&newcomer.fd) {
+        Ok(ticket) => newcomer.ticket = ticket,
+        Err(turned) => {
+            newcomer.tell(turned.lack());
+            return false;
         }
-        Ok(Told::NoPlace) => {
-            let speaks = standing::unread_bytes(&fd) > 0;
-            if !local.state.borrow().places.can_be_told(speaks) {
-                // Closing the socket tells the peer.
-                return;
-            }
-            let beyond = |local: &_, socket, link| Connection::beyond(local, socket, link, speaks);
-            admit(connection(&local, fd, &listening, beyond), &handler);
+    }
+    match newcomer.local.has_to_wait(&newcomer.fd) {
+        None => {
+            newcomer.admit(Connection::new);
+            false
         }
-        // The thread ends; closing the socket tells the peer.
-        Err(_) => {}
+        Some(told) => {
+            spawn_local(wait_for_place(newcomer, told));
+            true
+        }
     }
 }
 
-/// Makes an accepted socket a connection, with a place or without.
-fn connection(
-    local: &Rc<Local>,
-    fd: OwnedFd,
-    listening: &Listening,
-    enter: impl FnOnce(&Rc<Local>, Socket, Link) -> Result<Rc<Connection>, Errno>,
-) -> Result<Rc<Connection>, OpenError> {
-    let link = server_link(listening.tls.as_ref())?;
-    let socket = Socket::new(fd)?;
-    Ok(enter(local, socket, link)?)
+/// Waits, unread, until there is a place or it is to be told that there is none.
+async fn wait_for_place<H: Handler>(newcomer: Newcomer<H>, told: oneshot::Receiver<Told>) {
+    match told.await {
+        Ok(Told::Promised) => {
+            let local = newcomer.local.clone();
+            local.redeem();
+            if !newcomer.admit(Connection::new) {
+                Local::promise_place(&mut local.state.borrow_mut());
+            }
+        }
+        Ok(Told::NoPlace) => newcomer.tell(Lack::Places),
+        // The thread ends; closing the socket tells the peer.
+        Err(_) => newcomer.local.dismiss(newcomer.ticket),
+    }
 }
 
-fn admit<H: Handler>(connection: Result<Rc<Connection>, OpenError>, handler: &Rc<H>) {
-    match connection {
-        Ok(connection) => {
-            spawn_local(run(connection, handler.clone()));
+impl<H: Handler> Newcomer<H> {
+    /// It is only there to be told what it lacks.
+    fn tell(self, lack: Lack) {
+        let speaks = standing::unread_bytes(&self.fd) > 0;
+        if !self.local.state.borrow().places.can_be_told(speaks) {
+            // Closing the socket tells the peer.
+            return self.local.dismiss(self.ticket);
         }
-        Err(error) => tracing::error!(%error, "a connection was dropped"),
+        self.admit(|local, socket, link| Connection::beyond(local, socket, link, speaks, lack));
+    }
+
+    /// Becomes a connection, with a place or without. Returns whether it does.
+    fn admit(
+        self,
+        enter: impl FnOnce(&Rc<Local>, Socket, Link) -> Result<Rc<Connection>, Errno>,
+    ) -> bool {
+        let Self {
+            local,
+            fd,
+            listening,
+            handler,
+            ticket,
+        } = self;
+        let made = server_link(listening.tls.as_ref()).and_then(|link| {
+            let socket = Socket::new(fd)?;
+            Ok(enter(&local, socket, link)?)
+        });
+        match made {
+            Ok(connection) => {
+                connection.ticket.replace(ticket);
+                spawn_local(run(connection, handler));
+                true
+            }
+            Err(error) => {
+                local.dismiss(ticket);
+                tracing::error!(%error, "a connection was dropped");
+                false
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Knows: which of them exclude each other. Refuses to know: how they came about.
 
-use super::{Link, Shared, Stage};
+use super::{Link, Shared, Stage, liveness::first_look_ms};
 use crate::ring::send::Holdings;
 
 /// What of a connection is in flight, as the ring has it.
@@ -80,7 +80,7 @@ impl Link {
         self.check_receiving(ring.is_armed)?;
         self.check_sending(ring.tells_late, shared)?;
         let config = &shared.config;
-        let is_looked_at = config.idle_timeout_ms > 0 || config.message_timeout_ms > 0;
+        let is_looked_at = first_look_ms(config).is_some();
         let idles = matches!(self.stage, Stage::Open) && !is_looked_at;
         let wants_deadline = match self.stage {
             Stage::Stopping | Stage::Closed => false,

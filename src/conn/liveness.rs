@@ -142,17 +142,31 @@ struct Begun {
 
 /// After how many milliseconds a connection that was opened just now is looked at.
 pub fn first_look_ms(config: &Config) -> Option<u64> {
-    nearer(half_idle_ms(config), message_ms(config))
+    nearer(silent_ms(config), message_ms(config))
 }
 
-/// A silent peer is pinged after half of its time.
-fn half_idle_ms(config: &Config) -> Option<u64> {
-    let idle_ms = config.idle_timeout_ms;
-    (idle_ms > 0).then(|| idle_ms.div_ceil(2))
+/// How long a peer may be silent before it is asked, or dropped where nobody asks.
+fn silent_ms(config: &Config) -> Option<u64> {
+    ping_ms(config).or_else(|| idle_ms(config))
+}
+
+/// How long a peer may be silent before it is pinged: it has as much time again for an answer.
+fn ping_ms(config: &Config) -> Option<u64> {
+    let half_ms = idle_ms(config).map(|ms| ms.div_ceil(2));
+    nearer(some_time(config.ping_interval_ms), half_ms).filter(|_| config.ping_interval_ms > 0)
+}
+
+fn idle_ms(config: &Config) -> Option<u64> {
+    some_time(config.idle_timeout_ms)
 }
 
 fn message_ms(config: &Config) -> Option<u64> {
-    Some(config.message_timeout_ms).filter(|&ms| ms > 0)
+    some_time(config.message_timeout_ms)
+}
+
+/// 0 is any time.
+fn some_time(ms: u64) -> Option<u64> {
+    Some(ms).filter(|&ms| ms > 0)
 }
 
 fn nearer(one: Option<u64>, other: Option<u64>) -> Option<u64> {
@@ -176,32 +190,45 @@ impl Link {
     /// Whether the peer is there. Returns after how many milliseconds to look again, if at all, or
     /// nothing when it is not.
     fn look_at_peer(&mut self, kernel: &impl Kernel, shared: &mut Shared) -> Option<Option<u64>> {
-        let Some(half_ms) = half_idle_ms(&shared.config) else {
+        let Some(silent_ms) = silent_ms(&shared.config) else {
             return Some(None);
         };
-        let idle_ms = shared.config.idle_timeout_ms;
+        let (ping_ms, idle_ms) = (ping_ms(&shared.config), idle_ms(&shared.config));
         let now_ms = shared.now.as_ms();
         let mut silence_ms = self.silence(now_ms).as_millis() as u64;
-        if silence_ms >= half_ms
+        if silence_ms >= silent_ms
             && let Some(sign_ms) = self.sign_of_life(kernel)
         {
             silence_ms = silence_ms.min(sign_ms);
             self.heard_ms = (now_ms as u32).wrapping_sub(silence_ms as u32);
         }
-        if silence_ms < half_ms {
-            return Some(Some(half_ms - silence_ms));
+        if silence_ms < silent_ms {
+            return Some(Some(silent_ms - silence_ms));
         }
-        if !self.pinged {
-            self.pinged = true;
-            let (endpoint, mut context) = self.split(shared);
-            let _ = endpoint.send_control(Control::Ping, &[], &mut context);
-            // It has the other half to answer, even if nobody has looked in time.
-            return Some(Some(self.guess_sooner(half_ms, idle_ms)));
-        }
-        if silence_ms >= idle_ms {
+        let rest_ms = idle_ms.and_then(|ms| ms.checked_sub(silence_ms).filter(|&rest| rest > 0));
+        // Who was not asked has time to answer, even if nobody has looked in time.
+        let was_asked = self.pings > 0 || ping_ms.is_none();
+        if was_asked && idle_ms.is_some() && rest_ms.is_none() {
             return None;
         }
-        Some(Some(self.guess_sooner(idle_ms - silence_ms, idle_ms)))
+        let next_ms = ping_ms.map(|ping_ms| {
+            let due = u8::try_from(silence_ms / ping_ms).unwrap_or(u8::MAX);
+            // Pings do not pile up before somebody who does not read.
+            if self.pings == 0 || due > self.pings && self.queued_bytes() == 0 {
+                let (endpoint, mut context) = self.split(shared);
+                let _ = endpoint.send_control(Control::Ping, &[], &mut context);
+            }
+            self.pings = due.max(1);
+            match was_asked {
+                true => ping_ms - silence_ms % ping_ms,
+                false => ping_ms,
+            }
+        });
+        let again_ms = nearer(next_ms, rest_ms);
+        Some(again_ms.map(|after_ms| match idle_ms {
+            Some(idle_ms) => self.guess_sooner(after_ms, idle_ms),
+            None => after_ms,
+        }))
     }
 
     /// Whether nobody tells what the peer takes of what it is behind with.
@@ -374,7 +401,11 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{conn::Stage, proto::Role, ring::Time};
+    use crate::{
+        conn::Stage,
+        proto::Role,
+        ring::{Taken, Time},
+    };
 
     /// A Unix socket whose peer empties its kernel four times in a second, so that it is found
     /// alike twice in each; or not at all.
@@ -425,6 +456,85 @@ mod tests {
             }
         }
         now_ms
+    }
+
+    /// A peer that takes everything at once and says nothing.
+    struct Silent;
+
+    impl Kernel for Silent {
+        fn unread_bytes(&self) -> u64 {
+            0
+        }
+
+        fn outgoing(&self) -> Outgoing {
+            Outgoing {
+                held_bytes: 0,
+                taken: Some(Taken {
+                    bytes: 0,
+                    ago_ms: 1 << 20,
+                }),
+            }
+        }
+    }
+
+    /// When a silent peer is pinged, in the first ten seconds, and when it is dropped.
+    fn silence(
+        idle_timeout_ms: u64,
+        ping_interval_ms: u64,
+        reads: bool,
+    ) -> (Vec<u64>, Option<u64>) {
+        let (mut link, mut shared) = (Link::new(Role::Server, Stage::Open), shared(0));
+        shared.config.idle_timeout_ms = idle_timeout_ms;
+        shared.config.ping_interval_ms = ping_interval_ms;
+        shared.config.message_timeout_ms = 0;
+        let (mut pinged, mut at) = (Vec::new(), first_look_ms(&shared.config));
+        while let Some(now_ms) = at.filter(|&ms| ms <= 10_000) {
+            shared.now = Time::from_ns(now_ms * 1_000_000);
+            let before = link.queued_bytes();
+            let look = link.look(&Silent, &mut shared);
+            if link.queued_bytes() > before {
+                pinged.push(now_ms);
+            }
+            if reads {
+                link.release_queues(&mut shared.arena);
+            }
+            match look {
+                Look::Again(after_ms) => at = after_ms.map(|ms| now_ms + ms),
+                _ => return (pinged, Some(now_ms)),
+            }
+        }
+        (pinged, None)
+    }
+
+    #[test]
+    fn a_silent_peer_is_pinged_in_intervals_and_dropped_in_time() {
+        for (idle_ms, ping_ms, pinged, dropped) in [
+            (5_000, 1_500, &[1_500, 3_000, 4_500][..], Some(5_000)),
+            (5_000, 25_000, &[2_500], Some(5_000)),
+            (5_000, 0, &[], Some(5_000)),
+            (0, 4_000, &[4_000, 8_000], None),
+            (0, 0, &[], None),
+        ] {
+            let silence = silence(idle_ms, ping_ms, true);
+            assert_eq!(silence, (pinged.to_vec(), dropped), "{idle_ms} {ping_ms}");
+        }
+    }
+
+    #[test]
+    fn pings_do_not_pile_up_before_who_does_not_read() {
+        assert_eq!(silence(0, 1_000, false), (vec![1_000], None));
+        assert_eq!(silence(5_000, 1_000, false), (vec![1_000], Some(5_000)));
+    }
+
+    #[test]
+    fn who_was_not_looked_at_in_time_is_asked_first() {
+        let (mut link, mut shared) = (Link::new(Role::Server, Stage::Open), shared(0));
+        shared.config.message_timeout_ms = 0;
+        // This side was stopped for a minute.
+        shared.now = Time::from_ns(60_000 * 1_000_000);
+        assert_eq!(link.look(&Silent, &mut shared), Look::Again(Some(500)));
+        shared.now = shared.now.plus_ms(500);
+        assert_eq!(link.look(&Silent, &mut shared), Look::Idle);
     }
 
     #[test]

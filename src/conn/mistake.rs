@@ -50,6 +50,8 @@ pub enum Mistake {
     CountsTwice,
     /// There is a place for every newcomer.
     LetsEverybodyIn,
+    /// Who has left is still counted at the door.
+    KeepsTickets,
     /// Who had no place is thought to be there for ever.
     ForgetsWhoLeft,
 }

@@ -30,6 +30,7 @@
 pub mod check;
 pub mod date;
 pub mod deadline;
+pub mod door;
 pub mod handle;
 pub mod ledger;
 pub mod lending;
@@ -44,11 +45,12 @@ pub mod stages;
 pub mod token;
 pub mod unread;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use date::DateText;
+use door::{Door, Ticket};
 pub use handle::Conn;
 use ledger::{Ledger, Pressure, SMALL_BYTES};
 use lending::Lending;
@@ -205,6 +207,8 @@ pub struct Shared {
     pub date: DateText,
     /// What the service that is called right now may send from where it lies.
     pub lending: Lending,
+    /// Who counts where connections come from: for all shards of a server, once they share it.
+    pub door: Arc<Door>,
     /// What is done wrong, for a simulation to find.
     #[cfg(feature = "sim")]
     pub mistake: Option<mistake::Mistake>,
@@ -220,6 +224,9 @@ pub struct Counts {
     pub places_waited: u64,
     /// Opening handshakes that were answered 503 because no place got free in time.
     pub places_refusals: u64,
+    /// Newcomers that were turned away because of `connections_max`, `address_connections_max` or
+    /// `address_accepts_max`: answered 503 or 429, or closed.
+    pub door_refusals: u64,
     /// Connections accepted or dialled.
     pub connections: u64,
     /// Opening handshakes that succeeded.
@@ -316,6 +323,7 @@ impl Shared {
             scratch: Vec::new(),
             date: DateText::default(),
             lending: Lending::default(),
+            door: Arc::new(Door::new(&config)),
             #[cfg(feature = "sim")]
             mistake: None,
             config,
@@ -507,8 +515,8 @@ pub struct Link {
     pub sent_in_part: bool,
     /// It is in the shard's list of connections to flush.
     pub dirty: bool,
-    /// A ping asked for a sign of life, and none has come.
-    pub pinged: bool,
+    /// Pings that asked for a sign of life since the last one, as far as they are counted.
+    pub pings: u8,
     /// The queue was above its high mark: `on_drain` is owed.
     pub drain_owed: bool,
 }
@@ -525,6 +533,8 @@ struct RareParts {
     /// What the kernel held for the peer when it was last found to be behind.
     kernel_bytes: usize,
     watch: Option<Box<Watch>>,
+    /// Limits of its own.
+    limits: Option<Box<Limits>>,
 }
 
 impl Rare {
@@ -619,7 +629,8 @@ impl Rare {
         self.0.take_if(|parts| {
             let has_words = parts.tls.is_some() || parts.cause.is_some();
             let is_watched = parts.watch.is_some();
-            !has_words && !is_watched && parts.unread.is_none() && parts.kernel_bytes == 0
+            let is_put_off = parts.unread.is_some() || parts.kernel_bytes > 0;
+            !has_words && !is_watched && !is_put_off && parts.limits.is_none()
         });
     }
 
@@ -633,6 +644,18 @@ impl Rare {
             let tls = parts.tls.as_ref().map_or(0, Secure::held_bytes);
             unread + tls + parts.kernel_bytes
         })
+    }
+
+    /// From here on these limits are its own.
+    pub fn set_limits(&mut self, limits: Limits) {
+        let parts = self.0.get_or_insert_default();
+        parts.limits = Some(Box::new(limits));
+    }
+
+    /// Limits of its own, if it has some.
+    #[inline]
+    fn limits(&self) -> Option<&Limits> {
+        self.0.as_ref()?.limits.as_deref()
     }
 
     /// Goes on without TLS.
@@ -706,7 +729,7 @@ impl Link {
             send_urgency: Urgency::Awaited,
             sent_in_part: false,
             dirty: false,
-            pinged: false,
+            pings: 0,
             drain_owed: false,
         }
     }
@@ -909,7 +932,7 @@ impl Link {
         shared: &'a mut Shared,
     ) -> (&'a mut Endpoint, Context<'a, Outbox<'a>>) {
         let context = Context {
-            limits: &shared.limits,
+            limits: self.rare.limits().unwrap_or(&shared.limits),
             pool: &mut shared.pool,
             keys: &mut shared.keys,
             codec: &mut shared.codec,
@@ -1013,6 +1036,8 @@ pub struct Connection<K, T> {
     pub link: Link,
     /// The socket, until it is closed.
     pub socket: Option<K>,
+    /// Its entry at the door, if it had to have one.
+    pub ticket: Option<Ticket>,
     /// The service's own, once its opening handshake was accepted.
     pub state: Option<T>,
 }

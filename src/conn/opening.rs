@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::{Link, Remote, Shared, Stage};
 use crate::proto::{
-    Sink, Version,
+    Limits, Sink, Version,
     deflate::Agreed,
     handshake::{
         Answer, ClientRequest, Content, HandshakeError, HeadScanner, HttpReply, Proof, Refusal,
@@ -161,6 +161,8 @@ pub enum Lack {
     Memory,
     /// Places, or descriptors for them.
     Places,
+    /// Patience with the address that it comes from.
+    Address,
 }
 
 /// What is known of opening handshakes before anybody is asked.
@@ -243,13 +245,9 @@ pub enum Opened<T> {
 }
 
 impl Shared {
-    /// What is known of opening handshakes now, of a connection that has a place, or none.
-    pub fn admission(&self, has_place: bool) -> Admission {
-        let lack = if !has_place {
-            Some(Lack::Places)
-        } else {
-            self.refuses_connections().then_some(Lack::Memory)
-        };
+    /// What is known of opening handshakes now, of a connection that lacks this, or nothing.
+    pub fn admission(&self, lack: Option<Lack>) -> Admission {
+        let lack = lack.or_else(|| self.refuses_connections().then_some(Lack::Memory));
         Admission {
             legacy_hixie76: self.config.legacy_hixie76,
             lack,
@@ -279,11 +277,19 @@ impl Shared {
             Judged::Http(reply) => Reply::Http(reply),
             Judged::Refused(refusal) => Reply::Refused(refusal),
             Judged::Overloaded(lack) => {
-                match lack {
-                    Lack::Memory => self.counts.memory_refusals += 1,
-                    Lack::Places => self.counts.places_refusals += 1,
-                }
-                Reply::Refused(HandshakeError::Overloaded.into())
+                let error = match lack {
+                    Lack::Memory => {
+                        self.counts.memory_refusals += 1;
+                        HandshakeError::Overloaded
+                    }
+                    Lack::Places => {
+                        self.counts.places_refusals += 1;
+                        HandshakeError::Overloaded
+                    }
+                    // It was counted at the door.
+                    Lack::Address => HandshakeError::TooManyFromAddress,
+                };
+                Reply::Refused(error.into())
             }
         }
     }
@@ -298,6 +304,15 @@ impl Link {
         shared: &mut Shared,
     ) -> Opened<T> {
         let content = Content::for_method(request.method());
+        if let Reply::Accepted { answer, .. } = &reply
+            && let Some(bytes_max) = answer.message_bytes_max()
+        {
+            let limits = shared.limits;
+            self.rare.set_limits(Limits {
+                message_bytes_max: bytes_max.min(limits.message_bytes_max),
+                ..limits
+            });
+        }
         match reply {
             Reply::Accepted {
                 proof: Proof::AcceptKey(accept_key),

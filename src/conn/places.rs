@@ -21,7 +21,7 @@
 
 use std::collections::VecDeque;
 
-use super::Key;
+use super::{Key, opening::Lack};
 use crate::ring::Time;
 
 /// Accepted connections that wait for a place, unread: a crowd of so many may come at once where
@@ -61,7 +61,7 @@ pub struct Places<W> {
     wait_ms: u64,
     waiting: VecDeque<(W, Time)>,
     /// In the order in which they came.
-    beyond: VecDeque<(Key, Beyond)>,
+    beyond: VecDeque<(Key, Beyond, Lack)>,
     say_again_at: Time,
 }
 
@@ -113,20 +113,26 @@ impl<W> Places<W> {
         self.waiting.front().map(|&(_, until)| until)
     }
 
+    /// Those who wait.
+    #[cfg(feature = "sim")]
+    pub fn all_waiting(&self) -> impl Iterator<Item = &W> {
+        self.waiting.iter().map(|(newcomer, _)| newcomer)
+    }
+
     /// Nobody is to wait any more.
     pub fn clear_waiting(&mut self) {
         self.waiting.clear();
     }
 
-    /// A connection is there only to be told; it has said something already, or not. Returns who
-    /// has to go for it, if too many are.
-    pub fn goes_beyond(&mut self, key: Key, speaks: bool) -> Option<Key> {
+    /// A connection is there only to be told what it lacks; it has said something already, or not.
+    /// Returns who has to go for it, if too many are.
+    pub fn goes_beyond(&mut self, key: Key, speaks: bool, lack: Lack) -> Option<Key> {
         let how = if speaks {
             Beyond::Speaks
         } else {
             Beyond::Silent
         };
-        self.beyond.push_back((key, how));
+        self.beyond.push_back((key, how, lack));
         (self.staying() > BEYOND_MAX).then(|| self.make_room())?
     }
 
@@ -138,35 +144,36 @@ impl<W> Places<W> {
 
     fn staying(&self) -> usize {
         let all = self.beyond.iter();
-        all.filter(|(_, how)| *how != Beyond::Leaving).count()
+        all.filter(|(_, how, _)| *how != Beyond::Leaving).count()
     }
 
     /// Who has to go so that others can be told: of those who said nothing, or else of all, the one
     /// who is beyond for the longest.
     pub fn make_room(&mut self) -> Option<Key> {
-        let first = |wanted| self.beyond.iter().position(|&(_, how)| how == wanted);
+        let first = |wanted| self.beyond.iter().position(|&(_, how, _)| how == wanted);
         let at = first(Beyond::Silent).or_else(|| first(Beyond::Speaks))?;
-        let (key, how) = self.beyond.get_mut(at)?;
+        let (key, how, _) = self.beyond.get_mut(at)?;
         *how = Beyond::Leaving;
         Some(*key)
     }
 
-    /// Whether a connection is only to be told.
+    /// What a connection is to be told that it lacks, if it is there only for that.
     #[inline]
-    pub fn is_beyond(&self, key: Key) -> bool {
-        self.beyond.iter().any(|&(beyond, _)| beyond == key)
+    pub fn lack_of(&self, key: Key) -> Option<Lack> {
+        let mut beyond = self.beyond.iter();
+        beyond.find_map(|&(beyond, _, lack)| (beyond == key).then_some(lack))
     }
 
     /// Those beyond, in the order in which they came.
     #[cfg(feature = "sim")]
     pub fn all_beyond(&self) -> impl Iterator<Item = Key> + Clone {
-        self.beyond.iter().map(|&(key, _)| key)
+        self.beyond.iter().map(|&(key, ..)| key)
     }
 
     /// A connection is gone. Returns whether its place is free now: those beyond had none.
     #[inline]
     pub fn leaves(&mut self, key: Key) -> bool {
-        let at = self.beyond.iter().position(|&(beyond, _)| beyond == key);
+        let at = self.beyond.iter().position(|&(beyond, ..)| beyond == key);
         let had_none = at.and_then(|at| self.beyond.remove(at));
         had_none.is_none()
     }
@@ -251,15 +258,22 @@ mod tests {
         let mut places = Places::<()>::new(0, 10_000);
         for slot in 0..BEYOND_MAX {
             assert!(places.can_be_told(false));
-            assert_eq!(places.goes_beyond(key(slot), slot != 2 && slot != 3), None);
+            assert_eq!(
+                places.goes_beyond(key(slot), slot != 2 && slot != 3, Lack::Places),
+                None
+            );
         }
         assert!(places.can_be_told(true) && !places.can_be_told(false));
         for (slot, leaves) in [(70, 2), (71, 3), (72, 0), (73, 1), (74, 4)] {
-            assert_eq!(places.goes_beyond(key(slot), true), Some(key(leaves)));
+            assert_eq!(
+                places.goes_beyond(key(slot), true, Lack::Address),
+                Some(key(leaves))
+            );
         }
         assert_eq!(places.make_room(), Some(key(5)));
         // Until they are gone, they take no place, and leave none.
-        assert!(places.is_beyond(key(0)) && places.is_beyond(key(5)));
+        assert_eq!(places.lack_of(key(0)), Some(Lack::Places));
+        assert_eq!(places.lack_of(key(70)), Some(Lack::Address));
         assert!(!places.leaves(key(0)) && !places.leaves(key(5)));
         assert_eq!(places.make_room(), Some(key(6)));
     }
@@ -267,8 +281,9 @@ mod tests {
     #[test]
     fn who_is_beyond_takes_no_place_and_leaves_none() {
         let mut places = Places::<()>::new(2, 10_000);
-        places.goes_beyond(key(2), false);
-        assert!(places.is_beyond(key(2)) && !places.is_beyond(key(1)));
+        places.goes_beyond(key(2), false, Lack::Places);
+        assert_eq!(places.lack_of(key(2)), Some(Lack::Places));
+        assert_eq!(places.lack_of(key(1)), None);
         assert!(places.are_taken(3) && !places.are_taken(2));
         assert!(!places.leaves(key(2)), "it had no place");
         assert!(places.leaves(key(1)));

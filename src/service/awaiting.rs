@@ -5,7 +5,7 @@
 
 use super::{
     Echo, Gate,
-    echo::{NOT_TEXT, Route, converted, why_not},
+    echo::{Answering, EchoState, NOT_TEXT, converted, why_not},
 };
 use crate::{
     Answer, CloseCode, HttpReply, MessageKind, Refusal, Remote, Request, SendError, Service,
@@ -14,14 +14,14 @@ use crate::{
 };
 
 impl Handler for Echo {
-    type State = Route;
+    type State = EchoState;
 
     fn on_handshake(
         &self,
         upgrade: &Upgrade<'_>,
         peer: Remote<'_>,
         answer: &mut Answer,
-    ) -> Result<Route, Refusal> {
+    ) -> Result<EchoState, Refusal> {
         Service::on_handshake(&mut Self, upgrade, peer, answer)
     }
 
@@ -29,12 +29,19 @@ impl Handler for Echo {
         Service::on_http(&mut Self, request, peer)
     }
 
-    async fn serve(&self, mut socket: WebSocket, route: Route) {
+    async fn serve(&self, socket: WebSocket, state: EchoState) {
+        state.serve(socket).await;
+    }
+}
+
+impl EchoState {
+    /// Does what is to be done with the messages of a connection, until it ends.
+    pub async fn serve(self, mut socket: WebSocket) {
         let writer = socket.writer();
-        let served = match route {
-            Route::Echo => echo(&mut socket).await,
-            Route::EchoAs(kind) => echo_as(&mut socket, &writer, kind).await,
-            Route::Sink(_) => sink(&mut socket, &writer, route).await,
+        let served = match self.0 {
+            Answering::Echo => echo(&mut socket).await,
+            Answering::EchoAs(kind) => echo_as(&mut socket, &writer, kind).await,
+            Answering::Sink(_) => sink(&mut socket, &writer, self).await,
         };
         if let Some((code, reason)) = served.err().and_then(why_not) {
             // It may have closed meanwhile.
@@ -62,9 +69,13 @@ async fn echo_as(
     Ok(())
 }
 
-async fn sink(socket: &mut WebSocket, writer: &Writer, mut route: Route) -> Result<(), SendError> {
+async fn sink(
+    socket: &mut WebSocket,
+    writer: &Writer,
+    mut state: EchoState,
+) -> Result<(), SendError> {
     while let Some(message) = socket.next().await {
-        if let Some(stats) = route.count(message) {
+        if let Some(stats) = state.count(message) {
             writer.send(stats).await?;
         }
     }

@@ -29,39 +29,134 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Echo;
 
-/// What a connection is for.
+/// What an [`Echo`] does with the messages of one connection.
+///
+/// A service with paths of its own, or with more to keep for a connection, has one in its state and
+/// hands messages on:
+///
+/// ```
+/// use ringwire::{Answer, Conn, Message, Refusal, Remote, Service, Upgrade, service::EchoState};
+///
+/// struct Named;
+///
+/// #[derive(Default)]
+/// struct Client {
+///     messages: u64,
+///     echo: EchoState,
+/// }
+///
+/// impl Service for Named {
+///     type State = Client;
+///
+///     fn on_handshake(
+///         &mut self,
+///         upgrade: &Upgrade<'_>,
+///         _peer: Remote<'_>,
+///         _answer: &mut Answer,
+///     ) -> Result<Client, Refusal> {
+///         let echo = EchoState::echo(upgrade.request())?;
+///         Ok(Client { messages: 0, echo })
+///     }
+///
+///     fn on_message(&mut self, conn: &mut Conn<'_, Client>, message: Message<'_>) {
+///         conn.state().messages += 1;
+///         EchoState::answer(conn, |client| &mut client.echo, message);
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Route {
-    /// Messages come back.
+pub struct EchoState(pub(super) Answering);
+
+/// How messages are answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Answering {
+    /// They come back.
     #[default]
     Echo,
-    /// Messages come back as this, whatever they were.
+    /// They come back as this, whatever they were.
     EchoAs(MessageKind),
-    /// Messages are counted. Boxed, so that what echoes does not pay for it while it is idle.
+    /// They are counted. Boxed, so that what echoes does not pay for it while it is idle.
     Sink(Box<Counted>),
 }
 
 /// What a sink has counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// Messages so far.
-    pub messages: u64,
-    /// Bytes of payload in them.
-    pub payload_bytes: u64,
+pub(super) struct Counted {
+    messages: u64,
+    payload_bytes: u64,
+}
+
+impl Echo {
+    /// The page that connects to the echo at its own path and shows what goes over the wire, for a
+    /// plain `GET`.
+    ///
+    /// # Errors
+    ///
+    /// A refusal, should it not be possible to write the page.
+    pub fn page() -> Result<HttpReply, Refusal> {
+        page().map_err(|_| HandshakeError::ServicePanicked.into())
+    }
+}
+
+impl EchoState {
+    /// Messages come back: as what they were, or as `encoding` in the query of the request says.
+    ///
+    /// # Errors
+    ///
+    /// A refusal with 400 if that is neither `text` nor `binary`.
+    pub fn echo(request: &Request<'_>) -> Result<Self, Refusal> {
+        let answering = match request.query_value("encoding").as_deref() {
+            None => Answering::Echo,
+            Some("binary") => Answering::EchoAs(MessageKind::Binary),
+            Some("text") => Answering::EchoAs(MessageKind::Text),
+            Some(_) => {
+                let sentence = "The encoding in the query is neither text nor binary; send one of \
+                                these, or none.\n";
+                let refusal = Refusal::new(400, sentence);
+                return Err(refusal.unwrap_or_else(|_| HandshakeError::TargetInvalid.into()));
+            }
+        };
+        Ok(Self(answering))
+    }
+
+    /// Messages are counted.
+    pub fn sink() -> Self {
+        Self(Answering::Sink(Box::default()))
+    }
+
+    /// Does what is to be done with a message of a connection in whose state `of` finds this.
+    #[inline]
+    pub fn answer<T>(
+        conn: &mut Conn<'_, T>,
+        of: impl Fn(&mut T) -> &mut Self,
+        message: Message<'_>,
+    ) {
+        let sent = match &of(conn.state()).0 {
+            Answering::Echo => conn.send(message),
+            Answering::EchoAs(kind) => {
+                let kind = *kind;
+                return echo_as(conn, message, kind);
+            }
+            Answering::Sink(_) => return count(conn, of, message),
+        };
+        if let Err(error) = sent {
+            not_echoed(conn, error);
+        }
+    }
 }
 
 impl Service for Echo {
-    type State = Route;
+    type State = EchoState;
 
     fn on_handshake(
         &mut self,
         upgrade: &Upgrade<'_>,
         _peer: Remote<'_>,
         _answer: &mut Answer,
-    ) -> Result<Route, Refusal> {
+    ) -> Result<EchoState, Refusal> {
         match upgrade.request().path() {
-            "/" => echo_route(upgrade.request()),
-            "/sink" => Ok(Route::Sink(Box::default())),
+            "/" => EchoState::echo(upgrade.request()),
+            "/sink" => Ok(EchoState::sink()),
             _ => Err(HandshakeError::NotFound.into()),
         }
     }
@@ -72,45 +167,20 @@ impl Service for Echo {
         }
         match request.path() {
             _ if request.announces_body() => Err(HandshakeError::ContentTooLarge.into()),
-            "/" => page().map_err(|_| HandshakeError::ServicePanicked.into()),
+            "/" => Self::page(),
             "/sink" => Err(HandshakeError::UpgradeRequired.into()),
             _ => Err(HandshakeError::NotFound.into()),
         }
     }
 
     #[inline]
-    fn on_message(&mut self, conn: &mut Conn<'_, Route>, message: Message<'_>) {
-        let sent = match conn.state() {
-            Route::Echo => conn.send(message),
-            Route::EchoAs(kind) => {
-                let kind = *kind;
-                return echo_as(conn, message, kind);
-            }
-            Route::Sink(_) => return count(conn, message),
-        };
-        if let Err(error) = sent {
-            not_echoed(conn, error);
-        }
-    }
-}
-
-/// How the echo answers, from the query.
-fn echo_route(request: &Request<'_>) -> Result<Route, Refusal> {
-    match request.query_value("encoding").as_deref() {
-        None => Ok(Route::Echo),
-        Some("binary") => Ok(Route::EchoAs(MessageKind::Binary)),
-        Some("text") => Ok(Route::EchoAs(MessageKind::Text)),
-        Some(_) => {
-            let sentence = "The encoding in the query is neither text nor binary; send one of \
-                            these, or none.\n";
-            let refusal = Refusal::new(400, sentence);
-            Err(refusal.unwrap_or_else(|_| HandshakeError::TargetInvalid.into()))
-        }
+    fn on_message(&mut self, conn: &mut Conn<'_, EchoState>, message: Message<'_>) {
+        EchoState::answer(conn, |state| state, message);
     }
 }
 
 #[inline(never)]
-fn echo_as(conn: &mut Conn<'_, Route>, message: Message<'_>, kind: MessageKind) {
+fn echo_as<T>(conn: &mut Conn<'_, T>, message: Message<'_>, kind: MessageKind) {
     let Some(outgoing) = converted(message, kind) else {
         let _ = conn.close(CloseCode::INVALID_PAYLOAD_DATA, NOT_TEXT);
         return;
@@ -136,7 +206,7 @@ pub(super) fn converted(message: Message<'_>, kind: MessageKind) -> Option<Outgo
 
 /// An echo that loses a message silently would be worse than none.
 #[cold]
-fn not_echoed(conn: &mut Conn<'_, Route>, error: SendError) {
+fn not_echoed<T>(conn: &mut Conn<'_, T>, error: SendError) {
     if let Some((code, reason)) = why_not(error) {
         let _ = conn.close(code, reason);
     }
@@ -157,16 +227,16 @@ pub(super) fn why_not(error: SendError) -> Option<(CloseCode, &'static str)> {
 
 /// Counts a message of the sink, or answers it. Apart, so that the echo is short.
 #[inline(never)]
-fn count(conn: &mut Conn<'_, Route>, message: Message<'_>) {
-    if let Some(stats) = conn.state().count(message) {
+fn count<T>(conn: &mut Conn<'_, T>, of: impl Fn(&mut T) -> &mut EchoState, message: Message<'_>) {
+    if let Some(stats) = of(conn.state()).count(message) {
         let _ = conn.send(stats);
     }
 }
 
-impl Route {
+impl EchoState {
     /// Counts a message of the sink. Returns the answer to one that asks.
     pub(super) fn count(&mut self, message: Message<'_>) -> Option<String> {
-        let Self::Sink(counted) = self else {
+        let Answering::Sink(counted) = &mut self.0 else {
             return None;
         };
         let Counted {

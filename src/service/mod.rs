@@ -9,6 +9,6 @@ mod echo;
 mod gate;
 mod origins;
 
-pub use echo::Echo;
+pub use echo::{Echo, EchoState};
 pub use gate::Gate;
 pub use origins::{OriginError, Origins};

@@ -6,7 +6,10 @@
 use super::{Shard, acceptor_index, acceptor_key, service::Service};
 use crate::{
     conn::{
-        CloseCause, Connection, Key, Link, Opening, Rare, Secure, Stage, mistake::Mistake,
+        CloseCause, Connection, Key, Link, Opening, Rare, Secure, Stage,
+        door::{Ticket, Turned},
+        mistake::Mistake,
+        opening::Lack,
         places::DESCRIPTORS_RAN_OUT,
     },
     proto::Role,
@@ -28,6 +31,23 @@ pub(super) struct Acceptor<K> {
     accepting: bool,
     cancelling: bool,
     closing: bool,
+}
+
+/// An accepted socket that is no connection yet.
+#[derive(Debug)]
+pub(super) struct Newcomer<K> {
+    /// The number of its listener.
+    listener: usize,
+    socket: K,
+    ticket: Option<Ticket>,
+}
+
+impl<K> Newcomer<K> {
+    /// Whether it is counted at the door.
+    #[cfg(feature = "sim")]
+    pub(super) const fn has_ticket(&self) -> bool {
+        self.ticket.is_some()
+    }
 }
 
 impl<K> Acceptor<K> {
@@ -79,27 +99,63 @@ impl<R: Ring, S: Service> Shard<R, S> {
             // It was on its way when we stopped accepting; dropping it tells the peer.
             return;
         }
+        let mut newcomer = Newcomer {
+            listener: index,
+            socket,
+            ticket: None,
+        };
+        match self.ticket_for(&newcomer.socket) {
+            Ok(ticket) => newcomer.ticket = ticket,
+            Err(turned) => {
+                self.shared.counts.door_refusals += 1;
+                return self.admit_to_tell(newcomer, turned.lack());
+            }
+        }
         let is_full =
             self.places.are_taken(self.slab.len()) && !self.shared.errs(Mistake::LetsEverybodyIn);
-        if !is_full && !self.ring.is_among_last(&socket) {
-            self.admit(index, socket);
+        if !is_full && !self.ring.is_among_last(&newcomer.socket) {
+            self.admit(newcomer);
             return;
         }
         self.shared.counts.places_waited += 1;
         if let Some(text) = self.places.to_be_said(is_full, self.now) {
             tracing::warn!(shard = self.id, connections = self.slab.len(), "{text}");
         }
-        if let Some((index, socket)) = self.places.wait((index, socket), self.now) {
-            self.admit_to_tell(index, socket);
+        if let Some(first) = self.places.wait(newcomer, self.now) {
+            self.admit_to_tell(first, Lack::Places);
+        }
+    }
+
+    /// What a newcomer needs at the door, if anybody stands there.
+    fn ticket_for(&self, socket: &R::Socket) -> Result<Option<Ticket>, Turned> {
+        let door = &self.shared.door;
+        if !door.is_guarded() {
+            return Ok(None);
+        }
+        let address = self.ring.peer_address(socket);
+        door.enter(address.ip(), self.now).map(Some)
+    }
+
+    /// A newcomer goes without having been a connection. Dropping its socket tells the peer.
+    fn dismiss(&self, newcomer: Newcomer<R::Socket>) {
+        if let Some(ticket) = newcomer.ticket {
+            self.shared.door.leave(ticket);
+        }
+    }
+
+    /// Nobody is to wait any more.
+    fn dismiss_waiting(&mut self) {
+        while let Some(newcomer) = self.places.first() {
+            self.dismiss(newcomer);
         }
     }
 
     /// A connection has left its place, for the newcomer who has waited for the longest.
     pub(super) fn fill_place(&mut self) {
         while !self.places.are_taken(self.slab.len())
-            && let Some((index, socket)) = self.places.first()
+            && let Some(newcomer) = self.places.first()
         {
-            if self.admit(index, socket).is_some() {
+            if self.admit(newcomer).is_some() {
                 break;
             }
         }
@@ -107,20 +163,19 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Tells those that have waited for a place for as long as they may that there is none.
     pub(super) fn tell_late(&mut self) {
-        while let Some((index, socket)) = self.places.late(self.now) {
-            self.admit_to_tell(index, socket);
+        while let Some(newcomer) = self.places.late(self.now) {
+            self.admit_to_tell(newcomer, Lack::Places);
         }
     }
 
-    /// Makes a newcomer a connection whose opening handshake will be answered 503.
-    fn admit_to_tell(&mut self, index: usize, socket: R::Socket) {
-        let speaks = self.ring.unread_bytes(&socket) > 0;
+    /// Makes a newcomer a connection whose opening handshake will be answered with what it lacks.
+    fn admit_to_tell(&mut self, newcomer: Newcomer<R::Socket>, lack: Lack) {
+        let speaks = self.ring.unread_bytes(&newcomer.socket) > 0;
         if !self.places.can_be_told(speaks) {
-            // Dropping it tells the peer.
-            return;
+            return self.dismiss(newcomer);
         }
-        if let Some(key) = self.admit(index, socket)
-            && let Some(oldest) = self.places.goes_beyond(key, speaks)
+        if let Some(key) = self.admit(newcomer)
+            && let Some(oldest) = self.places.goes_beyond(key, speaks, lack)
         {
             self.let_go(oldest);
         }
@@ -135,25 +190,36 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     /// Makes an accepted socket a connection.
-    fn admit(&mut self, index: usize, socket: R::Socket) -> Option<Key> {
+    fn admit(&mut self, newcomer: Newcomer<R::Socket>) -> Option<Key> {
         let mut link = Link::new(Role::Server, Stage::Opening(Opening::of_server()));
-        if let Some(tls) = &self.acceptors[index].tls {
+        if let Some(tls) = &self.acceptors[newcomer.listener].tls {
             match tls.session() {
                 Ok(session) => link.rare = Rare::with_tls(Secure::new(session)),
                 Err(error) => {
                     tracing::error!(shard = self.id, %error, "a connection was dropped");
+                    self.dismiss(newcomer);
                     return None;
                 }
             }
         }
+        let Newcomer { socket, ticket, .. } = newcomer;
         self.shared.counts.connections += 1;
         link.heard_ms = self.now_ms() as u32;
         let connection = Connection {
             link,
             socket: Some(socket),
+            ticket,
             state: None,
         };
-        let key = self.slab.insert(connection).ok()?;
+        let key = match self.slab.insert(connection) {
+            Ok(key) => key,
+            Err(refused) => {
+                if let Some(ticket) = refused.ticket {
+                    self.shared.door.leave(ticket);
+                }
+                return None;
+            }
+        };
         let timeout_ms = self.shared.config.handshake_timeout_ms;
         self.wheel.set(key.slot, self.now.plus_ms(timeout_ms));
         self.touch(key);
@@ -184,8 +250,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 if let Some(oldest) = self.places.make_room() {
                     self.let_go(oldest);
                 }
-                if let Some((index, socket)) = self.places.first() {
-                    self.admit_to_tell(index, socket);
+                if let Some(newcomer) = self.places.first() {
+                    self.admit_to_tell(newcomer, Lack::Places);
                 }
             }
         }
@@ -214,7 +280,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Closes every listener, once nothing is in flight on it.
     pub(super) fn close_acceptors(&mut self) {
-        self.places.clear_waiting();
+        self.dismiss_waiting();
         for index in 0..self.acceptors.len() {
             self.settle_acceptor(index);
         }

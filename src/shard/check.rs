@@ -143,6 +143,7 @@ impl<R: Watched, S: Service> Shard<R, S> {
     pub fn check_states(&mut self) -> Result<(), String> {
         let mut queued = 0;
         let mut choked = 0;
+        let mut with_tickets = 0;
         for slot in 0..self.slab.capacity() as u32 {
             let Some(key) = self.slab.key_at(slot) else {
                 continue;
@@ -158,11 +159,18 @@ impl<R: Watched, S: Service> Shard<R, S> {
                 close: has(Operation::Close),
             };
             let has_deadline = self.wheel.has(slot);
-            let Some(Connection { link, socket, .. }) = self.slab.get_mut(key) else {
+            let Some(Connection {
+                link,
+                socket,
+                ticket,
+                ..
+            }) = self.slab.get_mut(key)
+            else {
                 continue;
             };
             queued += usize::from(link.queued);
             choked += usize::from(link.choked);
+            with_tickets += usize::from(ticket.is_some());
             let checked = link.check(in_flight, has_deadline, &self.shared);
             let checked = checked.and_then(|()| match in_flight.close == socket.is_none() {
                 true => Ok(()),
@@ -203,6 +211,18 @@ impl<R: Watched, S: Service> Shard<R, S> {
         if there != beyond || inside > places {
             return Err(format!(
                 "{inside} are inside, of {places}, and of {beyond} beyond {there} are there"
+            ));
+        }
+        let tickets = with_tickets
+            + self
+                .places
+                .all_waiting()
+                .filter(|it| it.has_ticket())
+                .count();
+        let counted = self.shared.door.connections();
+        if counted != tickets as u64 {
+            return Err(format!(
+                "{counted} are counted at the door, and {tickets} have come in"
             ));
         }
         if !self.touched.is_empty() {

@@ -43,6 +43,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let connection = Connection {
             link,
             socket: Some(socket),
+            ticket: None,
             state: Some(S::State::default()),
         };
         let key = self

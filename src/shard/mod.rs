@@ -40,7 +40,7 @@ mod tls;
 
 use std::{collections::VecDeque, mem, sync::Arc};
 
-use accept::Acceptor;
+use accept::{Acceptor, Newcomer};
 use budget::{Budget, cost};
 use mailbox::{Command, Mailbox, Postbox, mailbox};
 use rota::Rota;
@@ -52,6 +52,7 @@ use crate::{
     conn::{
         CloseCause, Conn, ConnId, Connection, Key, Shared, Stage,
         deadline::Wheel,
+        door::Door,
         ledger::{CALM_BYTES_MAX, Idle, Relief},
         mistake::Mistake,
         places::Places,
@@ -111,8 +112,7 @@ pub struct Shard<R: Ring, S: Service> {
     accept_paused: bool,
     /// Descriptors ran out, and none was accepted since.
     accept_exhausted: bool,
-    /// Newcomers are a socket and the number of its listener.
-    places: Places<(usize, R::Socket)>,
+    places: Places<Newcomer<R::Socket>>,
     touched: Vec<Key>,
     /// Those with something left to be looked at, in the order in which they are.
     rota: Rota,
@@ -235,6 +235,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
             drain_until: None,
             id,
         }
+    }
+
+    /// Counts where its connections come from at this door, which other shards have as well.
+    pub fn share_door(&mut self, door: Arc<Door>) {
+        self.shared.door = door;
     }
 
     /// The way into its mailbox.

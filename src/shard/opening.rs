@@ -85,7 +85,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Self {
             service, shared, ..
         } = self;
-        let admission = shared.admission(!self.places.is_beyond(key));
+        let admission = shared.admission(self.places.lack_of(key));
         let called = catch_unwind(AssertUnwindSafe(|| {
             judge(&request, peer, service, admission)
         }));

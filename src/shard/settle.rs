@@ -256,6 +256,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
             removed.is_some(),
             "a close completed on a connection that is gone"
         );
+        if let Some(ticket) = removed.and_then(|it| it.ticket)
+            && !self.shared.errs(Mistake::KeepsTickets)
+        {
+            self.shared.door.leave(ticket);
+        }
         if !self.shared.errs(Mistake::ForgetsWhoLeft) && self.places.leaves(key) {
             self.fill_place();
         }

@@ -50,6 +50,7 @@ stats! {
     accept_pauses
     places_waited
     places_refusals
+    door_refusals
     connections
     handshakes
     handshakes_refused

@@ -191,7 +191,10 @@ fn the_longest_idle_timeout_is_kept_while_the_milliseconds_of_32_bits_begin_agai
     const DAY_MS: u64 = 24 * 3600 * 1000;
     const IDLE_MS: u64 = 24 * DAY_MS;
     let kernel = SimKernel::new(0, Knobs::none());
-    let mut server = shard(&kernel, |config| config.idle_timeout_ms = IDLE_MS);
+    let mut server = shard(&kernel, |config| {
+        config.idle_timeout_ms = IDLE_MS;
+        config.ping_interval_ms = IDLE_MS;
+    });
     server.listen(kernel.listen(&address()));
     settle(&mut server);
     // They begin again between the ping and the end of the first silence.

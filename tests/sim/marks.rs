@@ -74,6 +74,7 @@ marks! {
     AcceptsPaused,
     PlaceWaitedFor,
     PlaceRefused,
+    DoorRefused,
     RecvStarved,
     MessageCompressed,
     EchoCompressed,

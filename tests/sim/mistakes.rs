@@ -9,7 +9,7 @@ use crate::{marks::Mark, world};
 const SEEDS_MAX: u64 = 1_000;
 
 /// Each mistake, and the oracle that has to find it.
-const MISTAKES: [(Mistake, Mark); 22] = [
+const MISTAKES: [(Mistake, Mark); 23] = [
     (Mistake::LeavesCompletions, Mark::CheckFairness),
     (Mistake::LeavesMail, Mark::CheckFairness),
     (Mistake::JudgesWhenIdle, Mark::CheckFairness),
@@ -32,6 +32,7 @@ const MISTAKES: [(Mistake, Mark); 22] = [
     (Mistake::CountsTwice, Mark::CheckStates),
     (Mistake::LetsEverybodyIn, Mark::CheckStates),
     (Mistake::ForgetsWhoLeft, Mark::CheckStates),
+    (Mistake::KeepsTickets, Mark::CheckStates),
 ];
 
 /// The first seed in which the oracle finds it, or what other checks have found instead.

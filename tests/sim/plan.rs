@@ -230,7 +230,11 @@ impl Plan {
         let mut client = draw_config(prng, short_deadlines);
         client.shard_connections_max = 1 << 20;
         if prng.below(4) == 0 {
-            server.shard_connections_max = 1 + prng.below(3) as u32;
+            let most = 1 + prng.below(3) as u32;
+            match prng.coin() {
+                true => server.connections_max = most,
+                false => server.shard_connections_max = most,
+            }
         }
         let count = 1 + prng.below(12) as usize;
         let mut clients: Vec<ClientPlan> = (0..count)
@@ -253,9 +257,9 @@ impl Plan {
         } else {
             server.message_bytes_max = longest + prng.below(2_000);
         }
-        let few_connections = server.shard_connections_max < 4;
+        let few_connections = server.shard_connections_max < 4 || server.connections_max > 0;
         if few_connections {
-            // The others wait in the backlog until these are gone.
+            // The others wait until these are gone, or are turned away.
             for client in &mut clients {
                 if client.ending == Ending::StaysOpen {
                     client.ending = Ending::ClientCloses {
@@ -536,6 +540,8 @@ fn draw_config(prng: &mut Prng, short_deadlines: bool) -> Config {
     } else {
         config.handshake_timeout_ms = [60_000, 300_000][prng.below(2) as usize];
         config.idle_timeout_ms = 0;
+        // A byte may come every 15 ms: that is slow and steady here.
+        config.message_timeout_ms = 600_000;
         config.close_timeout_ms = 600_000;
     }
     config

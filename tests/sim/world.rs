@@ -714,6 +714,7 @@ impl World {
             (Mark::AcceptsPaused, shared.accept_pauses),
             (Mark::PlaceWaitedFor, shared.places_waited),
             (Mark::PlaceRefused, shared.places_refusals),
+            (Mark::DoorRefused, shared.door_refusals),
             (Mark::RecvStarved, shared.recv_starved),
             (Mark::MessageCompressed, shared.inflate_messages),
             (Mark::EchoCompressed, shared.compress_messages),

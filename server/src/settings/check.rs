@@ -39,6 +39,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     findings.extend(of_engine(settings));
     findings.extend(of_addresses(settings));
     findings.extend(of_access(settings));
+    findings.extend(of_routes(settings));
     findings.extend(of_compression(settings));
     #[cfg(feature = "tls")]
     findings.extend(of_tls(settings));
@@ -184,6 +185,84 @@ fn of_access(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
+/// Keys of a route that say who may come in, and the value of `auth` without which they say
+/// nothing.
+const OF_AUTH: &[(&str, &str)] = &[
+    ("auth_tokens_file", "token"),
+    ("jwt_algorithms", "jwt"),
+    ("jwt_audience", "jwt"),
+    ("jwt_issuer", "jwt"),
+    ("jwt_keys_file", "jwt"),
+    ("jwt_leeway_ms", "jwt"),
+];
+
+/// What the keys of a route have to agree on. Files, hosts and paths are looked at as they are put
+/// together.
+fn of_routes(settings: &Settings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for route in &settings.routes {
+        for &(key, auth) in OF_AUTH {
+            if route.is_given(key) && route.auth != auth {
+                // Somebody believes that the route is closed.
+                let sentence = format!("{key} has no effect without auth = '{auth}'");
+                findings.push(Finding::error(route.place(key), sentence));
+            }
+        }
+        if route.is_given("auth_from") && route.auth == "none" {
+            let sentence = "auth_from has no effect without auth = 'token' or 'jwt'";
+            findings.push(Finding::error(route.place("auth_from"), sentence));
+        }
+        let warnings = [
+            (
+                "auth_from",
+                route.auth_from.iter().any(|it| it.starts_with("query:")),
+                "auth_from has a query: what stands in a URL stands in logs of proxies and in \
+                 histories as well; a cookie or a subprotocol does not",
+            ),
+            (
+                "origins",
+                route.origins.iter().any(|it| it == "*"),
+                "origins has *: pages of every origin may connect with the cookies that a browser \
+                 has for this host; name the origins if cookies say who somebody is",
+            ),
+            (
+                "message_bytes_max",
+                route.message_bytes_max > settings.config.message_bytes_max,
+                "message_bytes_max is more than the server's, which ends longer messages first",
+            ),
+            (
+                "compress",
+                route.is_given("compress") && route.compress && !settings.config.compress,
+                "compress has no effect here while the server's compress is off",
+            ),
+        ];
+        let warnings = warnings.into_iter().filter(|(_, is_so, _)| *is_so);
+        let warnings =
+            warnings.map(|(key, _, why)| Finding::warning(route.place(key), why.to_owned()));
+        findings.extend(warnings);
+    }
+    findings.extend(of_paths_without_a_route(settings));
+    findings
+}
+
+/// Origins of paths at which nothing is served.
+fn of_paths_without_a_route(settings: &Settings) -> Vec<Finding> {
+    let served = |path: &str| match settings.routes.is_empty() {
+        true => matches!(path, "/" | "/sink"),
+        false => settings.routes.iter().any(|route| route.path == path),
+    };
+    let allowed = settings.allow_origin.iter();
+    let paths = allowed.filter_map(|text| Allowed::parse(text).ok()?.path);
+    let findings = paths.filter(|path| !served(path)).map(|path| {
+        let sentence = format!(
+            "{} has origins for {path}, but no route has this path",
+            settings.name("allow_origin")
+        );
+        Finding::warning(settings.place("allow_origin"), sentence)
+    });
+    findings.collect()
+}
+
 fn of_compression(settings: &Settings) -> Vec<Finding> {
     if settings.config.compress {
         return Vec::new();
@@ -277,19 +356,22 @@ fn said(settings: &Settings, given: &str, key: &str) -> String {
 /// What is legal, and most likely not what was meant.
 fn unwise(settings: &Settings) -> Vec<Finding> {
     let config = &settings.config;
-    let idle_ms = config.idle_timeout_ms;
     let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let rules: [(&str, bool, &str); 9] = [
+    let rules: [(&str, bool, &str); 10] = [
         (
             "idle_timeout_ms",
-            idle_ms == 0,
-            "0 keeps a connection whose peer is gone for ever, and pings nobody",
+            config.idle_timeout_ms == 0,
+            "0 keeps a connection whose peer is gone for ever",
         ),
         (
-            "idle_timeout_ms",
-            idle_ms / 2 > PROXY_SILENCE_MS,
-            "pings go out after half of it, and most proxies drop a connection that is silent for \
-             60s; 2m or less keeps it alive",
+            "ping_interval_ms",
+            config.ping_interval_ms > PROXY_SILENCE_MS,
+            "most proxies drop a connection that is silent for 60s; less keeps it alive",
+        ),
+        (
+            "ping_interval_ms",
+            config.ping_interval_ms == 0,
+            "0 pings nobody: proxies drop silent connections, and so does idle_timeout_ms",
         ),
         (
             "message_timeout_ms",
@@ -384,7 +466,7 @@ mod tests {
     #[test]
     fn what_is_unwise_is_a_warning() {
         let warned = found(
-            "idle_timeout_ms = '5m'\nallow_origin = '*'\nlegacy_hixie76 = true\n\
+            "ping_interval_ms = '5m'\nallow_origin = '*'\nlegacy_hixie76 = true\n\
              compress_level = 9\n",
         );
         assert_eq!(warned.len(), 4, "{warned:#?}");

@@ -2,6 +2,8 @@
 //!
 //! Knows: where in the file each key and value stands. Refuses to know: what they mean.
 
+use std::borrow::Cow;
+
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -10,6 +12,7 @@ use toml::{
 use super::{
     Settings,
     finding::{Finding, Place},
+    route::RouteSettings,
     table::{self, setting},
     value::Written,
 };
@@ -46,23 +49,78 @@ pub fn read(path: &str, text: &str, settings: &mut Settings, findings: &mut Vec<
         // Of values, some may have come out of what is broken.
         return findings.extend(said);
     }
-    // In the order of the file.
-    let mut entries: Vec<_> = table.get_ref().iter().collect();
-    entries.sort_by_key(|(key, _)| key.span().start);
-    for (key, value) in entries {
-        let place = at(start + key.span().start);
+    let at = |offset: usize| at(start + offset);
+    for (key, value) in entries(table.get_ref()) {
+        if key.get_ref() == ROUTE {
+            let routes = routes(key, value, &at, findings);
+            settings.routes.extend(routes);
+            continue;
+        }
         let Some(setting) = setting(key.get_ref()) else {
-            findings.push(Finding::error(place, unknown(key.get_ref(), value)));
+            let sentence = unknown(key.get_ref(), value);
+            findings.push(Finding::error(at(key.span().start), sentence));
             continue;
         };
-        let place = match value.get_ref() {
-            DeValue::Table(_) => place,
-            _ => at(start + value.span().start),
-        };
-        if let Err(finding) = settings.give(setting, &written(value), place) {
-            findings.push(finding);
-        }
+        let given = settings.give(setting, &written(value), at(start_of(key, value)));
+        findings.extend(given.err());
     }
+}
+
+/// Tables of this name are routes.
+pub const ROUTE: &str = "route";
+
+type Text<'t> = Spanned<Cow<'t, str>>;
+type Entry<'t> = (&'t Text<'t>, &'t Spanned<DeValue<'t>>);
+
+/// In the order of the file.
+fn entries<'t>(table: &'t DeTable<'t>) -> Vec<Entry<'t>> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
+/// Where a value stands; of a table, which may stand in many places, its key.
+fn start_of(key: &Text<'_>, value: &Spanned<DeValue<'_>>) -> usize {
+    match value.get_ref() {
+        DeValue::Table(_) => key.span().start,
+        _ => value.span().start,
+    }
+}
+
+fn routes(
+    key: &Text<'_>,
+    value: &Spanned<DeValue<'_>>,
+    at: &impl Fn(usize) -> Place,
+    findings: &mut Vec<Finding>,
+) -> Vec<RouteSettings> {
+    let tables = match value.get_ref() {
+        DeValue::Array(items) => {
+            let tables = items
+                .iter()
+                .map(|item| Some((item.span().start, item.get_ref().as_table()?)));
+            tables.collect::<Option<Vec<_>>>()
+        }
+        _ => None,
+    };
+    let Some(tables) = tables else {
+        let sentence = "route has to be a list of tables: begin each route with [[route]]";
+        findings.push(Finding::error(at(key.span().start), sentence));
+        return Vec::new();
+    };
+    let route_of = |(start, table)| {
+        let mut route = RouteSettings::at(at(start));
+        for (key, value) in entries(table) {
+            let place = at(start_of(key, value));
+            let place = match RouteSettings::is_known(key.get_ref()) {
+                true => place,
+                false => at(key.span().start),
+            };
+            let given = route.give(key.get_ref(), &written(value), place);
+            findings.extend(given.err());
+        }
+        route
+    };
+    tables.into_iter().map(route_of).collect()
 }
 
 fn unknown(key: &str, value: &Spanned<DeValue<'_>>) -> String {
@@ -150,7 +208,42 @@ mod tests {
         assert!(found[1].starts_with("it.toml:2:1: error: rign is no setting; is ring meant?"));
         assert!(found[2].starts_with("it.toml:4:18: error: head_bytes_max is 1, but it has to be"));
         assert!(found[3].contains("listen is a list of something else than texts"));
-        assert!(found[4].starts_with("it.toml:6:2: error: route is a table, and no setting"));
+        assert!(found[4].starts_with("it.toml:6:2: error: route has to be a list of tables"));
+    }
+
+    #[test]
+    fn routes_are_read_in_their_order() {
+        let text = "ring = 'epoll'\n[[route]]\npath = '/a'\nhost = 'example.com'\n\n[[route]]\n\
+            path = '/b'\napplication = 'sink'\nconnections_max = 5\n";
+        let (mut settings, mut findings) = (Settings::default(), Vec::new());
+        read("it.toml", text, &mut settings, &mut findings);
+        assert_eq!(findings, []);
+        let [a, b] = &settings.routes[..] else {
+            panic!("{:?}", settings.routes);
+        };
+        assert_eq!(
+            (&*a.path, &a.host[..]),
+            ("/a", &["example.com".to_owned()][..])
+        );
+        assert_eq!((&*b.application, b.connections_max), ("sink", 5));
+        assert_eq!(b.place("path").to_string(), "it.toml:7:8");
+        assert_eq!(b.place("auth").to_string(), "it.toml:6:1");
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_route_is_said_with_its_place() {
+        let found = findings("[[route]]\npaht = '/'\nconnections_max = 'many'\nauth = 'tokens'\n");
+        assert_eq!(
+            found,
+            [
+                "it.toml:2:1: error: paht is no key of a route; is path meant? 'ringwire config \
+                 reference' has them all",
+                "it.toml:3:19: error: connections_max is 'many', but it has to be a number from 0 \
+                 to 4294967295",
+                "it.toml:4:8: error: auth is 'tokens', but it has to be none, token or jwt; is \
+                 token meant?",
+            ]
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod file;
 mod finding;
 mod flags;
 mod reference;
+mod route;
 mod table;
 mod value;
 
@@ -29,11 +30,13 @@ use ringwire::Config;
 pub use addresses::addresses;
 pub use allowed::Allowed;
 pub use check::check;
+use file::ROUTE;
 pub use finding::{Finding, Place};
 pub use flags::{arguments, load, load_file};
 pub use reference::{reference, schema};
+pub use route::RouteSettings;
 use table::{Setting, settings};
-use value::{Value, Written};
+use value::Written;
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -56,6 +59,8 @@ pub struct Settings {
     pub allow_origin: Vec<String>,
     /// Whose 101 is imitated; empty: nobody's.
     pub compat: String,
+    /// What is served where; none: what is built in.
+    pub routes: Vec<RouteSettings>,
     /// Certificates.
     #[cfg(feature = "tls")]
     pub tls: TlsSettings,
@@ -117,6 +122,7 @@ impl Default for Settings {
             log: "info".to_owned(),
             allow_origin: Vec::new(),
             compat: String::new(),
+            routes: Vec::new(),
             #[cfg(feature = "tls")]
             tls: TlsSettings::default(),
             given: BTreeMap::new(),
@@ -162,28 +168,30 @@ impl Settings {
                 let _ = setting.put(self, value);
             }
         }
+        if self.routes != other.routes {
+            self.routes.clone_from(&other.routes);
+            changes.push(Change {
+                key: ROUTE,
+                value: match self.routes.len() {
+                    0 => "what is built in".to_owned(),
+                    1 => "1 route".to_owned(),
+                    count => format!("{count} routes"),
+                },
+                is_live: true,
+            });
+        }
         changes
     }
 
     /// Gives a setting the value that was written, if it can have that.
     fn give(&mut self, setting: &Setting, written: &Written, place: Place) -> Result<(), Finding> {
         let name = place.name_of(setting.key);
-        let wrong = |place, what: &str| {
-            let sentence = format!("{name} is {written}, but it {what}");
-            Err(Finding::error(place, sentence))
-        };
-        let value = match setting.kind.read(written) {
-            Ok(value) => value,
-            Err(what) => return wrong(place, &what),
-        };
-        let too_much = format!("has to be {}", setting.kind.allowed());
-        if let (Value::Number(number), Some((least, most))) = (&value, setting.kind.bounds())
-            && !(least..=most).contains(number)
-        {
-            return wrong(place, &too_much);
-        }
+        let value = setting.kind.value_of(&name, written);
+        let value = value.map_err(|sentence| Finding::error(place.clone(), sentence))?;
         if !setting.put(self, value) {
-            return wrong(place, &too_much);
+            let allowed = setting.kind.allowed();
+            let sentence = format!("{name} is {written}, but it has to be {allowed}");
+            return Err(Finding::error(place, sentence));
         }
         self.given.insert(setting.key, place);
         Ok(())
@@ -192,7 +200,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use super::{table::setting, *};
+    use super::{table::setting, value::Value, *};
 
     #[test]
     fn what_is_given_is_kept_with_its_place() {

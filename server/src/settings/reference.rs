@@ -7,7 +7,9 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 
 use super::{
-    table::{Flag, Setting, settings},
+    file::ROUTE,
+    route::KEYS,
+    table::{Flag, settings},
     value::{Kind, Value},
 };
 
@@ -28,10 +30,14 @@ pub fn reference() -> String {
             page,
             "\n### `{}`\n\n{}",
             setting.key,
-            wrapped(&sentence(setting))
+            wrapped(&sentence(&setting.meaning))
         );
         let _ = writeln!(page, "\n- value: {}", setting.kind.allowed());
-        let _ = writeln!(page, "- default: {}", default(setting));
+        let _ = writeln!(
+            page,
+            "- default: {}",
+            said(setting.kind, &setting.default())
+        );
         let flag = match (setting.flag_name(), setting.flag) {
             (Some(flag), Flag::Own) => format!("`--{flag}`"),
             _ => format!("`--set {}=...`", setting.key),
@@ -44,22 +50,38 @@ pub fn reference() -> String {
         };
         let _ = writeln!(page, "- changes: {when}");
     }
+    page + &routes()
+}
+
+/// The part of the reference that is about routes.
+fn routes() -> String {
+    let introduction = "What is served where: each `[[route]]` of the file is one, and a request \
+        takes the one of its host and path. Without any there are two: a `page` at `/` and a \
+        `sink` at `/sink`. Routes change at SIGHUP; who is connected stays, under what was in \
+        force when he came.";
+    let mut page = format!("\n## Routes\n\n{}\n", wrapped(introduction));
+    for key in KEYS {
+        let _ = writeln!(page, "\n### `{}` of a route\n", key.key);
+        let _ = writeln!(page, "{}\n", wrapped(&sentence(key.meaning)));
+        let _ = writeln!(page, "- value: {}", key.kind.allowed());
+        let _ = writeln!(page, "- default: {}", said(key.kind, &key.default()));
+    }
     page
 }
 
-fn sentence(setting: &Setting) -> String {
-    let meaning = setting.meaning.trim();
+fn sentence(meaning: &str) -> String {
+    let meaning = meaning.trim();
     match meaning.ends_with(['.', ']']) {
         true => meaning.to_owned(),
         false => format!("{meaning}."),
     }
 }
 
-fn default(setting: &Setting) -> String {
-    match setting.default() {
-        Value::Text(text) if text.is_empty() => "none".to_owned(),
-        Value::List(items) if items.is_empty() => "none".to_owned(),
-        value => setting.kind.say(&value),
+/// A default, in words.
+fn said(kind: Kind, default: &Value) -> String {
+    match kind.say(default) {
+        none if none.is_empty() => "none".to_owned(),
+        said => said,
     }
 }
 
@@ -82,10 +104,26 @@ fn wrapped(text: &str) -> String {
 
 /// The same for editors, as a JSON Schema (2020-12) of the file's data.
 pub fn schema() -> Json {
-    let properties: Map<_, _> = settings()
-        .iter()
-        .map(|setting| (setting.key.to_owned(), property(setting)))
-        .collect();
+    let properties = settings().iter().map(|setting| {
+        let property = property(setting.kind, &setting.meaning, &setting.default());
+        (setting.key.to_owned(), property)
+    });
+    let mut properties: Map<_, _> = properties.collect();
+    let of_routes = KEYS.iter().map(|key| {
+        let property = property(key.kind, key.meaning, &key.default());
+        (key.key.to_owned(), property)
+    });
+    let of_routes: Map<_, _> = of_routes.collect();
+    let route = json!({
+        "type": "object",
+        "properties": of_routes,
+        "required": ["path"],
+        "additionalProperties": false,
+    });
+    properties.insert(
+        ROUTE.to_owned(),
+        json!({"type": "array", "items": route, "description": "What is served where."}),
+    );
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Settings of ringwire",
@@ -95,8 +133,8 @@ pub fn schema() -> Json {
     })
 }
 
-fn property(setting: &Setting) -> Json {
-    let mut property = match setting.kind {
+fn property(kind: Kind, meaning: &str, default: &Value) -> Json {
+    let mut property = match kind {
         Kind::Count(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
         Kind::Bytes(least, most) => number(least, most, "^[0-9_]+ ?([KMGT]iB|[kMGT]?B)?$"),
         Kind::Milliseconds(least, most) => number(least, most, "^[0-9_]+ ?(ms|s|m|h|d)?$"),
@@ -109,8 +147,8 @@ fn property(setting: &Setting) -> Json {
             {"type": "array", "items": {"type": "string"}},
         ]}),
     };
-    property["description"] = Json::String(sentence(setting));
-    property["default"] = match setting.default() {
+    property["description"] = Json::String(sentence(meaning));
+    property["default"] = match default {
         Value::Number(number) => json!(number),
         Value::Switch(on) => json!(on),
         Value::Text(text) => json!(text),
@@ -141,6 +179,11 @@ mod tests {
             );
             let property = &schema["properties"][setting.key];
             assert!(property["description"].is_string(), "{}", setting.key);
+        }
+        for key in KEYS {
+            assert!(page.contains(&format!("### `{}` of a route\n", key.key)));
+            let property = &schema["properties"]["route"]["items"]["properties"][key.key];
+            assert!(property["description"].is_string(), "{}", key.key);
         }
         let longest = page.lines().map(str::len).max().unwrap_or(0);
         assert!(longest <= 170, "a line of {longest}");

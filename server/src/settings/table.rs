@@ -75,6 +75,7 @@ pub struct Setting {
 enum Access {
     Config(&'static config::Field),
     Own {
+        is_live: bool,
         get: fn(&Settings) -> Value,
         put: fn(&mut Settings, Value),
     },
@@ -117,7 +118,7 @@ impl Setting {
     pub const fn is_live(&self) -> bool {
         match self.access {
             Access::Config(field) => field.is_live,
-            Access::Own { .. } => false,
+            Access::Own { is_live, .. } => is_live,
         }
     }
 
@@ -206,9 +207,18 @@ fn of_library(field: &'static config::Field) -> Setting {
     }
 }
 
+macro_rules! is_live {
+    (live) => {
+        true
+    };
+    (fixed) => {
+        false
+    };
+}
+
 macro_rules! own {
     ($(
-        $key:ident: $kind:expr, $placeholder:literal, $group:ident, $at:expr, $to:expr,
+        $key:ident: $kind:expr, $placeholder:literal, $group:ident, $when:ident, $at:expr, $to:expr,
             $meaning:literal;
     )*) => {
         vec![$(Setting {
@@ -218,7 +228,11 @@ macro_rules! own {
             flag: Flag::Own,
             group: Group::$group,
             meaning: $meaning.to_owned(),
-            access: Access::Own { get: $at, put: $to },
+            access: Access::Own {
+                is_live: is_live!($when),
+                get: $at,
+                put: $to,
+            },
         },)*]
     };
 }
@@ -252,33 +266,34 @@ const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
 fn of_binary() -> Vec<Setting> {
     own! {
-        listen: Kind::List, "ADDRESS", Serving, at!(List, listen), to!(List, listen),
+        listen: Kind::List, "ADDRESS", Serving, fixed, at!(List, listen), to!(List, listen),
             "Listen here: IP:PORT, [IPV6]:PORT, NAME:PORT, :PORT for all addresses of this host, \
              or unix:/path. Repeat it for several; port 0 lets the kernel choose [default: \
              127.0.0.1:9001, unless there is a tls_listen]";
-        engine: Kind::Choice(ENGINES), "ENGINE", Serving, at!(Text, engine), to!(Text, engine),
+        engine: Kind::Choice(ENGINES), "ENGINE", Serving, fixed,
+            at!(Text, engine), to!(Text, engine),
             "What serves: shards on rings of their own, or the async API on tokio-uring (on epoll: \
              on tokio), to compare and for kernels from 5.15 on";
-        ring: Kind::Choice(RINGS), "RING", Serving, at!(Text, ring), to!(Text, ring),
+        ring: Kind::Choice(RINGS), "RING", Serving, fixed, at!(Text, ring), to!(Text, ring),
             "What it runs on. auto: io_uring where this host allows it, else epoll, with a warning \
              that says why and what to do; uring: io_uring, or no start; epoll: epoll, on every \
              kernel since 4.18";
-        shards: Kind::Count(0, 1024), "N", Serving, at!(Number, shards), to!(Number, shards),
+        shards: Kind::Count(0, 1024), "N", Serving, fixed, at!(Number, shards), to!(Number, shards),
             "Shards, one thread and one ring each; 0: one for each processor that the process has \
              the time of, by its quota as well";
-        pin: Kind::Switch, "", Serving, at!(Switch, pin), to!(Switch, pin),
+        pin: Kind::Switch, "", Serving, fixed, at!(Switch, pin), to!(Switch, pin),
             "Keep each shard on one processor";
-        log: Kind::Choice(LEVELS), "LEVEL", Serving, at!(Text, log), to!(Text, log),
+        log: Kind::Choice(LEVELS), "LEVEL", Serving, live, at!(Text, log), to!(Text, log),
             "What to write to standard error. Nothing waits for it: lines that are not read in \
              time, or cannot be written, are dropped and counted";
-        allow_origin: Kind::List, "[PATH=]ORIGIN", Access, at!(List, allow_origin),
+        allow_origin: Kind::List, "[PATH=]ORIGIN", Access, live, at!(List, allow_origin),
             to!(List, allow_origin),
             "Let pages of this origin open connections, and no others but those of further ones; \
              without any, all may. https://example.com, https://*.example.com for what is below \
              it, http://localhost:* for every port, same-origin, null, or * for all; \
              /sink=https://example.com for one path alone. Others get a 403. Programs that send no \
              Origin are let in. The built-in page is same-origin";
-        compat: Kind::Choice(&["", "kaazing"]), "SERVER", Access, at!(Text, compat),
+        compat: Kind::Choice(&["", "kaazing"]), "SERVER", Access, live, at!(Text, compat),
             to!(Text, compat),
             "Answer opening handshakes as a server of old did, for clients that compare the reply \
              with a recording. kaazing: the gateway behind echo.websocket.org in 2012, with its \
@@ -290,20 +305,22 @@ fn of_binary() -> Vec<Setting> {
 #[cfg(feature = "tls")]
 fn of_tls() -> Vec<Setting> {
     own! {
-        tls_listen: Kind::List, "ADDRESS", Tls, at!(List, tls.listen), to!(List, tls.listen),
+        tls_listen: Kind::List, "ADDRESS", Tls, fixed, at!(List, tls.listen), to!(List, tls.listen),
             "Listen here for wss://: an address as for listen. Repeat it for several";
-        tls_cert: Kind::List, "FILE", Tls, at!(List, tls.cert), to!(List, tls.cert),
+        tls_cert: Kind::List, "FILE", Tls, fixed, at!(List, tls.cert), to!(List, tls.cert),
             "A certificate and its chain, a PEM file. Repeat it for several: a client gets the one \
              for the name it asks for, or the first. SIGHUP reads all files again";
-        tls_key: Kind::List, "FILE", Tls, at!(List, tls.key), to!(List, tls.key),
+        tls_key: Kind::List, "FILE", Tls, fixed, at!(List, tls.key), to!(List, tls.key),
             "The key of each tls_cert, in the same order: a PEM file";
-        tls_client_auth: Kind::Choice(&["off", "optional", "required"]), "WHEN", Tls,
+        tls_client_auth: Kind::Choice(&["off", "optional", "required"]), "WHEN", Tls, fixed,
             at!(Text, tls.client_auth), to!(Text, tls.client_auth),
             "Whether clients have to show a certificate that an authority of tls_client_ca has \
              signed";
-        tls_client_ca: Kind::Text, "FILE", Tls, at!(Text, tls.client_ca), to!(Text, tls.client_ca),
+        tls_client_ca: Kind::Text, "FILE", Tls, fixed, at!(Text, tls.client_ca),
+            to!(Text, tls.client_ca),
             "The authorities of client certificates, a PEM file";
-        tls_min_version: Kind::Choice(&["1.2", "1.3"]), "VERSION", Tls, at!(Text, tls.min_version),
+        tls_min_version: Kind::Choice(&["1.2", "1.3"]), "VERSION", Tls, fixed,
+            at!(Text, tls.min_version),
             to!(Text, tls.min_version),
             "The oldest version of TLS that is spoken";
     }

@@ -139,6 +139,27 @@ impl Kind {
         }
     }
 
+    /// The value that is meant, within its bounds, for a setting of this name.
+    ///
+    /// # Errors
+    ///
+    /// A sentence.
+    pub fn value_of(self, name: &str, written: &Written) -> Result<Value, String> {
+        let value = self.read(written).and_then(|value| match &value {
+            Value::Number(number) if !self.has(*number) => {
+                Err(format!("has to be {}", self.allowed()))
+            }
+            _ => Ok(value),
+        });
+        value.map_err(|what| format!("{name} is {written}, but it {what}"))
+    }
+
+    /// Whether a number is within its bounds.
+    fn has(self, number: u64) -> bool {
+        let bounds = self.bounds();
+        bounds.is_none_or(|(least, most)| (least..=most).contains(&number))
+    }
+
     const fn units(self) -> Option<&'static [Unit]> {
         match self {
             Self::Count(..) => Some(&[]),

@@ -28,9 +28,12 @@ mod tls_peer;
 mod descriptors;
 #[cfg(feature = "aio")]
 mod examples;
+mod limits;
 mod logging;
+mod routes;
 mod serve;
 mod settings;
 mod stopped;
 #[cfg(feature = "tls")]
 mod tls;
+mod tokens;

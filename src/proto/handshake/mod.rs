@@ -194,6 +194,9 @@ handshake_errors! {
     /// The first bytes are a TLS record (RFC 8446 section 5.1).
     TlsOnPlainPort = 400,
         "These bytes are TLS, but this is a plain ws:// port; use ws:// or the TLS port.";
+    /// The limit on connections from one address is reached (RFC 6585 section 4).
+    TooManyFromAddress = 429,
+        "There are too many connections from your address, or they come too fast; try again later.";
     /// `Sec-WebSocket-Key` without `Upgrade`, which only the next hop is to see (RFC 9110 section
     /// 7.8): a proxy in between has not passed it on.
     UpgradeDropped = 426,

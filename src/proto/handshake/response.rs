@@ -142,6 +142,7 @@ pub struct Answer {
     subprotocol: Option<Box<str>>,
     deflate: Option<Agreed>,
     refuses_compression: bool,
+    message_bytes_max: Option<u64>,
     reason_phrase: Option<Cow<'static, str>>,
     fields: Fields,
     layout: Layout,
@@ -163,6 +164,7 @@ impl Answer {
             subprotocol: None,
             deflate: None,
             refuses_compression: false,
+            message_bytes_max: None,
             reason_phrase: None,
             fields: Fields::new(),
             layout: Layout::Plain,
@@ -179,6 +181,18 @@ impl Answer {
     /// Whether [`refuse_compression`](Self::refuse_compression) was called.
     pub const fn refuses_compression(&self) -> bool {
         self.refuses_compression
+    }
+
+    /// Accepts messages of at most so many bytes on this connection, if that is less than the
+    /// server's `message_bytes_max`. A longer one ends it with 1009. What the server's limit is set
+    /// to later does not change it.
+    pub const fn limit_message_bytes(&mut self, message_bytes_max: u64) {
+        self.message_bytes_max = Some(message_bytes_max);
+    }
+
+    /// The limit of this connection alone, if it has one.
+    pub(crate) const fn message_bytes_max(&self) -> Option<u64> {
+        self.message_bytes_max
     }
 
     /// Names what was agreed on about compression (RFC 7692 section 7.1).

@@ -209,6 +209,7 @@ fn mutated_requests_never_panic_and_keep_what_parse_promises() {
         HandshakeError::RequestLineTooLong,
         HandshakeError::ServicePanicked,
         HandshakeError::Timeout,
+        HandshakeError::TooManyFromAddress,
     ];
     for error in HandshakeError::ALL {
         let expected = !outer.contains(error);
@@ -296,7 +297,9 @@ fn the_table_of_errors() {
         .iter()
         .map(|error| error.http_status())
         .collect();
-    let expected = BTreeSet::from([400, 403, 404, 405, 408, 413, 414, 426, 431, 500, 503, 505]);
+    let expected = BTreeSet::from([
+        400, 403, 404, 405, 408, 413, 414, 426, 429, 431, 500, 503, 505,
+    ]);
     assert_eq!(statuses, expected);
     let sentences: BTreeSet<&str> = HandshakeError::ALL
         .iter()

@@ -1,0 +1,515 @@
+//! Which route a request takes, and what stands before it.
+//!
+//! Knows: hosts, paths, who may come in, how many. Refuses to know: what an application does with
+//! messages, and where the settings of a route come from.
+//!
+//! ```text
+//!   request --> host, path --> route --> origin --> token --> a seat --> application
+//!                  404                    403        401       503
+//! ```
+//!
+//! The invariant: routes change as a whole. Whoever is judged is judged by one table, and whoever
+//! has come in stays, under what was in force then.
+
+mod auth;
+mod hosts;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use auth::{Auth, Proof, Source, read_tokens};
+#[cfg(feature = "jwt")]
+use auth::{Claims, Jwts, algorithm};
+use hosts::{Host, Hosts};
+use ringwire::{
+    Answer, Conn, HandshakeError, HttpReply, Message, Refusal, Remote, Request, Service, Upgrade,
+    service::{Echo, EchoState, OriginError, Origins},
+};
+
+use crate::settings::{Allowed, Finding, RouteSettings, Settings};
+
+/// What is served at a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Application {
+    Echo,
+    Sink,
+    Page,
+    Health,
+}
+
+/// One route.
+struct Route {
+    /// By which it is known again when routes are read anew.
+    name: String,
+    application: Application,
+    origins: Origins,
+    auth: Option<Auth>,
+    subprotocols: Vec<String>,
+    compress: bool,
+    message_bytes_max: Option<u64>,
+    /// How many may have one of its seats.
+    seats_max: Option<u32>,
+    taken: Arc<AtomicU32>,
+}
+
+/// All routes, at one time.
+pub struct Routes {
+    routes: Vec<Route>,
+    by_host: Hosts<matchit::Router<usize>>,
+    like_kaazing: bool,
+}
+
+/// A connection's place at a route that has so many.
+#[derive(Debug)]
+struct Seat(Arc<AtomicU32>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What is kept for a connection.
+#[derive(Debug, Default)]
+pub struct Visitor {
+    echo: EchoState,
+    _seat: Option<Seat>,
+}
+
+/// Serves what routes say, for every shard.
+#[derive(Clone)]
+pub struct Router {
+    current: Arc<RwLock<Arc<Routes>>>,
+}
+
+impl Routes {
+    /// The routes of settings that were checked, with the files that they name.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong.
+    pub fn new(settings: &Settings) -> Result<Self, Vec<Finding>> {
+        let built_in = [("/", "page"), ("/sink", "sink")];
+        let built_in = built_in.map(|(path, what)| RouteSettings::built_in(path, what));
+        let all = match settings.routes.is_empty() {
+            true => &built_in[..],
+            false => &settings.routes,
+        };
+        let mut findings = Vec::new();
+        let everywhere = match Everywhere::new(settings) {
+            Ok(everywhere) => everywhere,
+            Err(error) => {
+                let place = settings.place("allow_origin");
+                return Err(vec![Finding::error(place, error.to_string())]);
+            }
+        };
+        let mut routes = Self {
+            routes: Vec::new(),
+            by_host: Hosts::default(),
+            like_kaazing: settings.compat == "kaazing",
+        };
+        for route in all {
+            routes.add(route, &everywhere, &mut findings);
+        }
+        match findings.iter().any(Finding::is_error) {
+            true => Err(findings),
+            false => Ok(routes),
+        }
+    }
+
+    fn add(
+        &mut self,
+        settings: &RouteSettings,
+        everywhere: &Everywhere,
+        findings: &mut Vec<Finding>,
+    ) {
+        let before = findings.len();
+        let mut error = |key: &str, sentence: String| {
+            findings.push(Finding::error(settings.place(key), sentence));
+        };
+        let mut hosts = Vec::new();
+        for text in &settings.host {
+            match Host::parse(text) {
+                Ok(host) => hosts.push(host),
+                Err(what) => error("host", format!("host is '{text}', but it {what}")),
+            }
+        }
+        if settings.host.is_empty() {
+            hosts.push(Host::Any);
+        }
+        let path = &settings.path;
+        if path.is_empty() {
+            error(
+                "path",
+                "a route needs a path, such as path = '/'".to_owned(),
+            );
+        } else if !path.starts_with('/') || path.contains(['?', '#']) {
+            let sentence =
+                format!("path is '{path}', but it has to begin with / and have no query");
+            error("path", sentence);
+        } else {
+            for host in hosts {
+                let added = self.by_host.entry(host).insert(path, self.routes.len());
+                if let Err(why) = added {
+                    error("path", format!("path is '{path}', but {}", in_words(&why)));
+                    break;
+                }
+            }
+        }
+        let origins = match settings.origins.is_empty() {
+            true => everywhere.origins_at(path),
+            false => origins_of(&settings.origins).unwrap_or_else(|why| {
+                error("origins", format!("origins: {why}"));
+                Origins::default()
+            }),
+        };
+        let auth = auth_of(settings, &mut error);
+        if findings.len() > before {
+            return;
+        }
+        self.routes.push(Route {
+            name: format!("{} {path}", settings.host.join(" ")),
+            application: match settings.application.as_str() {
+                "sink" => Application::Sink,
+                "page" => Application::Page,
+                "health" => Application::Health,
+                _ => Application::Echo,
+            },
+            origins,
+            auth,
+            subprotocols: settings.subprotocols.clone(),
+            compress: settings.compress,
+            message_bytes_max: not_zero(settings.message_bytes_max),
+            seats_max: not_zero(settings.connections_max)
+                .map(|seats| u32::try_from(seats).unwrap_or(u32::MAX)),
+            taken: Arc::default(),
+        });
+    }
+
+    /// The route of a request.
+    fn find(&self, request: &Request<'_>) -> Result<&Route, HandshakeError> {
+        let mut paths = self.by_host.find(request.host());
+        let found = paths.find_map(|paths| paths.at(request.path()).ok());
+        let route = found.and_then(|found| self.routes.get(*found.value));
+        route.ok_or(HandshakeError::NotFound)
+    }
+
+    /// Who has a seat at a route keeps it when routes are read anew.
+    fn keep_seats_of(&mut self, old: &Self) {
+        for route in &mut self.routes {
+            if let Some(same) = old.routes.iter().find(|it| it.name == route.name) {
+                route.taken = same.taken.clone();
+            }
+        }
+    }
+}
+
+const fn not_zero(number: u64) -> Option<u64> {
+    match number {
+        0 => None,
+        number => Some(number),
+    }
+}
+
+/// Why a path cannot be added, as the end of a sentence.
+fn in_words(error: &matchit::InsertError) -> String {
+    use matchit::InsertError::{Conflict, InvalidCatchAll, InvalidParam, InvalidParamSegment};
+    match error {
+        Conflict { with } => {
+            format!("this route can never match: {with} of an earlier route is for the same")
+        }
+        InvalidParamSegment => "a segment has at most one {name}".to_owned(),
+        InvalidParam => "a { has to be closed by a }, with a name between them".to_owned(),
+        InvalidCatchAll => "a {*name} has to be the end of a path, behind a /".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn origins_of(texts: &[String]) -> Result<Origins, OriginError> {
+    let mut texts = texts.iter();
+    texts.try_fold(Origins::default(), |origins, text| origins.allow(text))
+}
+
+/// The origins of routes that have none of their own: those of `allow_origin`.
+struct Everywhere(Vec<Allowed>);
+
+impl Everywhere {
+    fn new(settings: &Settings) -> Result<Self, OriginError> {
+        let texts = settings.allow_origin.iter();
+        let allowed = texts.map(|text| Allowed::parse(text));
+        Ok(Self(allowed.collect::<Result<_, _>>()?))
+    }
+
+    /// Those of the path alone, or else those of all, or else every one.
+    fn origins_at(&self, path: &str) -> Origins {
+        let of = |path: Option<&str>| {
+            let mut here = self.0.iter().filter(|it| it.path.as_deref() == path);
+            let first = here.next()?;
+            let all = [first].into_iter().chain(here);
+            let origins = all.map(|allowed| allowed.origin.clone());
+            // They were read before.
+            origins_of(&origins.collect::<Vec<_>>()).ok()
+        };
+        of(Some(path))
+            .or_else(|| of(None))
+            .unwrap_or_else(Origins::any)
+    }
+}
+
+/// Who may come in at a route.
+fn auth_of(settings: &RouteSettings, error: &mut impl FnMut(&str, String)) -> Option<Auth> {
+    let proof = match settings.auth.as_str() {
+        "token" => match read_tokens(Path::new(&settings.auth_tokens_file)) {
+            _ if settings.auth_tokens_file.is_empty() => {
+                error(
+                    "auth",
+                    "auth is token, so auth_tokens_file has to name them".to_owned(),
+                );
+                return None;
+            }
+            Ok(tokens) => Proof::Tokens(tokens),
+            Err(sentence) => {
+                error("auth_tokens_file", sentence);
+                return None;
+            }
+        },
+        #[cfg(feature = "jwt")]
+        "jwt" => Proof::Jwt(jwts_of(settings, error)?),
+        _ => return None,
+    };
+    let mut sources = Vec::new();
+    for text in &settings.auth_from {
+        match Source::parse(text) {
+            Ok(source) => sources.push(source),
+            Err(what) => error(
+                "auth_from",
+                format!("auth_from has '{text}', but it {what}"),
+            ),
+        }
+    }
+    if settings.auth_from.is_empty() {
+        error(
+            "auth_from",
+            "auth_from is empty: where do clients have their token?".to_owned(),
+        );
+    }
+    Some(Auth { sources, proof })
+}
+
+#[cfg(feature = "jwt")]
+fn jwts_of(settings: &RouteSettings, error: &mut impl FnMut(&str, String)) -> Option<Jwts> {
+    let mut algorithms = Vec::new();
+    for name in &settings.jwt_algorithms {
+        match algorithm(name) {
+            Some(algorithm) => algorithms.push(algorithm),
+            None => {
+                let sentence = format!(
+                    "jwt_algorithms has '{name}', but it has to be HS256, RS256, ES256 or EdDSA"
+                );
+                error("jwt_algorithms", sentence);
+                return None;
+            }
+        }
+    }
+    if settings.jwt_keys_file.is_empty() {
+        error(
+            "auth",
+            "auth is jwt, so jwt_keys_file has to name the keys".to_owned(),
+        );
+        return None;
+    }
+    let claims = Claims {
+        algorithms,
+        audience: settings.jwt_audience.clone(),
+        issuer: settings.jwt_issuer.clone(),
+        leeway_s: settings.jwt_leeway_ms / 1000,
+    };
+    let jwts = Jwts::read(Path::new(&settings.jwt_keys_file), &claims);
+    jwts.map_err(|sentence| error("jwt_keys_file", sentence))
+        .ok()
+}
+
+impl Route {
+    /// Whether a client may open a connection, and under what.
+    fn open(
+        &self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<Visitor, Refusal> {
+        let request = upgrade.request();
+        self.origins.check(request)?;
+        if let Some(auth) = &self.auth {
+            auth.check(request).map_err(|denied| {
+                tracing::debug!(%peer, path = request.path(), "401: {}", denied.reason());
+                denied.refusal()
+            })?;
+        }
+        let echo = match self.application {
+            Application::Echo | Application::Page => EchoState::echo(request)?,
+            Application::Sink => EchoState::sink(),
+            Application::Health => return Err(HandshakeError::NotFound.into()),
+        };
+        if let Some(chosen) = self.subprotocol(upgrade) {
+            // It was offered.
+            let _ = answer.choose_subprotocol(upgrade, chosen);
+        }
+        if !self.compress {
+            answer.refuse_compression();
+        }
+        if let Some(bytes_max) = self.message_bytes_max {
+            answer.limit_message_bytes(bytes_max);
+        }
+        let _seat = match self.seats_max {
+            None => None,
+            Some(most) => Some(self.seat(most)?),
+        };
+        Ok(Visitor { echo, _seat })
+    }
+
+    fn seat(&self, most: u32) -> Result<Seat, HandshakeError> {
+        let seat = Seat(self.taken.clone());
+        // Beyond the most it is given back as it is dropped.
+        match self.taken.fetch_add(1, Ordering::Relaxed) {
+            taken if taken < most => Ok(seat),
+            _ => Err(HandshakeError::Overloaded),
+        }
+    }
+
+    fn subprotocol<'a>(&'a self, upgrade: &'a Upgrade<'_>) -> Option<&'a str> {
+        let is_token = |name: &&str| self.auth.as_ref().is_some_and(|it| it.is_token(name));
+        let mut offered = upgrade.subprotocols().filter(|name| !is_token(name));
+        if self.subprotocols.is_empty() {
+            return offered.next();
+        }
+        let known = |name: &&str| self.subprotocols.iter().any(|known| known == name);
+        offered.find(known)
+    }
+
+    /// The answer to a request that is no handshake.
+    fn reply(&self, request: &Request<'_>) -> Result<HttpReply, Refusal> {
+        let is_read = matches!(request.method(), "GET" | "HEAD");
+        let is_options = request.method() == "OPTIONS" && self.application == Application::Health;
+        if !is_read && !is_options {
+            return Err(HandshakeError::MethodNotAllowed.into());
+        }
+        if request.announces_body() {
+            return Err(HandshakeError::ContentTooLarge.into());
+        }
+        match self.application {
+            Application::Page => Echo::page(),
+            Application::Health => health(),
+            Application::Echo | Application::Sink => Err(HandshakeError::UpgradeRequired.into()),
+        }
+    }
+}
+
+fn health() -> Result<HttpReply, Refusal> {
+    let reply = HttpReply::new(200, "text/plain; charset=utf-8", &b"ok\n"[..]);
+    let reply = reply.and_then(|mut reply| {
+        reply.add_header("Cache-Control", "no-store")?;
+        Ok(reply)
+    });
+    reply.map_err(|_| HandshakeError::ServicePanicked.into())
+}
+
+impl Router {
+    /// Serves these routes.
+    pub fn new(routes: Routes) -> Self {
+        Self {
+            current: Arc::new(RwLock::new(Arc::new(routes))),
+        }
+    }
+
+    /// Serves others from here on.
+    pub fn replace(&self, mut routes: Routes) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        routes.keep_seats_of(&current);
+        *current = Arc::new(routes);
+    }
+
+    /// For as long as one request is judged.
+    fn routes(&self) -> Arc<Routes> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone()
+    }
+
+    fn let_in(
+        &self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<Visitor, Refusal> {
+        let routes = self.routes();
+        let route = routes.find(upgrade.request())?;
+        let visitor = route.open(upgrade, peer, answer)?;
+        if routes.like_kaazing {
+            answer.imitate_kaazing(upgrade.request());
+        }
+        Ok(visitor)
+    }
+
+    fn reply(&self, request: &Request<'_>) -> Result<HttpReply, Refusal> {
+        let routes = self.routes();
+        let route = routes.find(request)?;
+        if Origins::is_preflight(request) {
+            if request.announces_body() {
+                return Err(HandshakeError::ContentTooLarge.into());
+            }
+            return route.origins.answer_preflight(request);
+        }
+        let mut reply = route.reply(request)?;
+        route.origins.add_headers(request, &mut reply);
+        Ok(reply)
+    }
+}
+
+impl Service for Router {
+    type State = Visitor;
+
+    fn on_handshake(
+        &mut self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<Visitor, Refusal> {
+        self.let_in(upgrade, peer, answer)
+    }
+
+    fn on_http(&mut self, request: &Request<'_>, _peer: Remote<'_>) -> Result<HttpReply, Refusal> {
+        self.reply(request)
+    }
+
+    #[inline]
+    fn on_message(&mut self, conn: &mut Conn<'_, Visitor>, message: Message<'_>) {
+        EchoState::answer(conn, |visitor| &mut visitor.echo, message);
+    }
+}
+
+#[cfg(feature = "aio")]
+impl ringwire::aio::Handler for Router {
+    type State = Visitor;
+
+    fn on_handshake(
+        &self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<Visitor, Refusal> {
+        self.let_in(upgrade, peer, answer)
+    }
+
+    fn on_http(&self, request: &Request<'_>, _peer: Remote<'_>) -> Result<HttpReply, Refusal> {
+        self.reply(request)
+    }
+
+    async fn serve(&self, socket: ringwire::aio::WebSocket, visitor: Visitor) {
+        let Visitor { echo, _seat } = visitor;
+        echo.serve(socket).await;
+    }
+}

@@ -1,0 +1,195 @@
+//! `[[route]]`: what is served at a path, to whom, and within which limits.
+//!
+//! Knows: the keys of a route, one entry each. Refuses to know: how a request finds its route.
+
+use std::collections::BTreeMap;
+
+use super::{
+    finding::{Finding, Place},
+    value::{Kind, Value, Written, meant},
+};
+
+/// What can be served at a path.
+pub const APPLICATIONS: &[&str] = &["echo", "sink", "page", "health"];
+
+/// Who may come in.
+const AUTH: &[&str] = &[
+    "none",
+    "token",
+    #[cfg(feature = "jwt")]
+    "jwt",
+];
+
+/// One key of a route.
+pub struct Key {
+    /// Its name in a file.
+    pub key: &'static str,
+    /// What its values are.
+    pub kind: Kind,
+    /// What it means.
+    pub meaning: &'static str,
+    get: fn(&RouteSettings) -> Value,
+    put: fn(&mut RouteSettings, Value),
+}
+
+impl Key {
+    /// Its default.
+    pub fn default(&self) -> Value {
+        (self.get)(&RouteSettings::default())
+    }
+}
+
+/// Makes the keys: a field of [`RouteSettings`], its default and an entry of the table from each.
+macro_rules! keys {
+    ($($key:ident: $variant:ident($type:ty) = $default:expr, $kind:expr, $meaning:literal;)*) => {
+        /// One route.
+        #[derive(Clone, Debug)]
+        pub struct RouteSettings {
+            $(#[doc = $meaning] pub $key: $type,)*
+            /// Where it begins.
+            place: Place,
+            /// Where values came from, of those that were given.
+            given: BTreeMap<&'static str, Place>,
+        }
+
+        impl Default for RouteSettings {
+            fn default() -> Self {
+                Self {
+                    $($key: $default,)*
+                    place: Place::Nowhere,
+                    given: BTreeMap::new(),
+                }
+            }
+        }
+
+        /// Every key of a route.
+        pub const KEYS: &[Key] = &[$(Key {
+            key: stringify!($key),
+            kind: $kind,
+            meaning: $meaning,
+            get: |route| Value::$variant(route.$key.clone()),
+            put: |route, value| {
+                if let Value::$variant(value) = value {
+                    route.$key = value;
+                }
+            },
+        },)*];
+    };
+}
+
+keys! {
+    path: Text(String) = String::new(), Kind::Text,
+        "The path that it serves, as it stands in the URL. {name} stands for one segment, {*name} \
+         for all that is left: /rooms/{room}, /{*rest}. What is written out wins over what is left \
+         open";
+    host: List(Vec<String>) = Vec::new(), Kind::List,
+        "The hosts that it serves, without ports: chat.example.com, or *.example.com for all below \
+         it; without any, every host. A host by its name wins over one below another, and that \
+         over every host";
+    application: Text(String) = "echo".to_owned(), Kind::Choice(APPLICATIONS),
+        "What is served. echo: messages come back, as what they were or as ?encoding=text or \
+         ?encoding=binary says; sink: they are counted; page: an echo, and the page that talks to \
+         it for browsers; health: 200 and ok for GET, HEAD and OPTIONS, for whoever asks whether \
+         the server is there";
+    origins: List(Vec<String>) = Vec::new(), Kind::List,
+        "Whose pages may connect here, instead of allow_origin: as there, without a path";
+    subprotocols: List(Vec<String>) = Vec::new(), Kind::List,
+        "Of the subprotocols that a client offers, the first that is named here is chosen. Without \
+         any, the first one that it offers";
+    compress: Switch(bool) = true, Kind::Switch,
+        "Agree to compression here, if the server does";
+    message_bytes_max: Number(u64) = 0, Kind::Bytes(0, 1 << 40),
+        "The longest message here, if that is less than the server's. 0: the server's. For those \
+         who connect from then on";
+    connections_max: Number(u64) = 0, Kind::Count(0, u32::MAX as u64),
+        "The most connections here at a time, over all shards; more are answered 503. 0: as many \
+         as the server has room for";
+    auth: Text(String) = "none".to_owned(), Kind::Choice(AUTH),
+        "Who may open a connection. none: everybody; token: whoever has one of auth_tokens_file; \
+         jwt: whoever has a JSON Web Token (RFC 7519) that a key of jwt_keys_file has signed. \
+         Others are answered 401";
+    auth_from: List(Vec<String>) = vec!["bearer".to_owned()], Kind::List,
+        "Where clients have their token, in the order in which is looked: bearer (the header \
+         Authorization), cookie:NAME, query:NAME, or subprotocol:PREFIX (an offered subprotocol \
+         that begins so; the client has to offer another one as well, which is chosen)";
+    auth_tokens_file: Text(String) = String::new(), Kind::Text,
+        "A file of tokens, one a line; lines that begin with # are comments. SIGHUP reads it again";
+    jwt_keys_file: Text(String) = String::new(), Kind::Text,
+        "The keys that tokens are signed with: a JWK set (RFC 7517), public keys in PEM, or a \
+         secret for HS256 as it is. SIGHUP reads it again";
+    jwt_algorithms: List(Vec<String>) = Vec::new(), Kind::List,
+        "The algorithms that are accepted, of HS256, RS256, ES256 and EdDSA. Without any, those \
+         that the keys are for";
+    jwt_audience: List(Vec<String>) = Vec::new(), Kind::List,
+        "Tokens have to be for one of these (aud). Without any, tokens that are for somebody are \
+         refused, as RFC 7519 asks for";
+    jwt_issuer: List(Vec<String>) = Vec::new(), Kind::List,
+        "Tokens have to be from one of these (iss). Without any, from whomever the keys are";
+    jwt_leeway_ms: Number(u64) = 30_000, Kind::Milliseconds(0, 600_000),
+        "How far clocks may be apart, when a token's times (exp, nbf) are looked at, in whole \
+         seconds";
+}
+
+/// Wherever it stands.
+impl PartialEq for RouteSettings {
+    fn eq(&self, other: &Self) -> bool {
+        KEYS.iter().all(|key| (key.get)(self) == (key.get)(other))
+    }
+}
+
+impl RouteSettings {
+    /// A route that begins here.
+    pub fn at(place: Place) -> Self {
+        Self {
+            place,
+            ..Self::default()
+        }
+    }
+
+    /// A route that nobody wrote.
+    pub fn built_in(path: &str, application: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            application: application.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Where the value of a key came from, or the route.
+    pub fn place(&self, key: &str) -> Place {
+        self.given.get(key).unwrap_or(&self.place).clone()
+    }
+
+    /// Whether there is such a key.
+    pub fn is_known(key: &str) -> bool {
+        KEYS.iter().any(|known| known.key == key)
+    }
+
+    /// Whether somebody gave it a value.
+    pub fn is_given(&self, key: &str) -> bool {
+        self.given.contains_key(key)
+    }
+
+    /// Gives a key the value that was written.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn give(&mut self, key: &str, written: &Written, place: Place) -> Result<(), Finding> {
+        let Some(known) = KEYS.iter().find(|known| known.key == key) else {
+            let guess = match meant(key, KEYS.iter().map(|known| known.key)) {
+                none if none.is_empty() => ".".to_owned(),
+                guess => guess,
+            };
+            let sentence = format!(
+                "{key} is no key of a route{guess} 'ringwire config reference' has them all"
+            );
+            return Err(Finding::error(place, sentence));
+        };
+        let value = known.kind.value_of(known.key, written);
+        let value = value.map_err(|sentence| Finding::error(place.clone(), sentence))?;
+        (known.put)(self, value);
+        self.given.insert(known.key, place);
+        Ok(())
+    }
+}
