@@ -90,7 +90,11 @@ pub mod ring;
 pub mod shard;
 
 pub use config::{Config, ConfigError};
-pub use conn::{CloseCause, Conn, ConnId, Counts, Remote, Timeout, handle::SendStatus};
+pub use conn::{
+    CloseCause, Conn, ConnId, Counts, Remote, Timeout,
+    handle::SendStatus,
+    proxied::{Proxies, ProxyError},
+};
 pub use proto::{
     CloseCode, Message, MessageKind, ProtocolError, SendError, Version,
     handshake::{Answer, HandshakeError, HttpReply, Refusal, Request, Upgrade},

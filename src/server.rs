@@ -17,7 +17,7 @@ pub(crate) use crew::Crew;
 
 use crate::{
     config::{Config, ConfigError},
-    conn::{ConnId, door::Door},
+    conn::{ConnId, door::Door, proxied::Proxies},
     proto::{CloseCode, SendError, endpoint::CLOSE_REASON_BYTES_MAX, message::Outgoing},
     ring::{
         Address, AnyRing, Ballot, Errno, NoRing, Ring, RingKind, choice, probe::Unavailable,
@@ -65,6 +65,7 @@ pub struct Builder {
     shards: Option<usize>,
     pinned: bool,
     ring: RingKind,
+    proxies: Proxies,
     config: Config,
 }
 
@@ -77,6 +78,7 @@ impl Server {
             shards: None,
             pinned: true,
             ring: RingKind::Auto,
+            proxies: Proxies::default(),
             config: Config::default(),
         }
     }
@@ -154,6 +156,15 @@ impl Builder {
         self
     }
 
+    /// Proxies that say with the PROXY protocol, version 1 or 2, whom they speak for: a service is
+    /// told that address, and limits by address look at it. All of their connections have to begin
+    /// with a header; nobody else's may. None unless set.
+    #[must_use]
+    pub fn proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = proxies;
+        self
+    }
+
     /// The limits.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
@@ -177,6 +188,7 @@ impl Builder {
         let shards = ground.threads;
         let shard_config = self.config.with_memory_for(shards);
         let door = Arc::new(Door::new(&shard_config));
+        let proxies = Arc::new(self.proxies);
         let service = Arc::new(service);
         let ballot = Arc::new(Ballot::new(self.ring, shards));
         let (reports, reported) = mpsc::channel();
@@ -191,6 +203,7 @@ impl Builder {
                 sockets,
                 config: shard_config.clone(),
                 door: door.clone(),
+                proxies: proxies.clone(),
                 service: service.clone(),
                 reports: reports.clone(),
             };
@@ -255,6 +268,7 @@ struct Starting<F> {
     sockets: Vec<(OwnedFd, Option<ServerTls>)>,
     config: Config,
     door: Arc<Door>,
+    proxies: Arc<Proxies>,
     service: Arc<F>,
     reports: mpsc::Sender<Report>,
 }
@@ -267,6 +281,7 @@ impl<S: Service, F: Fn(u16) -> S> Starting<F> {
             sockets,
             config,
             door,
+            proxies,
             service,
             reports,
         } = self;
@@ -278,6 +293,7 @@ impl<S: Service, F: Fn(u16) -> S> Starting<F> {
         let seed = seed().map_err(refused)?;
         let mut running = Shard::new(shard, ring, service(shard), config, seed);
         running.share_door(door);
+        running.trust(proxies);
         for (socket, tls) in sockets {
             match tls {
                 None => running.listen(socket),

@@ -4,7 +4,7 @@
 
 #[cfg(feature = "aio")]
 use ringwire::aio;
-use ringwire::{Address, Builder, Config, ConfigError, RingKind, Server, StartError};
+use ringwire::{Address, Builder, Config, ConfigError, Proxies, RingKind, Server, StartError};
 
 use crate::{router::Router, settings::Settings};
 
@@ -71,6 +71,10 @@ impl Building {
             0 => building,
             shards => building.threads(shards as usize),
         }
+    }
+
+    pub fn proxies(self, proxies: Proxies) -> Self {
+        build!(self, builder => builder.proxies(proxies))
     }
 
     pub fn listen(self, address: String) -> Self {

@@ -104,7 +104,8 @@ fn serve(
     // Before anything listens: whoever can reach the server can also be told goodbye.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
-    let mut builder = Building::new(&settings);
+    let proxies = settings.proxies().map_err(|error| error.to_string())?;
+    let mut builder = Building::new(&settings).proxies(proxies);
     #[cfg(feature = "tls")]
     let mut certificates = None;
     #[cfg(feature = "tls")]

@@ -33,7 +33,10 @@ use super::{
 };
 use crate::{
     config::Config,
-    conn::{CloseCause, Key, Shared, deadline::Wheel, door::Door, places::Places, slab::Slab},
+    conn::{
+        CloseCause, Key, Shared, deadline::Wheel, door::Door, places::Places, proxied::Proxies,
+        slab::Slab,
+    },
     ring::{Errno, Time, socket::LastDescriptors},
     server::seed,
     shard::stats::Stats,
@@ -381,9 +384,12 @@ impl Local {
         }
     }
 
-    /// Counts where connections come from at this door, which other threads have as well.
-    pub fn share_door(&self, door: Arc<Door>) {
-        self.state.borrow_mut().shared.door = door;
+    /// Counts where connections come from at this door, which other threads have as well, and takes
+    /// the word of these proxies for it.
+    pub fn share_door(&self, door: Arc<Door>, proxies: Arc<Proxies>) {
+        let shared = &mut self.state.borrow_mut().shared;
+        shared.door = door;
+        shared.proxies = proxies;
     }
 
     /// Makes the counts known to other threads.

@@ -82,6 +82,7 @@ pub mod bridge;
 
 mod buffers;
 mod connection;
+mod entrance;
 mod entry;
 mod farewell;
 mod handler;

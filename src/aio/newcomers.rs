@@ -6,18 +6,21 @@
 //! A place that got free is *promised* to the newcomer who has waited for the longest until its
 //! task has run: until then it counts as taken.
 
-use std::os::fd::OwnedFd;
+use std::{net::IpAddr, os::fd::OwnedFd};
 
 use tokio::sync::oneshot;
 
-use super::local::{Local, State};
+use super::{
+    local::{Local, State},
+    socket::peer_of,
+};
 use crate::{
     conn::{
         CloseCause, Key,
         door::{Ticket, Turned},
         opening::Lack,
     },
-    ring::{Errno, Time, socket::peer_address},
+    ring::{Errno, Time},
 };
 
 /// What a newcomer is told that waits for a place.
@@ -40,14 +43,22 @@ impl State {
 }
 
 impl Local {
-    /// What an accepted socket needs at the door, if anybody stands there.
-    pub fn ticket_for(&self, socket: &OwnedFd) -> Result<Option<Ticket>, Turned> {
+    /// Whether an accepted socket is a proxy's, which is to say first whom it speaks for.
+    pub fn is_proxied(&self, socket: &OwnedFd) -> bool {
+        let proxies = &self.state.borrow().shared.proxies;
+        !proxies.is_empty() && proxies.has(peer_of(socket))
+    }
+
+    /// What a newcomer from there needs at the door, if anybody stands there.
+    pub fn ticket_from(
+        &self,
+        address: impl FnOnce() -> Option<IpAddr>,
+    ) -> Result<Option<Ticket>, Turned> {
         let shared = &mut self.state.borrow_mut().shared;
         if !shared.door.is_guarded() {
             return Ok(None);
         }
-        let address = peer_address(socket).ip();
-        let entered = shared.door.enter(address, Time::monotonic_coarse());
+        let entered = shared.door.enter(address(), Time::monotonic_coarse());
         shared.counts.door_refusals += u64::from(entered.is_err());
         entered.map(Some)
     }
@@ -108,6 +119,23 @@ impl Local {
     /// A newcomer takes the place that it was promised, or does without.
     pub fn redeem(&self) {
         self.state.borrow_mut().promised -= 1;
+    }
+
+    /// How long an opening handshake may take.
+    pub fn handshake_timeout_ms(&self) -> u64 {
+        self.state.borrow().shared.config.handshake_timeout_ms
+    }
+
+    /// Counts somebody who did not say in time what he had to.
+    pub fn count_timeout(&self) {
+        self.state.borrow_mut().shared.counts.timeouts += 1;
+        self.counted(Time::monotonic_coarse());
+    }
+
+    /// Whether the log may say something of strangers again.
+    pub fn may_say(&self) -> bool {
+        let now = Time::monotonic_coarse();
+        self.state.borrow_mut().places.may_say(now)
     }
 
     /// Counts that accepting pauses. Returns whether the log is to say so.

@@ -207,7 +207,12 @@ fn answer_head<J: Judge>(
     };
     let tls = connection.link.borrow_mut().rare.take_tls();
     let session = tls.as_ref().map(|tls| tls.session());
-    let peer = Remote::new(connection.socket.peer_address(), session);
+    let source = match &connection.link.borrow().stage {
+        Stage::Opening(opening) => opening.source(),
+        _ => None,
+    };
+    let address = source.unwrap_or_else(|| connection.socket.peer_address());
+    let peer = Remote::new(address, session);
     let judged = catch_unwind(AssertUnwindSafe(|| judge(&request, peer, asked, admission)));
     let is_awaited = {
         let link = &mut *connection.link.borrow_mut();

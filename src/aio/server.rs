@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Address, Config, ConfigError, RingKind, Snapshot, StartError,
-    conn::door::Door,
+    conn::{door::Door, proxied::Proxies},
     ring::{Ballot, choice},
     server::{Crew, Current, Ground, Listen, Listeners, no_ring_of, not_started, pin, seed},
     shard::stats::Stats,
@@ -42,6 +42,7 @@ pub struct Builder {
     threads: Option<usize>,
     pinned: bool,
     ring: RingKind,
+    proxies: Proxies,
     config: Config,
 }
 
@@ -97,6 +98,7 @@ impl Server {
             threads: None,
             pinned: true,
             ring: RingKind::Auto,
+            proxies: Proxies::default(),
             config: Config::default(),
         }
     }
@@ -177,6 +179,15 @@ impl Builder {
         self
     }
 
+    /// Proxies that say with the PROXY protocol, version 1 or 2, whom they speak for: a handler is
+    /// told that address, and limits by address look at it. All of their connections have to begin
+    /// with a header; nobody else's may. None unless set.
+    #[must_use]
+    pub fn proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = proxies;
+        self
+    }
+
     /// The limits. Those of the ring's receive buffers have no meaning here, but for
     /// `recv_large_buffer_bytes`: the most that one receive takes.
     #[must_use]
@@ -216,15 +227,17 @@ impl Builder {
         let (reports, reported) = mpsc::channel();
         let handler = Arc::new(handler);
         let door = Arc::new(Door::new(&thread_config));
+        let proxies = Arc::new(self.proxies);
         let ballot = Arc::new(Ballot::new(self.ring, count));
         let mut crew = Crew::new(self.config.drain_timeout_ms);
         let mut started = Ok(());
         for (id, stats) in stats.iter().enumerate() {
             let sockets = ground.sockets();
             let cpu = ground.processor(id, self.pinned);
-            let (config, door, handler, stats, ordered, reports) = (
+            let (config, door, proxies, handler, stats, ordered, reports) = (
                 thread_config.clone(),
                 door.clone(),
+                proxies.clone(),
                 handler.clone(),
                 stats.clone(),
                 ordered.clone(),
@@ -245,7 +258,7 @@ impl Builder {
                         let home = Home::find().map_err(io::Error::other);
                         let home = home.map_err(StartError::Thread)?;
                         let local = Local::new(config, home, seed, stats).map_err(refused)?;
-                        local.share_door(door);
+                        local.share_door(door, proxies);
                         let listening = threads::listen(sockets).map_err(refused)?;
                         Ok::<_, StartError>((local, listening))
                     })?;

@@ -36,6 +36,11 @@ use crate::{
     },
 };
 
+/// Who is at the other end of a socket that is not registered.
+pub fn peer_of(fd: &OwnedFd) -> PeerAddress {
+    peer_address(fd)
+}
+
 const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// What is known of the peer's bytes.
@@ -110,6 +115,29 @@ impl Socket {
     /// When the runtime ends.
     pub async fn readable(&self) -> io::Result<Readable<'_>> {
         self.fd.readable().await
+    }
+
+    /// Looks at what is there without taking it. `None`: nothing, so that readiness has to be
+    /// waited for.
+    pub fn peek(&self, readable: &mut Readable<'_>, room: &mut [u8]) -> Option<Received> {
+        loop {
+            let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+            return Some(match recv(self.fd.get_ref(), &mut *room, flags) {
+                Ok((0, _)) => Received::EndOfStream,
+                Ok((count, _)) => Received::Bytes(count),
+                Err(Sys::AGAIN) => {
+                    readable.clear_ready();
+                    return None;
+                }
+                Err(Sys::INTR) => continue,
+                Err(errno) => Received::Failed(errno.into()),
+            });
+        }
+    }
+
+    /// Is no more registered.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd.into_inner()
     }
 
     /// Receives what is there. `None`: nothing, so that readiness has to be waited for.

@@ -14,24 +14,24 @@ use std::{
 };
 
 use tokio::{
-    sync::{oneshot, watch},
+    sync::watch,
     task::{JoinHandle, spawn_local},
 };
 
 use super::{
     connection::Connection,
+    entrance::{Newcomer, come_in},
     handler::{Asked, Handler},
     local::Local,
-    newcomers::Told,
-    opening::{accept, server_link},
-    socket::{Acceptor, Socket},
+    opening::accept,
+    socket::Acceptor,
     websocket::WebSocket,
 };
 use crate::{
     CloseCause, CloseCode,
     config::Config,
-    conn::{Ending, Link, Stage, door::Ticket, opening::Lack, places::DESCRIPTORS_RAN_OUT},
-    ring::{Errno, Time, errno::AcceptError, standing},
+    conn::{Ending, Stage, places::DESCRIPTORS_RAN_OUT},
+    ring::{Errno, Time, errno::AcceptError},
     tls::ServerTls,
 };
 
@@ -53,7 +53,7 @@ pub struct Orders {
 /// A listener and its TLS.
 pub struct Listening {
     acceptor: Acceptor,
-    tls: Option<ServerTls>,
+    pub tls: Option<ServerTls>,
 }
 
 /// Registers listeners with the reactor.
@@ -166,13 +166,7 @@ async fn accept_all<H: Handler>(local: Rc<Local>, listening: Listening, handler:
     loop {
         match poll_fn(|context| listening.acceptor.poll_accept(context)).await {
             Ok(fd) => {
-                let newcomer = Newcomer {
-                    local: local.clone(),
-                    fd,
-                    listening: listening.clone(),
-                    handler: handler.clone(),
-                    ticket: None,
-                };
+                let newcomer = Newcomer::new(&local, fd, &listening, &handler);
                 if come_in(newcomer) {
                     // Those who are told for it have their descriptors until they run.
                     in_a_row += 7;
@@ -199,96 +193,8 @@ async fn accept_all<H: Handler>(local: Rc<Local>, listening: Listening, handler:
     }
 }
 
-/// An accepted socket that is no connection yet.
-struct Newcomer<H> {
-    local: Rc<Local>,
-    fd: OwnedFd,
-    listening: Rc<Listening>,
-    handler: Rc<H>,
-    ticket: Option<Ticket>,
-}
-
-/// Lets a newcomer in, or has it wait. Returns whether it waits.
-fn come_in<H: Handler>(mut newcomer: Newcomer<H>) -> bool {
-    match newcomer.local.ticket_for(&newcomer.fd) {
-        Ok(ticket) => newcomer.ticket = ticket,
-        Err(turned) => {
-            newcomer.tell(turned.lack());
-            return false;
-        }
-    }
-    match newcomer.local.has_to_wait(&newcomer.fd) {
-        None => {
-            newcomer.admit(Connection::new);
-            false
-        }
-        Some(told) => {
-            spawn_local(wait_for_place(newcomer, told));
-            true
-        }
-    }
-}
-
-/// Waits, unread, until there is a place or it is to be told that there is none.
-async fn wait_for_place<H: Handler>(newcomer: Newcomer<H>, told: oneshot::Receiver<Told>) {
-    match told.await {
-        Ok(Told::Promised) => {
-            let local = newcomer.local.clone();
-            local.redeem();
-            if !newcomer.admit(Connection::new) {
-                Local::promise_place(&mut local.state.borrow_mut());
-            }
-        }
-        Ok(Told::NoPlace) => newcomer.tell(Lack::Places),
-        // The thread ends; closing the socket tells the peer.
-        Err(_) => newcomer.local.dismiss(newcomer.ticket),
-    }
-}
-
-impl<H: Handler> Newcomer<H> {
-    /// It is only there to be told what it lacks.
-    fn tell(self, lack: Lack) {
-        let speaks = standing::unread_bytes(&self.fd) > 0;
-        if !self.local.state.borrow().places.can_be_told(speaks) {
-            // Closing the socket tells the peer.
-            return self.local.dismiss(self.ticket);
-        }
-        self.admit(|local, socket, link| Connection::beyond(local, socket, link, speaks, lack));
-    }
-
-    /// Becomes a connection, with a place or without. Returns whether it does.
-    fn admit(
-        self,
-        enter: impl FnOnce(&Rc<Local>, Socket, Link) -> Result<Rc<Connection>, Errno>,
-    ) -> bool {
-        let Self {
-            local,
-            fd,
-            listening,
-            handler,
-            ticket,
-        } = self;
-        let made = server_link(listening.tls.as_ref()).and_then(|link| {
-            let socket = Socket::new(fd)?;
-            Ok(enter(&local, socket, link)?)
-        });
-        match made {
-            Ok(connection) => {
-                connection.ticket.replace(ticket);
-                spawn_local(run(connection, handler));
-                true
-            }
-            Err(error) => {
-                local.dismiss(ticket);
-                tracing::error!(%error, "a connection was dropped");
-                false
-            }
-        }
-    }
-}
-
 /// One connection from its first byte to its last.
-async fn run<H: Handler>(connection: Rc<Connection>, handler: Rc<H>) {
+pub async fn run<H: Handler>(connection: Rc<Connection>, handler: Rc<H>) {
     let opened = accept(&connection, &mut Asked(&*handler)).await;
     let Ok((input, state)) = opened else {
         // The client was told, and the farewell sees it off.

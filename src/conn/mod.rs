@@ -38,6 +38,7 @@ pub mod liveness;
 pub mod mistake;
 pub mod opening;
 pub mod places;
+pub mod proxied;
 pub mod remote;
 pub mod secure;
 pub mod slab;
@@ -57,6 +58,7 @@ use lending::Lending;
 use liveness::Watch;
 use mistake::Mistake;
 pub use opening::{ClientOpening, Opening};
+use proxied::Proxies;
 pub use remote::Remote;
 pub use secure::Secure;
 pub use token::{ConnId, Key};
@@ -207,6 +209,8 @@ pub struct Shared {
     pub date: DateText,
     /// What the service that is called right now may send from where it lies.
     pub lending: Lending,
+    /// Whose word is taken for where connections come from.
+    pub proxies: Arc<Proxies>,
     /// Who counts where connections come from: for all shards of a server, once they share it.
     pub door: Arc<Door>,
     /// What is done wrong, for a simulation to find.
@@ -324,6 +328,7 @@ impl Shared {
             date: DateText::default(),
             lending: Lending::default(),
             door: Arc::new(Door::new(&config)),
+            proxies: Arc::default(),
             #[cfg(feature = "sim")]
             mistake: None,
             config,
@@ -979,6 +984,12 @@ impl Link {
     #[inline]
     pub const fn goes_on(&self) -> bool {
         self.endpoint.is_inflating() && matches!(self.stage, Stage::Open | Stage::Closing)
+    }
+
+    /// Whether what comes next is what a trusted proxy says.
+    #[inline]
+    pub fn begins_with_proxy(&self) -> bool {
+        matches!(&self.stage, Stage::Opening(opening) if opening.awaits_proxy())
     }
 
     /// Whether the TLS handshake is still to be finished: nothing can be sent before it is.

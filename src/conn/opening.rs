@@ -3,9 +3,12 @@
 //! Knows: heads that come whole or in pieces, who is asked about a request, and what is written in
 //! answer. Refuses to know: how a head is parsed or written, and when bytes come and go.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::SocketAddr};
 
-use super::{Link, Remote, Shared, Stage};
+use super::{
+    Link, Remote, Shared, Stage,
+    proxied::{Header, NoHeader, Said},
+};
 use crate::proto::{
     Limits, Sink, Version,
     deflate::Agreed,
@@ -16,6 +19,7 @@ use crate::proto::{
     },
     hixie,
 };
+use crate::ring::PeerAddress;
 
 /// Who is asked about requests.
 pub trait Judge {
@@ -54,10 +58,21 @@ pub struct Opening {
 /// What few opening handshakes need.
 #[derive(Debug, Default)]
 struct OpeningRest {
+    /// What a proxy says before the head, and has said.
+    proxied: Option<Proxied>,
     /// The bytes so far, if they span receives.
     head: Vec<u8>,
     /// The request that a client sent, to check the response against.
     client: Option<ClientOpening>,
+}
+
+/// What a trusted proxy says of a connection.
+#[derive(Debug)]
+enum Proxied {
+    /// Its header has not come whole.
+    Awaited(Header),
+    /// It speaks for whoever is there.
+    For(SocketAddr),
 }
 
 /// A client's opening handshake that waits for its response.
@@ -84,8 +99,8 @@ impl Opening {
     /// The response to this request is to come.
     pub fn of_client(client: ClientOpening) -> Self {
         let rest = OpeningRest {
-            head: Vec::new(),
             client: Some(client),
+            ..OpeningRest::default()
         };
         Self {
             rest: Some(Box::new(rest)),
@@ -93,10 +108,70 @@ impl Opening {
         }
     }
 
+    /// A trusted proxy is to say whom it speaks for, and a client's request is to come behind that.
+    pub fn of_proxied() -> Self {
+        let rest = OpeningRest {
+            proxied: Some(Proxied::Awaited(Header::default())),
+            ..OpeningRest::default()
+        };
+        Self {
+            rest: Some(Box::new(rest)),
+            ..Self::of_server()
+        }
+    }
+
+    /// A client's request is to come from there, as a trusted proxy has said.
+    pub fn on_behalf_of(source: SocketAddr) -> Self {
+        let rest = OpeningRest {
+            proxied: Some(Proxied::For(source)),
+            ..OpeningRest::default()
+        };
+        Self {
+            rest: Some(Box::new(rest)),
+            ..Self::of_server()
+        }
+    }
+
+    /// Whether what comes next is a proxy's header.
+    pub fn awaits_proxy(&self) -> bool {
+        let proxied = self.rest.as_ref().and_then(|rest| rest.proxied.as_ref());
+        matches!(proxied, Some(Proxied::Awaited(_)))
+    }
+
+    /// Takes bytes of a proxy's header. Returns what it says once it is whole.
+    ///
+    /// # Errors
+    ///
+    /// When it is none.
+    pub fn push_proxied(&mut self, bytes: &[u8]) -> Result<Option<Said>, NoHeader> {
+        let Some(rest) = &mut self.rest else {
+            return Err(NoHeader);
+        };
+        let Some(Proxied::Awaited(header)) = &mut rest.proxied else {
+            return Err(NoHeader);
+        };
+        let said = header.push(bytes)?;
+        if let Some(said) = said {
+            rest.proxied = said.source.map(Proxied::For);
+        }
+        Ok(said)
+    }
+
+    /// Where the client is, if a trusted proxy has said so.
+    pub fn source(&self) -> Option<PeerAddress> {
+        match self.rest.as_ref()?.proxied.as_ref()? {
+            Proxied::For(source) => Some(PeerAddress::Inet(*source)),
+            Proxied::Awaited(_) => None,
+        }
+    }
+
     /// Bytes of memory that a head takes of which not all has come.
     #[inline]
     pub fn held_bytes(&self) -> usize {
-        self.rest.as_ref().map_or(0, |rest| rest.head.capacity())
+        self.rest.as_ref().map_or(0, |rest| match &rest.proxied {
+            Some(Proxied::Awaited(header)) => header.held_bytes(),
+            _ => rest.head.capacity(),
+        })
     }
 
     /// What a client asked for.

@@ -19,7 +19,8 @@ impl<'a> Remote<'a> {
         Self { address, tls }
     }
 
-    /// Where it is. Behind a proxy this is the proxy.
+    /// Where it is. Behind a proxy this is the proxy, unless that is one of the
+    /// [`Proxies`](crate::Proxies) that say with the PROXY protocol whom they speak for.
     pub const fn address(&self) -> PeerAddress {
         self.address
     }

@@ -3,10 +3,12 @@
 //! Knows: the shard's listeners, when to leave connections in their backlog, and who has a place.
 //! Refuses to know: how a listener was bound.
 
+use std::net::IpAddr;
+
 use super::{Shard, acceptor_index, acceptor_key, service::Service};
 use crate::{
     conn::{
-        CloseCause, Connection, Key, Link, Opening, Rare, Secure, Stage,
+        CloseCause, Connection, Key, Link, Opening, Rare, Secure, Shared, Stage,
         door::{Ticket, Turned},
         mistake::Mistake,
         opening::Lack,
@@ -40,6 +42,8 @@ pub(super) struct Newcomer<K> {
     listener: usize,
     socket: K,
     ticket: Option<Ticket>,
+    /// It is a proxy's, which is to say whom it speaks for.
+    is_proxied: bool,
 }
 
 impl<K> Newcomer<K> {
@@ -103,9 +107,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
             listener: index,
             socket,
             ticket: None,
+            is_proxied: false,
         };
-        match self.ticket_for(&newcomer.socket) {
-            Ok(ticket) => newcomer.ticket = ticket,
+        match self.look_at_door(&mut newcomer) {
+            Ok(()) => {}
             Err(turned) => {
                 self.shared.counts.door_refusals += 1;
                 return self.admit_to_tell(newcomer, turned.lack());
@@ -126,14 +131,44 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
-    /// What a newcomer needs at the door, if anybody stands there.
-    fn ticket_for(&self, socket: &R::Socket) -> Result<Option<Ticket>, Turned> {
+    /// Gives a newcomer what it needs at the door, if anybody stands there. Whom a proxy speaks for
+    /// is not known yet.
+    fn look_at_door(&self, newcomer: &mut Newcomer<R::Socket>) -> Result<(), Turned> {
+        let Shared { door, proxies, .. } = &self.shared;
+        if !door.is_guarded() && proxies.is_empty() {
+            return Ok(());
+        }
+        let address = self.ring.peer_address(&newcomer.socket);
+        newcomer.is_proxied = proxies.has(address);
+        if door.is_guarded() && !newcomer.is_proxied {
+            newcomer.ticket = Some(door.enter(address.ip(), self.now)?);
+        }
+        Ok(())
+    }
+
+    /// A proxy has said whom a connection is for, who needs a place and a ticket like others.
+    pub(super) fn know_source(&mut self, key: Key, source: IpAddr) {
         let door = &self.shared.door;
         if !door.is_guarded() {
-            return Ok(None);
+            return;
         }
-        let address = self.ring.peer_address(socket);
-        door.enter(address.ip(), self.now).map(Some)
+        match door.enter(Some(source), self.now) {
+            Ok(ticket) => {
+                if let Some(connection) = self.slab.get_mut(key) {
+                    connection.ticket = Some(ticket);
+                }
+            }
+            Err(turned) => {
+                self.shared.counts.door_refusals += 1;
+                if self.places.lack_of(key).is_some() {
+                    return;
+                }
+                if let Some(oldest) = self.places.goes_beyond(key, true, turned.lack()) {
+                    self.let_go(oldest);
+                }
+                self.fill_place();
+            }
+        }
     }
 
     /// A newcomer goes without having been a connection. Dropping its socket tells the peer.
@@ -191,7 +226,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Makes an accepted socket a connection.
     fn admit(&mut self, newcomer: Newcomer<R::Socket>) -> Option<Key> {
-        let mut link = Link::new(Role::Server, Stage::Opening(Opening::of_server()));
+        let opening = match newcomer.is_proxied {
+            true => Opening::of_proxied(),
+            false => Opening::of_server(),
+        };
+        let mut link = Link::new(Role::Server, Stage::Opening(opening));
         if let Some(tls) = &self.acceptors[newcomer.listener].tls {
             match tls.session() {
                 Ok(session) => link.rare = Rare::with_tls(Secure::new(session)),

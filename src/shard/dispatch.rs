@@ -193,12 +193,26 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         connection.link.heard_ms = self.now.as_ms() as u32;
         connection.link.pings = 0;
-        if connection.link.rare.tls().is_some() {
-            // Plaintext is not lent: it goes out encrypted, from a chunk.
-            self.received_records(key, lease)
-        } else {
+        if !connection.link.begins_with_proxy() && connection.link.rare.tls().is_none() {
+            // Plaintext of TLS is not lent: it goes out encrypted, from a chunk.
             self.shared.lending.lend(lease, is_large);
-            self.received_plain(key, lease)
+            return self.received_plain(key, lease);
+        }
+        self.received_wrapped(key, lease)
+    }
+
+    /// Bytes of a proxy's header, of records, or of whatever comes behind that. Returns how many of
+    /// the last ones were not looked at.
+    pub(super) fn received_wrapped(&mut self, key: Key, bytes: &mut [u8]) -> usize {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return 0;
+        };
+        if connection.link.begins_with_proxy() {
+            self.received_proxied(key, bytes)
+        } else if connection.link.rare.tls().is_some() {
+            self.received_records(key, bytes)
+        } else {
+            self.received_plain(key, bytes)
         }
     }
 
@@ -234,7 +248,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     /// It is over for the peer: only the end of the stream is waited for. When both sides are shut
-    /// down nobody waits for that either, and what lies unread need not be received: it may be much.
+    /// down nobody waits for that either, and what lies unread need not be received: it may be
+    /// much.
     #[cold]
     pub(super) fn received_in_vain(&mut self, key: Key) {
         let connection = self.slab.get_mut(key);

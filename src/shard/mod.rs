@@ -56,6 +56,7 @@ use crate::{
         ledger::{CALM_BYTES_MAX, Idle, Relief},
         mistake::Mistake,
         places::Places,
+        proxied::Proxies,
         slab::Slab,
         unread::Unread,
     },
@@ -240,6 +241,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// Counts where its connections come from at this door, which other shards have as well.
     pub fn share_door(&mut self, door: Arc<Door>) {
         self.shared.door = door;
+    }
+
+    /// Takes the word of these proxies for where connections come from.
+    pub fn trust(&mut self, proxies: Arc<Proxies>) {
+        self.shared.proxies = proxies;
     }
 
     /// The way into its mailbox.

@@ -56,6 +56,41 @@ impl<R: Ring, S: Service> Shard<R, S> {
         Some(rest_at)
     }
 
+    /// Takes bytes of a proxy's header, and what comes behind it. Returns how many of the last ones
+    /// were not looked at.
+    #[cold]
+    pub(super) fn received_proxied(&mut self, key: Key, bytes: &mut [u8]) -> usize {
+        let Some(connection) = self.slab.get_mut(key) else {
+            return 0;
+        };
+        let link = &mut connection.link;
+        let Stage::Opening(opening) = &mut link.stage else {
+            return 0;
+        };
+        let said = match opening.push_proxied(bytes) {
+            Ok(Some(said)) => said,
+            Ok(None) => return 0,
+            Err(error) => {
+                // In words that whoever looks for the mistake can read.
+                link.rare.drop_tls();
+                self.say_refused(key, &error);
+                self.refuse(
+                    key,
+                    HandshakeError::ProxyHeaderMissing.into(),
+                    Content::Sent,
+                );
+                return 0;
+            }
+        };
+        if let Some(source) = said.source {
+            self.know_source(key, source.ip());
+        }
+        match &mut bytes[said.used..] {
+            [] => 0,
+            behind => self.received_wrapped(key, behind),
+        }
+    }
+
     /// Takes bytes that follow the head of a hixie-76 handshake. Returns how many of them belong to
     /// it once the connection is open.
     pub(super) fn receive_challenge(&mut self, key: Key, bytes: &[u8]) -> Option<usize> {
@@ -81,7 +116,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return false;
         };
         let tls = connection.link.rare.tls().map(|tls| tls.session());
-        let peer = Remote::new(self.ring.peer_address(socket), tls);
+        let address = match &connection.link.stage {
+            Stage::Opening(opening) => opening.source(),
+            _ => None,
+        };
+        let address = address.unwrap_or_else(|| self.ring.peer_address(socket));
+        let peer = Remote::new(address, tls);
         let Self {
             service, shared, ..
         } = self;

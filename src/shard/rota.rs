@@ -231,12 +231,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return true;
         };
         if !is_share_over && let Some(mut bytes) = link.rare.unread_mut().take_bytes() {
-            let is_secure = link.rare.tls().is_some();
-            let left = if is_secure {
-                self.received_records(key, bytes.bytes())
-            } else {
-                self.received_plain(key, bytes.bytes())
-            };
+            let left = self.received_wrapped(key, bytes.bytes());
             if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
                 link.rare.unread_mut().put_back_bytes(bytes, left);
             }

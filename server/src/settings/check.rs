@@ -38,6 +38,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         .collect();
     findings.extend(of_engine(settings));
     findings.extend(of_addresses(settings));
+    findings.extend(of_proxies(settings));
     findings.extend(of_access(settings));
     findings.extend(of_routes(settings));
     findings.extend(of_compression(settings));
@@ -152,6 +153,22 @@ fn of_addresses(settings: &Settings) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn of_proxies(settings: &Settings) -> Vec<Finding> {
+    let (key, networks) = ("proxy_protocol_from", &settings.proxy_protocol_from);
+    let (name, place) = (settings.name(key), settings.place(key));
+    if let Err(error) = settings.proxies() {
+        return vec![Finding::error(place, format!("{name}: {error}"))];
+    }
+    let all = networks.iter().find(|it| it.ends_with("/0"));
+    let finding = all.map(|all| {
+        let sentence = format!(
+            "{name} has {all}: everybody can say to be anybody; name the networks of the proxies"
+        );
+        Finding::warning(place, sentence)
+    });
+    finding.into_iter().collect()
 }
 
 fn of_access(settings: &Settings) -> Vec<Finding> {

@@ -232,7 +232,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_in_a_route_is_said_with_its_place() {
-        let found = findings("[[route]]\npaht = '/'\nconnections_max = 'many'\nauth = 'tokens'\n");
+        let found =
+            findings("[[route]]\npaht = '/'\nconnections_max = 'many'\napplication = 'ecko'\n");
         assert_eq!(
             found,
             [
@@ -240,8 +241,8 @@ mod tests {
                  reference' has them all",
                 "it.toml:3:19: error: connections_max is 'many', but it has to be a number from 0 \
                  to 4294967295",
-                "it.toml:4:8: error: auth is 'tokens', but it has to be none, token or jwt; is \
-                 token meant?",
+                "it.toml:4:15: error: application is 'ecko', but it has to be echo, sink, page or \
+                 health; is echo meant?",
             ]
         );
     }

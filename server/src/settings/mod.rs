@@ -25,7 +25,7 @@ mod value;
 
 use std::collections::BTreeMap;
 
-use ringwire::Config;
+use ringwire::{Config, Proxies, ProxyError};
 
 pub use addresses::addresses;
 pub use allowed::Allowed;
@@ -55,6 +55,8 @@ pub struct Settings {
     pub pin: bool,
     /// What is logged.
     pub log: String,
+    /// Networks of proxies that say whom they speak for.
+    pub proxy_protocol_from: Vec<String>,
     /// Who may connect: `[PATH=]ORIGIN`.
     pub allow_origin: Vec<String>,
     /// Whose 101 is imitated; empty: nobody's.
@@ -120,6 +122,7 @@ impl Default for Settings {
             shards: 0,
             pin: true,
             log: "info".to_owned(),
+            proxy_protocol_from: Vec::new(),
             allow_origin: Vec::new(),
             compat: String::new(),
             routes: Vec::new(),
@@ -131,6 +134,16 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The proxies that say whom they speak for.
+    ///
+    /// # Errors
+    ///
+    /// What is no network.
+    pub fn proxies(&self) -> Result<Proxies, ProxyError> {
+        let mut networks = self.proxy_protocol_from.iter();
+        networks.try_fold(Proxies::default(), |all, text| all.trust(text))
+    }
+
     /// Where the value of a setting came from.
     pub fn place(&self, key: &str) -> Place {
         self.given.get(key).cloned().unwrap_or_default()

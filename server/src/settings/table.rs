@@ -283,6 +283,11 @@ fn of_binary() -> Vec<Setting> {
              the time of, by its quota as well";
         pin: Kind::Switch, "", Serving, fixed, at!(Switch, pin), to!(Switch, pin),
             "Keep each shard on one processor";
+        proxy_protocol_from: Kind::List, "NETWORK", Serving, fixed,
+            at!(List, proxy_protocol_from), to!(List, proxy_protocol_from),
+            "Take the word of proxies in this network (10.0.0.0/8, ::1), or at Unix sockets \
+             (unix), for whom they speak: each of their connections has to begin with a header of \
+             the PROXY protocol, version 1 or 2. Repeat it for several. Nobody else is believed";
         log: Kind::Choice(LEVELS), "LEVEL", Serving, live, at!(Text, log), to!(Text, log),
             "What to write to standard error. Nothing waits for it: lines that are not read in \
              time, or cannot be written, are dropped and counted";

@@ -30,6 +30,7 @@ mod descriptors;
 mod examples;
 mod limits;
 mod logging;
+mod proxied;
 mod routes;
 mod serve;
 mod settings;

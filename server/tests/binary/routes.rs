@@ -21,9 +21,15 @@ pub struct Served {
 
 impl Served {
     pub fn start(folder: &Path, engine: &str, routes: &str) -> Self {
+        Self::start_at(folder, engine, &["127.0.0.1:0"], routes)
+    }
+
+    pub fn start_at(folder: &Path, engine: &str, listen: &[&str], routes: &str) -> Self {
         let path = folder.join(format!("{engine}.toml"));
-        let head =
-            format!("listen = '127.0.0.1:0'\nshards = 2\nengine = '{engine}'\nlog = 'debug'\n");
+        let head = format!(
+            "listen = {listen:?}\nshards = 2\nengine = '{engine}'\nlog = 'debug'\n\
+             drain_timeout_ms = 100\n"
+        );
         fs::write(&path, format!("{head}{routes}")).unwrap();
         let mut command = command(&["--config", path.to_str().unwrap()]);
         let ringwire = Ringwire::start(&mut command);

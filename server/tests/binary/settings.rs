@@ -27,7 +27,7 @@ fn checked(file: &Path) -> Output {
 }
 
 /// Files that lie here, each with what is said of it.
-#[cfg(all(feature = "aio", feature = "tls"))]
+#[cfg(all(feature = "aio", feature = "jwt", feature = "tls"))]
 mod golden {
     use std::path::PathBuf;
 

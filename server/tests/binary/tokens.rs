@@ -1,6 +1,6 @@
 //! Who may open a connection at a route that asks for a token, and that no token is in a log.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use ringwire::Address;
 
@@ -9,8 +9,6 @@ use crate::{
     routes::{Served, asked},
     serve::ENGINES,
 };
-
-const SECRET: &str = "a-secret-of-thirty-two-bytes-or-more";
 
 fn status(address: &Address, target: &str, lines: &[&str]) -> u16 {
     let (head, _) = asked(address, target, lines);
@@ -92,12 +90,16 @@ fn a_static_token_is_found_where_it_may_be() {
 
 #[cfg(feature = "jwt")]
 mod jwt {
+    use std::path::Path;
+
     use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
     use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
     use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256};
     use serde_json::{Value, json};
 
     use super::*;
+
+    const SECRET: &str = "a-secret-of-thirty-two-bytes-or-more";
 
     fn signed(algorithm: Algorithm, key: &EncodingKey, kid: Option<&str>, claims: Value) -> String {
         let mut header = Header::new(algorithm);

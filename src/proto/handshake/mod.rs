@@ -170,6 +170,9 @@ handshake_errors! {
     /// The first bytes are HTTP where a TLS record has to be (RFC 8446 section 5.1).
     PlainOnTlsPort = 400,
         "These bytes are plain HTTP, but this is a TLS port; use wss:// or https://.";
+    /// A proxy that is to say whom it speaks for has not.
+    ProxyHeaderMissing = 400,
+        "From your address, connections begin with a PROXY header; have the proxy send one.";
     /// The request line is not `method SP target SP version` (RFC 9112 section 3).
     RequestLineInvalid = 400,
         "The request line is malformed; send a method, a target and HTTP/1.1, one space apart.";

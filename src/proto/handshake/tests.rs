@@ -206,6 +206,7 @@ fn mutated_requests_never_panic_and_keep_what_parse_promises() {
         HandshakeError::NotFound,
         HandshakeError::Overloaded,
         HandshakeError::PlainOnTlsPort,
+        HandshakeError::ProxyHeaderMissing,
         HandshakeError::RequestLineTooLong,
         HandshakeError::ServicePanicked,
         HandshakeError::Timeout,
