@@ -104,8 +104,9 @@ fn serve(
     // Before anything listens: whoever can reach the server can also be told goodbye.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
-    let proxies = settings.proxies().map_err(|error| error.to_string())?;
-    let mut builder = Building::new(&settings).proxies(proxies);
+    let proxies = settings.proxies();
+    let proxies = proxies.map_err(|(key, error)| format!("{}: {error}", settings.name(key)))?;
+    let mut builder = Building::new(&settings).proxies(proxies.clone());
     #[cfg(feature = "tls")]
     let mut certificates = None;
     #[cfg(feature = "tls")]
@@ -123,7 +124,8 @@ fn serve(
             builder = builder.listen(address.to_string());
         }
     }
-    let router = Router::new(Routes::new(&settings).map_err(|findings| in_words(&findings))?);
+    let routes = Routes::new(&settings).map_err(|findings| in_words(&findings))?;
+    let router = Router::new(routes, proxies);
     let server = builder.start(router.clone());
     let server = server.map_err(|error| error.to_string())?;
     let reloader = Reloader::start(Reloading {

@@ -10,12 +10,7 @@
 //!   accepted --> a trusted proxy's? --> whom does it speak for? --> the door --> a place
 //! ```
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
-    rc::Rc,
-    time::Duration,
-};
+use std::{net::SocketAddr, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use tokio::{sync::oneshot, task::spawn_local, time::timeout};
 
@@ -37,7 +32,7 @@ use crate::{
         proxied::{Header, NoHeader},
     },
     proto::Role,
-    ring::{Errno, standing},
+    ring::{Errno, PeerAddress, standing},
 };
 
 /// A proxy's header is looked at in pieces of so much: most have a hundred bytes.
@@ -56,12 +51,15 @@ pub struct Newcomer<H> {
 
 /// Lets a newcomer in, or has it wait. Returns whether it waits.
 pub fn come_in<H: Handler>(newcomer: Newcomer<H>) -> bool {
-    if newcomer.local.is_proxied(&newcomer.fd) {
+    if !newcomer.local.has_door() {
+        return newcomer.take_place();
+    }
+    let peer = peer_of(&newcomer.fd);
+    if newcomer.local.is_proxied(peer) {
         spawn_local(hear_proxy(newcomer));
         return true;
     }
-    let peer = peer_of(&newcomer.fd);
-    look_at_door(newcomer, || peer.ip())
+    look_at_door(newcomer, peer)
 }
 
 /// Hears from a proxy whom it speaks for. There are as many who have not said so as they themselves
@@ -83,7 +81,7 @@ async fn hear_proxy<H: Handler>(mut newcomer: Newcomer<H>) {
         }
         Ok(Ok(Some(source))) => {
             newcomer.source = Some(source);
-            look_at_door(newcomer, || Some(source.ip()));
+            look_at_door(newcomer, PeerAddress::Inet(source));
         }
         Ok(Err(error)) => {
             if newcomer.local.may_say() {
@@ -118,11 +116,8 @@ async fn header(socket: &Socket) -> Result<Option<SocketAddr>, NoHeader> {
 }
 
 /// Gives a newcomer what it needs at the door, and then a place. Returns whether it waits.
-fn look_at_door<H: Handler>(
-    mut newcomer: Newcomer<H>,
-    address: impl FnOnce() -> Option<IpAddr>,
-) -> bool {
-    match newcomer.local.ticket_from(address) {
+fn look_at_door<H: Handler>(mut newcomer: Newcomer<H>, peer: PeerAddress) -> bool {
+    match newcomer.local.ticket_from(peer) {
         Ok(ticket) => newcomer.ticket = ticket,
         Err(turned) => {
             newcomer.tell(turned.lack());

@@ -6,21 +6,18 @@
 //! A place that got free is *promised* to the newcomer who has waited for the longest until its
 //! task has run: until then it counts as taken.
 
-use std::{net::IpAddr, os::fd::OwnedFd};
+use std::os::fd::OwnedFd;
 
 use tokio::sync::oneshot;
 
-use super::{
-    local::{Local, State},
-    socket::peer_of,
-};
+use super::local::{Local, State};
 use crate::{
     conn::{
         CloseCause, Key,
         door::{Ticket, Turned},
         opening::Lack,
     },
-    ring::{Errno, Time},
+    ring::{Errno, PeerAddress, Time},
 };
 
 /// What a newcomer is told that waits for a place.
@@ -43,22 +40,25 @@ impl State {
 }
 
 impl Local {
-    /// Whether an accepted socket is a proxy's, which is to say first whom it speaks for.
-    pub fn is_proxied(&self, socket: &OwnedFd) -> bool {
-        let proxies = &self.state.borrow().shared.proxies;
-        !proxies.is_empty() && proxies.has(peer_of(socket))
+    /// Whether it matters where newcomers come from.
+    pub fn has_door(&self) -> bool {
+        let shared = &self.state.borrow().shared;
+        shared.door.is_guarded() || !shared.proxies.is_empty()
     }
 
-    /// What a newcomer from there needs at the door, if anybody stands there.
-    pub fn ticket_from(
-        &self,
-        address: impl FnOnce() -> Option<IpAddr>,
-    ) -> Result<Option<Ticket>, Turned> {
+    /// Whether a newcomer from there is a proxy's, which is to say first whom it speaks for.
+    pub fn is_proxied(&self, peer: PeerAddress) -> bool {
+        self.state.borrow().shared.proxies.has(peer)
+    }
+
+    /// What a newcomer from there needs at the door, if anybody stands there, and it is not a
+    /// proxy's that will say whom it is for.
+    pub fn ticket_from(&self, peer: PeerAddress) -> Result<Option<Ticket>, Turned> {
         let shared = &mut self.state.borrow_mut().shared;
-        if !shared.door.is_guarded() {
+        if !shared.door.is_guarded() || shared.proxies.forwards(peer) {
             return Ok(None);
         }
-        let entered = shared.door.enter(address(), Time::monotonic_coarse());
+        let entered = shared.door.enter(peer.ip(), Time::monotonic_coarse());
         shared.counts.door_refusals += u64::from(entered.is_err());
         entered.map(Some)
     }

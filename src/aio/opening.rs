@@ -17,14 +17,15 @@ use crate::{
     config::ConfigError,
     conn::{
         CloseCause, Ending, Link, Opening, Rare, Remote, Secure, Stage, Timeout,
-        opening::{Judge, Opened, Reply, WholeHead, judge},
+        door::Visit,
+        opening::{Judge, Judged, Opened, Reply, WholeHead, judge},
     },
     proto::{
         Role,
         deflate::Agreed,
         handshake::{HandshakeError, Refusal, Request, Scheme},
     },
-    ring::Errno,
+    ring::{Errno, Time},
     tls::ServerTls,
 };
 
@@ -212,8 +213,19 @@ fn answer_head<J: Judge>(
         _ => None,
     };
     let address = source.unwrap_or_else(|| connection.socket.peer_address());
-    let peer = Remote::new(address, session);
+    let (door, now) = {
+        let shared = &connection.local.state.borrow().shared;
+        (shared.door.clone(), Time::monotonic_coarse())
+    };
+    let visit = Visit::new(&door, now);
+    let peer = Remote::new(address, session).at_door(&visit);
     let judged = catch_unwind(AssertUnwindSafe(|| judge(&request, peer, asked, admission)));
+    let is_accepted = matches!(judged, Ok(Judged::Accepted { .. }));
+    if let Some(ticket) = visit.into_ticket(is_accepted)
+        && let Some(before) = connection.ticket.replace(Some(ticket))
+    {
+        door.leave(before);
+    }
     let is_awaited = {
         let link = &mut *connection.link.borrow_mut();
         link.rare.put_tls(tls);

@@ -16,6 +16,7 @@
 //! Without limits nobody is looked at, and no ticket is given out.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     net::IpAddr,
     num::NonZero,
@@ -293,6 +294,53 @@ impl Inner {
     }
 }
 
+/// The door, for as long as a request is judged: who judges may find out whom a connection is for.
+#[derive(Debug)]
+pub struct Visit<'a> {
+    door: &'a Door,
+    now: Time,
+    ticket: RefCell<Option<Ticket>>,
+}
+
+impl<'a> Visit<'a> {
+    /// Nobody has said anything yet.
+    pub const fn new(door: &'a Door, now: Time) -> Self {
+        Self {
+            door,
+            now,
+            ticket: RefCell::new(None),
+        }
+    }
+
+    /// Counts the connection for this address, if anybody is counted, and for no other one.
+    ///
+    /// # Errors
+    ///
+    /// Why it is turned away.
+    pub fn count_as(&self, address: IpAddr) -> Result<(), Turned> {
+        self.give_back();
+        if self.door.is_guarded() {
+            let ticket = self.door.enter(Some(address), self.now)?;
+            self.ticket.replace(Some(ticket));
+        }
+        Ok(())
+    }
+
+    /// The ticket that the connection has from here on, if it has come in.
+    pub fn into_ticket(self, has_come_in: bool) -> Option<Ticket> {
+        if !has_come_in {
+            self.give_back();
+        }
+        self.ticket.take()
+    }
+
+    fn give_back(&self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.door.leave(ticket);
+        }
+    }
+}
+
 /// A connection's entry in the counts of a door, to which it is [given back](Door::leave) when the
 /// connection is gone.
 #[derive(Debug, PartialEq, Eq)]
@@ -399,6 +447,24 @@ mod tests {
         assert_eq!(fourth, Err(Turned::TooMany));
         door.set(&Config::default());
         assert!(!door.is_guarded());
+    }
+
+    #[test]
+    fn who_judges_finds_out_whom_a_connection_is_for() {
+        let door = door(|config| config.address_connections_max = 1);
+        let address = "192.0.2.1".parse().unwrap();
+        let visit = Visit::new(&door, at(0));
+        assert_eq!(visit.count_as(address), Ok(()));
+        assert_eq!(visit.count_as(address), Ok(()), "the same connection");
+        assert_eq!(visit.into_ticket(false), None);
+        assert_eq!(door.connections(), 0, "it did not come in");
+        let visit = Visit::new(&door, at(0));
+        assert_eq!(visit.count_as(address), Ok(()));
+        let ticket = visit.into_ticket(true).unwrap();
+        let visit = Visit::new(&door, at(0));
+        assert_eq!(visit.count_as(address), Err(Turned::TooMany));
+        assert_eq!(visit.into_ticket(true), None);
+        door.leave(ticket);
     }
 
     #[test]

@@ -240,6 +240,16 @@ pub enum Lack {
     Address,
 }
 
+impl Lack {
+    /// What it is told.
+    pub const fn error(self) -> HandshakeError {
+        match self {
+            Self::Memory | Self::Places => HandshakeError::Overloaded,
+            Self::Address => HandshakeError::TooManyFromAddress,
+        }
+    }
+}
+
 /// What is known of opening handshakes before anybody is asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Admission {
@@ -352,19 +362,13 @@ impl Shared {
             Judged::Http(reply) => Reply::Http(reply),
             Judged::Refused(refusal) => Reply::Refused(refusal),
             Judged::Overloaded(lack) => {
-                let error = match lack {
-                    Lack::Memory => {
-                        self.counts.memory_refusals += 1;
-                        HandshakeError::Overloaded
-                    }
-                    Lack::Places => {
-                        self.counts.places_refusals += 1;
-                        HandshakeError::Overloaded
-                    }
+                match lack {
+                    Lack::Memory => self.counts.memory_refusals += 1,
+                    Lack::Places => self.counts.places_refusals += 1,
                     // It was counted at the door.
-                    Lack::Address => HandshakeError::TooManyFromAddress,
-                };
-                Reply::Refused(error.into())
+                    Lack::Address => {}
+                }
+                Reply::Refused(lack.error().into())
             }
         }
     }

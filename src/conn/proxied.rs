@@ -16,7 +16,7 @@ use std::{
 use ipnet::IpNet;
 use proxy_header::{Error, ParseConfig, ProxyHeader};
 
-use crate::ring::PeerAddress;
+use crate::{proto::handshake::Request, ring::PeerAddress};
 
 /// A header may be so long: what version 2 adds to two addresses is certificates and names.
 const HEADER_BYTES_MAX: usize = 4096;
@@ -34,8 +34,47 @@ const HEADER_BYTES_MAX: usize = 4096;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxies {
+    /// Those whose connections begin with a header.
+    with_header: Trusted,
+    /// Those who say in requests whom they are for.
+    in_requests: Trusted,
+}
+
+/// Whose word is taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Trusted {
     networks: Vec<IpNet>,
     has_unix: bool,
+}
+
+impl Trusted {
+    fn add(&mut self, text: &str) -> Result<(), ProxyError> {
+        if text == "unix" {
+            self.has_unix = true;
+            return Ok(());
+        }
+        let network = text.parse::<IpNet>().ok();
+        let network = network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        let text = text.to_owned();
+        self.networks.push(network.ok_or(ProxyError { text })?);
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.networks.is_empty() && !self.has_unix
+    }
+
+    fn has_ip(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.networks.iter().any(|network| network.contains(&ip))
+    }
+
+    fn has(&self, peer: PeerAddress) -> bool {
+        match peer.ip() {
+            Some(ip) => self.has_ip(ip),
+            None => self.has_unix && peer == PeerAddress::Unix,
+        }
+    }
 }
 
 /// Neither a network nor an address.
@@ -65,37 +104,77 @@ impl Proxies {
     ///
     /// When the text is none of them.
     pub fn trust(mut self, text: &str) -> Result<Self, ProxyError> {
-        if text == "unix" {
-            self.has_unix = true;
-            return Ok(self);
-        }
-        let network = text.parse::<IpNet>().ok();
-        let network = network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-        match network {
-            Some(network) => self.networks.push(network),
-            None => {
-                let text = text.to_owned();
-                return Err(ProxyError { text });
-            }
-        }
+        self.with_header.add(text)?;
+        Ok(self)
+    }
+
+    /// Trusts what those of this network say in requests: [`client`](Self::client). Their
+    /// connections are not counted for their own address.
+    ///
+    /// # Errors
+    ///
+    /// As [`trust`](Self::trust).
+    pub fn trust_requests(mut self, text: &str) -> Result<Self, ProxyError> {
+        self.in_requests.add(text)?;
         Ok(self)
     }
 
     /// Whether nobody is trusted.
     pub fn is_empty(&self) -> bool {
-        self.networks.is_empty() && !self.has_unix
+        self.with_header.is_empty() && self.in_requests.is_empty()
     }
 
     /// Whether connections from there begin with a header.
     pub fn has(&self, peer: PeerAddress) -> bool {
-        match peer.ip() {
-            Some(ip) => {
-                let ip = ip.to_canonical();
-                self.networks.iter().any(|network| network.contains(&ip))
-            }
-            None => self.has_unix && peer == PeerAddress::Unix,
-        }
+        self.with_header.has(peer)
     }
+
+    /// Whether who is there says in requests whom they are for.
+    pub fn forwards(&self, peer: PeerAddress) -> bool {
+        self.in_requests.has(peer)
+    }
+
+    /// The client that a request is for, if `peer` may say so: of `Forwarded` (RFC 7239), or else
+    /// of `X-Forwarded-For`, the last address that is not one of ours. What stands before that may
+    /// have been written by anybody. `None`: nobody is named, or by a name that is no address.
+    pub fn client(&self, request: &Request<'_>, peer: PeerAddress) -> Option<IpAddr> {
+        if !self.forwards(peer) {
+            return None;
+        }
+        let mut hops: Vec<Option<IpAddr>> = Vec::new();
+        for value in request.header_values("forwarded") {
+            hops.extend(elements(value).map(|element| {
+                let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+                let (_, node) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
+                address_of(node)
+            }));
+        }
+        if hops.is_empty() {
+            for value in request.header_values("x-forwarded-for") {
+                hops.extend(elements(value).map(address_of));
+            }
+        }
+        let mut hops = hops.into_iter().rev();
+        let client = hops.find(|hop| !hop.is_some_and(|ip| self.in_requests.has_ip(ip)));
+        client.flatten()
+    }
+}
+
+/// The elements of a list in a header's value (RFC 9110 section 5.6.1). No address has a comma, in
+/// quotes or not.
+fn elements(value: &[u8]) -> impl Iterator<Item = &str> {
+    let text = std::str::from_utf8(value).unwrap_or_default();
+    let elements = text.split(',').map(str::trim);
+    elements.filter(|element| !element.is_empty())
+}
+
+/// The address of a node (RFC 7239 section 6), with or without a port.
+fn address_of(node: &str) -> Option<IpAddr> {
+    let node = node.trim().trim_matches('"');
+    let ip = node.parse::<IpAddr>().ok();
+    let ip = ip.or_else(|| Some(node.parse::<SocketAddr>().ok()?.ip()));
+    let in_brackets = || node.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    ip.or_else(in_brackets).map(|ip| ip.to_canonical())
 }
 
 /// What there is of a header.
@@ -257,6 +336,75 @@ mod tests {
             }] += 1;
         }
         assert!(seen.iter().all(|&times| times > 100), "{seen:?}");
+    }
+
+    #[test]
+    fn the_client_is_the_last_address_that_is_not_ours() {
+        let proxies = ["10.0.0.0/8", "fd00::/8", "unix"].iter();
+        let proxies = proxies.fold(Proxies::default(), |all, text| {
+            all.trust_requests(text).unwrap()
+        });
+        let ours = PeerAddress::Inet("10.0.0.1:9".parse().unwrap());
+        let client = |peer: PeerAddress, lines: &[&str]| {
+            let head = format!(
+                "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n",
+                lines.join("\r\n")
+            );
+            let request = Request::parse(head.as_bytes()).unwrap();
+            proxies.client(&request, peer).map(|ip| ip.to_string())
+        };
+        for (lines, expected) in [
+            (&["X-Forwarded-For: 192.0.2.7"][..], Some("192.0.2.7")),
+            // What a client has written itself stands before what our proxy adds.
+            (
+                &["X-Forwarded-For: 203.0.113.1, 192.0.2.7"],
+                Some("192.0.2.7"),
+            ),
+            (
+                &["X-Forwarded-For: 192.0.2.7, 10.0.0.3,10.0.0.2"],
+                Some("192.0.2.7"),
+            ),
+            (
+                &["X-Forwarded-For: 203.0.113.1", "X-Forwarded-For: 192.0.2.7"],
+                Some("192.0.2.7"),
+            ),
+            (&["X-Forwarded-For: 192.0.2.7:4711"], Some("192.0.2.7")),
+            (&["X-Forwarded-For: 2001:db8::7"], Some("2001:db8::7")),
+            (&["X-Forwarded-For: 203.0.113.1, unknown"], None),
+            (&["X-Forwarded-For: 10.0.0.3"], None),
+            (&["X-Forwarded-For: "], None),
+            (&["X: y"], None),
+            (
+                &["Forwarded: for=192.0.2.7;proto=https;by=10.0.0.1"],
+                Some("192.0.2.7"),
+            ),
+            (
+                &["Forwarded: For=\"[2001:db8::7]:4711\""],
+                Some("2001:db8::7"),
+            ),
+            (
+                &["Forwarded: for=\"[2001:db8::7]\", for=10.1.1.1"],
+                Some("2001:db8::7"),
+            ),
+            (
+                &["Forwarded: proto=https", "X-Forwarded-For: 192.0.2.7"],
+                None,
+            ),
+            (&["Forwarded: for=_hidden"], None),
+            (
+                &["Forwarded: for=192.0.2.8", "X-Forwarded-For: 192.0.2.7"],
+                Some("192.0.2.8"),
+            ),
+        ] {
+            assert_eq!(client(ours, lines).as_deref(), expected, "{lines:?}");
+        }
+        let line = &["X-Forwarded-For: 192.0.2.7"];
+        let stranger = PeerAddress::Inet("192.0.2.9:9".parse().unwrap());
+        assert_eq!(client(stranger, line), None, "anybody can say so");
+        assert_eq!(
+            client(PeerAddress::Unix, line).as_deref(),
+            Some("192.0.2.7")
+        );
     }
 
     #[test]

@@ -4,19 +4,50 @@
 
 use std::{fmt, net::IpAddr};
 
-use crate::{ring::PeerAddress, tls::Session};
+use super::door::Visit;
+use crate::{proto::handshake::HandshakeError, ring::PeerAddress, tls::Session};
 
 /// Who asks for a connection or sends a request, as the transport knows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Remote<'a> {
     address: PeerAddress,
     tls: Option<&'a Session>,
+    visit: Option<&'a Visit<'a>>,
 }
 
 impl<'a> Remote<'a> {
     #[doc(hidden)]
     pub const fn new(address: PeerAddress, tls: Option<&'a Session>) -> Self {
-        Self { address, tls }
+        Self {
+            address,
+            tls,
+            visit: None,
+        }
+    }
+
+    /// While an opening handshake is judged.
+    pub(crate) const fn at_door(self, visit: &'a Visit<'a>) -> Self {
+        Self {
+            visit: Some(visit),
+            ..self
+        }
+    }
+
+    /// Counts the connection as one of `address` in limits by address: of the client, whom a proxy
+    /// has named in a header ([`Proxies::client`](crate::Proxies::client)). A later call counts
+    /// instead of an earlier one. Elsewhere than in `on_handshake` it does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError::TooManyFromAddress`] when there are too many from there, or they come too
+    /// fast, and [`HandshakeError::Overloaded`] when `connections_max` is reached.
+    pub fn count_as(&self, address: IpAddr) -> Result<(), HandshakeError> {
+        let Some(visit) = self.visit else {
+            return Ok(());
+        };
+        visit
+            .count_as(address)
+            .map_err(|turned| turned.lack().error())
     }
 
     /// Where it is. Behind a proxy this is the proxy, unless that is one of the

@@ -140,7 +140,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         let address = self.ring.peer_address(&newcomer.socket);
         newcomer.is_proxied = proxies.has(address);
-        if door.is_guarded() && !newcomer.is_proxied {
+        let is_known = !newcomer.is_proxied && !proxies.forwards(address);
+        if door.is_guarded() && is_known {
             newcomer.ticket = Some(door.enter(address.ip(), self.now)?);
         }
         Ok(())

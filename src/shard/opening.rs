@@ -9,7 +9,8 @@ use super::{Shard, service::Service};
 use crate::{
     conn::{
         CloseCause, Ending, Key, Remote, Stage,
-        opening::{Opened, judge},
+        door::Visit,
+        opening::{Judged, Opened, judge},
     },
     proto::{
         deflate::Agreed,
@@ -121,14 +122,21 @@ impl<R: Ring, S: Service> Shard<R, S> {
             _ => None,
         };
         let address = address.unwrap_or_else(|| self.ring.peer_address(socket));
-        let peer = Remote::new(address, tls);
         let Self {
             service, shared, ..
         } = self;
         let admission = shared.admission(self.places.lack_of(key));
+        let visit = Visit::new(&shared.door, shared.now);
+        let peer = Remote::new(address, tls).at_door(&visit);
         let called = catch_unwind(AssertUnwindSafe(|| {
             judge(&request, peer, service, admission)
         }));
+        let is_accepted = matches!(called, Ok(Judged::Accepted { .. }));
+        if let Some(ticket) = visit.into_ticket(is_accepted)
+            && let Some(before) = connection.ticket.replace(ticket)
+        {
+            shared.door.leave(before);
+        }
         let Ok(judged) = called else {
             self.shared.counts.service_panics += 1;
             let refusal = HandshakeError::ServicePanicked.into();

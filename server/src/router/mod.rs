@@ -15,6 +15,8 @@ mod auth;
 mod hosts;
 
 use std::{
+    fmt,
+    net::IpAddr,
     path::Path,
     sync::{
         Arc, PoisonError, RwLock,
@@ -27,7 +29,8 @@ use auth::{Auth, Proof, Source, read_tokens};
 use auth::{Claims, Jwts, algorithm};
 use hosts::{Host, Hosts};
 use ringwire::{
-    Answer, Conn, HandshakeError, HttpReply, Message, Refusal, Remote, Request, Service, Upgrade,
+    Answer, Conn, HandshakeError, HttpReply, Message, Proxies, Refusal, Remote, Request, Service,
+    Upgrade,
     service::{Echo, EchoState, OriginError, Origins},
 };
 
@@ -81,10 +84,28 @@ pub struct Visitor {
     _seat: Option<Seat>,
 }
 
+/// Who asks, for a log.
+struct Client<'a> {
+    peer: Remote<'a>,
+    /// As a proxy has said.
+    client: Option<IpAddr>,
+}
+
+impl fmt::Display for Client<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.client {
+            Some(client) => write!(f, "{client} by {}", self.peer),
+            None => self.peer.fmt(f),
+        }
+    }
+}
+
 /// Serves what routes say, for every shard.
 #[derive(Clone)]
 pub struct Router {
     current: Arc<RwLock<Arc<Routes>>>,
+    /// Who says in requests whom they are for.
+    proxies: Arc<Proxies>,
 }
 
 impl Routes {
@@ -339,14 +360,14 @@ impl Route {
     fn open(
         &self,
         upgrade: &Upgrade<'_>,
-        peer: Remote<'_>,
+        client: Client<'_>,
         answer: &mut Answer,
     ) -> Result<Visitor, Refusal> {
         let request = upgrade.request();
         self.origins.check(request)?;
         if let Some(auth) = &self.auth {
             auth.check(request).map_err(|denied| {
-                tracing::debug!(%peer, path = request.path(), "401: {}", denied.reason());
+                tracing::debug!(%client, path = request.path(), "401: {}", denied.reason());
                 denied.refusal()
             })?;
         }
@@ -419,10 +440,11 @@ fn health() -> Result<HttpReply, Refusal> {
 }
 
 impl Router {
-    /// Serves these routes.
-    pub fn new(routes: Routes) -> Self {
+    /// Serves these routes, behind these proxies.
+    pub fn new(routes: Routes, proxies: Proxies) -> Self {
         Self {
             current: Arc::new(RwLock::new(Arc::new(routes))),
+            proxies: Arc::new(proxies),
         }
     }
 
@@ -445,11 +467,17 @@ impl Router {
         peer: Remote<'_>,
         answer: &mut Answer,
     ) -> Result<Visitor, Refusal> {
+        let request = upgrade.request();
+        let client = self.proxies.client(request, peer.address());
+        if let Some(client) = client {
+            peer.count_as(client)?;
+        }
         let routes = self.routes();
-        let route = routes.find(upgrade.request())?;
-        let visitor = route.open(upgrade, peer, answer)?;
+        let route = routes.find(request)?;
+        let client = Client { peer, client };
+        let visitor = route.open(upgrade, client, answer)?;
         if routes.like_kaazing {
-            answer.imitate_kaazing(upgrade.request());
+            answer.imitate_kaazing(request);
         }
         Ok(visitor)
     }

@@ -156,19 +156,23 @@ fn of_addresses(settings: &Settings) -> Vec<Finding> {
 }
 
 fn of_proxies(settings: &Settings) -> Vec<Finding> {
-    let (key, networks) = ("proxy_protocol_from", &settings.proxy_protocol_from);
-    let (name, place) = (settings.name(key), settings.place(key));
-    if let Err(error) = settings.proxies() {
-        return vec![Finding::error(place, format!("{name}: {error}"))];
+    if let Err((key, error)) = settings.proxies() {
+        let sentence = format!("{}: {error}", settings.name(key));
+        return vec![Finding::error(settings.place(key), sentence)];
     }
-    let all = networks.iter().find(|it| it.ends_with("/0"));
-    let finding = all.map(|all| {
+    let lists = [
+        ("proxy_protocol_from", &settings.proxy_protocol_from),
+        ("forwarded_from", &settings.forwarded_from),
+    ];
+    let everybody = lists.into_iter().filter_map(|(key, networks)| {
+        let all = networks.iter().find(|it| it.ends_with("/0"))?;
         let sentence = format!(
-            "{name} has {all}: everybody can say to be anybody; name the networks of the proxies"
+            "{} has {all}: everybody can say to be anybody; name the networks of the proxies",
+            settings.name(key)
         );
-        Finding::warning(place, sentence)
+        Some(Finding::warning(settings.place(key), sentence))
     });
-    finding.into_iter().collect()
+    everybody.collect()
 }
 
 fn of_access(settings: &Settings) -> Vec<Finding> {

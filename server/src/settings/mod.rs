@@ -57,6 +57,8 @@ pub struct Settings {
     pub log: String,
     /// Networks of proxies that say whom they speak for.
     pub proxy_protocol_from: Vec<String>,
+    /// Networks of proxies that say in requests whom they are for.
+    pub forwarded_from: Vec<String>,
     /// Who may connect: `[PATH=]ORIGIN`.
     pub allow_origin: Vec<String>,
     /// Whose 101 is imitated; empty: nobody's.
@@ -123,6 +125,7 @@ impl Default for Settings {
             pin: true,
             log: "info".to_owned(),
             proxy_protocol_from: Vec::new(),
+            forwarded_from: Vec::new(),
             allow_origin: Vec::new(),
             compat: String::new(),
             routes: Vec::new(),
@@ -138,10 +141,18 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// What is no network.
-    pub fn proxies(&self) -> Result<Proxies, ProxyError> {
-        let mut networks = self.proxy_protocol_from.iter();
-        networks.try_fold(Proxies::default(), |all, text| all.trust(text))
+    /// In which setting something is no network, and what.
+    pub fn proxies(&self) -> Result<Proxies, (&'static str, ProxyError)> {
+        let mut proxies = Proxies::default();
+        for text in &self.proxy_protocol_from {
+            let trusted = proxies.trust(text);
+            proxies = trusted.map_err(|error| ("proxy_protocol_from", error))?;
+        }
+        for text in &self.forwarded_from {
+            let trusted = proxies.trust_requests(text);
+            proxies = trusted.map_err(|error| ("forwarded_from", error))?;
+        }
+        Ok(proxies)
     }
 
     /// Where the value of a setting came from.

@@ -288,6 +288,12 @@ fn of_binary() -> Vec<Setting> {
             "Take the word of proxies in this network (10.0.0.0/8, ::1), or at Unix sockets \
              (unix), for whom they speak: each of their connections has to begin with a header of \
              the PROXY protocol, version 1 or 2. Repeat it for several. Nobody else is believed";
+        forwarded_from: Kind::List, "NETWORK", Serving, fixed,
+            at!(List, forwarded_from), to!(List, forwarded_from),
+            "Take the word of proxies in this network, or at Unix sockets (unix), for whom a \
+             request is from: what they add to Forwarded (RFC 7239), or else to X-Forwarded-For. \
+             Limits by address look at that client, and not at the proxy. Repeat it for several. \
+             Nobody else is believed";
         log: Kind::Choice(LEVELS), "LEVEL", Serving, live, at!(Text, log), to!(Text, log),
             "What to write to standard error. Nothing waits for it: lines that are not read in \
              time, or cannot be written, are dropped and counted";

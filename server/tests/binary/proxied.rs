@@ -8,7 +8,7 @@ use crate::{
     common::{Peer, request},
     guard::in_a_folder,
     peer::until,
-    routes::Served,
+    routes::{self, Served},
     serve::ENGINES,
 };
 
@@ -66,6 +66,45 @@ fn clients_behind_a_proxy_are_told_apart() {
             until("there is room for another one", || {
                 asked(address, &first).0 == 101
             });
+            served.stop();
+        });
+    }
+}
+
+#[test]
+fn clients_that_a_proxy_names_in_requests_are_told_apart() {
+    let settings = "forwarded_from = '127.0.0.1'\naddress_connections_max = 2\n";
+    for engine in ENGINES {
+        in_a_folder(|folder| {
+            let served = Served::start(folder, engine, settings);
+            let address = served.address();
+            let asked = |lines: &[&str]| routes::asked(address, "/", lines);
+            let status = |lines: &[&str]| asked(lines).0[9..12].to_owned();
+            let first = "X-Forwarded-For: 203.0.113.1, 192.0.2.7";
+            let mut open: Vec<_> = (0..2).map(|_| asked(&[first])).collect();
+            for (head, peer) in &mut open {
+                assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+                peer.echo("one of two");
+            }
+            assert_eq!(status(&["Forwarded: for=192.0.2.7;proto=https"]), "429");
+            assert_eq!(status(&["X-Forwarded-For: 192.0.2.8"]), "101");
+            // The proxy itself is nobody's client.
+            let own: Vec<_> = (0..5).map(|_| asked(&[])).collect();
+            assert!(
+                own.iter()
+                    .all(|(head, _)| head.starts_with("HTTP/1.1 101 "))
+            );
+            drop(open.pop());
+            until("there is room for another one", || {
+                status(&[first]) == "101"
+            });
+            // A request that is refused for another reason takes no place.
+            drop(open);
+            for _ in 0..5 {
+                let (head, _) = routes::asked(address, "/nowhere", &[first]);
+                assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+            }
+            until("it has all of its places", || status(&[first]) == "101");
             served.stop();
         });
     }
