@@ -131,21 +131,26 @@ class Client:
         masked = bytes(byte ^ key[at % 4] for at, byte in enumerate(payload))
         self.stream.sendall(bytes([0x80 | opcode, 0x80 | len(payload)]) + key + masked)
 
+    def read_frame(self):
+        """The next text, or nothing if it was a ping, which is answered."""
+        first, length = self.take(2)
+        if length == 126:
+            (length,) = struct.unpack(">H", self.take(2))
+        payload = self.take(length)
+        opcode = first & 15
+        if opcode == 9:
+            self.pings += 1
+            self.send(10, payload)
+            return None
+        if opcode == 8:
+            raise EOFError(f"closed with {payload!r}")
+        return payload
+
     def read(self):
-        """The next text. Pings before it are answered."""
-        while True:
-            first, length = self.take(2)
-            if length == 126:
-                (length,) = struct.unpack(">H", self.take(2))
-            payload = self.take(length)
-            opcode = first & 15
-            if opcode == 9:
-                self.pings += 1
-                self.send(10, payload)
-            elif opcode == 8:
-                raise EOFError(f"closed with {payload!r}")
-            else:
-                return payload
+        """The next text."""
+        while (payload := self.read_frame()) is None:
+            pass
+        return payload
 
     def echo(self, text):
         self.send(1, text.encode())
@@ -159,9 +164,10 @@ class Client:
         while (left := until - time.monotonic()) > 0:
             self.stream.settimeout(left)
             try:
-                raise AssertionError(f"{self.read()!r} came from nobody")
+                text = self.read_frame()
             except TimeoutError:
-                pass
+                break
+            assert text is None, f"{text!r} came from nobody"
         self.stream.settimeout(PATIENCE_S)
 
     def close(self):

@@ -181,14 +181,19 @@ impl Budget {
         self.spent_ns += measured_ns.max(self.estimated_ns);
         self.seen_at = now;
         self.estimated_ns = 0;
-        let messages = u64::from(std::mem::take(&mut self.messages));
+        let messages = std::mem::take(&mut self.messages);
         if messages == 0 {
             return Pace::Usual;
         }
-        let each_ns = (measured_ns / messages).max(1);
+        let each_ns = (measured_ns / u64::from(messages)).max(1);
         let fit = u32::try_from(LOOK_NS / each_ns).unwrap_or(MESSAGES_MAX);
-        // Step by step: what took its time may have been something else.
-        let (least, most) = (self.messages_max / 2, 2 * self.messages_max);
+        // Step by step: what took its time may have been something else. And a few that took none
+        // say little of as many as there may be.
+        let least = self.messages_max / 2;
+        let most = match messages >= self.messages_max {
+            true => 2 * self.messages_max,
+            false => self.messages_max,
+        };
         self.messages_max = fit.clamp(least, most).clamp(1, MESSAGES_MAX);
         if each_ns >= SLOW_CALL_NS {
             return Pace::Slow(each_ns);
@@ -254,6 +259,19 @@ mod tests {
         for left in [2, 4, 8, 16, 32, 64, 128, 160, 160] {
             assert_eq!(serve(&mut budget, 100), left);
         }
+    }
+
+    #[test]
+    fn a_few_quick_calls_do_not_make_many_slow_ones_quick() {
+        let mut budget = Budget::default();
+        budget.begin_turn(at_ns(0));
+        budget.charge_calls(MESSAGES_MAX);
+        let slow_ns = u64::from(MESSAGES_MAX) * 300_000;
+        assert_eq!(budget.look(at_ns(slow_ns)), Pace::Usual);
+        assert_eq!(budget.messages_left(), MESSAGES_MAX as usize / 2);
+        budget.charge_calls(1);
+        assert_eq!(budget.look(at_ns(slow_ns)), Pace::Usual);
+        assert_eq!(budget.messages_left(), MESSAGES_MAX as usize / 2);
     }
 
     #[test]
