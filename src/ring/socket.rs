@@ -9,6 +9,8 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     str::FromStr,
+    thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -190,6 +192,13 @@ fn set_option(
     }
 }
 
+/// How long an address may be taken by what is left of a process that has been killed: its sockets
+/// are closed behind the back of whoever starts the next one.
+const LEFT_BEHIND_MS: u64 = 500;
+
+/// How long is waited for that at a time.
+const AGAIN_AFTER_MS: u64 = 5;
+
 /// A listener, and where it listens after the kernel's choice of port. A Unix path is removed with
 /// it, unless another socket is there by then.
 #[derive(Debug)]
@@ -201,7 +210,8 @@ pub struct Listener {
 
 impl Listener {
     /// Binds `address` for `shards` shards: one socket each with `SO_REUSEPORT`, so that the kernel
-    /// spreads connections over them, or one socket shared by all for a Unix path.
+    /// spreads connections over them, or one socket shared by all for a Unix path. Waits for at
+    /// most [`LEFT_BEHIND_MS`] while somebody listens there.
     ///
     /// # Errors
     ///
@@ -210,33 +220,41 @@ impl Listener {
     /// where nobody listens any more is taken over; anything else at that path is left alone.
     pub fn bind(address: &Address, shards: usize, backlog: u32) -> Result<Self, Errno> {
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-        match address {
-            Address::Unix(path) => Self::bind_unix(path, shards, backlog),
-            Address::Inet(inet) => Self::bind_inet(*inet, shards, backlog),
+        let mut waited_ms = 0;
+        loop {
+            let bound = match address {
+                Address::Unix(path) => Self::bind_unix(path, shards, backlog),
+                Address::Inet(inet) => Self::bind_inet(*inet, shards, backlog),
+            };
+            match bound {
+                Err(errno) if errno.number() == libc::EADDRINUSE && waited_ms < LEFT_BEHIND_MS => {
+                    thread::park_timeout(Duration::from_millis(AGAIN_AFTER_MS));
+                    waited_ms += AGAIN_AFTER_MS;
+                }
+                bound => return bound,
+            }
         }
     }
 
+    /// The first socket listens alone, which the kernel grants to one of those who ask for it at
+    /// once; those of the other shards join it then.
     fn bind_inet(inet: SocketAddr, shards: usize, backlog: i32) -> Result<Self, Errno> {
-        // Without SO_REUSEPORT this fails while anybody listens there.
-        let probe = stream(&Address::Inet(inet))?;
-        prepare(&probe, inet)?;
-        bind(&probe, &inet)?;
-        drop(probe);
-        let mut chosen = inet;
-        let mut sockets = Vec::with_capacity(shards);
-        for _ in 0..shards {
-            let socket = stream(&Address::Inet(inet))?;
-            prepare(&socket, inet)?;
-            sockopt::set_socket_reuseport(&socket, true)?;
-            // Accepted sockets inherit it.
-            let (level, name) = (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
-            set_option(&socket, level, name, UNSENT_BYTES_MAX)?;
-            bind(&socket, &chosen)?;
-            chosen = SocketAddr::try_from(getsockname(&socket)?)?;
-            sockets.push(socket);
+        let first = listening_socket(inet)?;
+        bind(&first, &inet)?;
+        // With SO_REUSEADDR several may be bound, and only one may listen.
+        listen(&first, backlog)?;
+        let chosen = SocketAddr::try_from(getsockname(&first)?)?;
+        if shards > 1 {
+            sockopt::set_socket_reuseport(&first, true)?;
         }
-        for socket in &sockets {
-            listen(socket, backlog)?;
+        let mut sockets = Vec::with_capacity(shards);
+        sockets.push(first);
+        for _ in 1..shards {
+            let socket = listening_socket(inet)?;
+            sockopt::set_socket_reuseport(&socket, true)?;
+            bind(&socket, &chosen)?;
+            listen(&socket, backlog)?;
+            sockets.push(socket);
         }
         Ok(Self {
             sockets,
@@ -270,14 +288,19 @@ impl Listener {
     }
 }
 
-/// What every socket that is to be bound to `inet` has set, whether it will listen or not.
-fn prepare(socket: &OwnedFd, inet: SocketAddr) -> Result<(), Errno> {
-    sockopt::set_socket_reuseaddr(socket, true)?;
+/// A socket that is to listen on `inet`.
+fn listening_socket(inet: SocketAddr) -> Result<OwnedFd, Errno> {
+    let socket = stream(&Address::Inet(inet))?;
+    // What the kernel remembers of connections that have ended is no reason not to listen.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
     if inet.is_ipv6() {
         // [::] and 0.0.0.0 are two addresses: each is served when it is asked for.
-        sockopt::set_ipv6_v6only(socket, true)?;
+        sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    Ok(())
+    // Accepted sockets inherit it.
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
+    set_option(&socket, level, name, UNSENT_BYTES_MAX)?;
+    Ok(socket)
 }
 
 /// Shuts directions of a connection, which may be gone already.
@@ -337,6 +360,33 @@ pub(crate) fn peer_address(socket: &impl AsFd) -> PeerAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_those_who_ask_for_an_address_at_once_one_gets_it() {
+        for round in 0..50 {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = Address::Inet(free.local_addr().unwrap());
+            drop(free);
+            let together = std::sync::Barrier::new(4);
+            let bound: Vec<_> = thread::scope(|scope| {
+                let bind = || {
+                    together.wait();
+                    Listener::bind_inet(
+                        match address {
+                            Address::Inet(inet) => inet,
+                            Address::Unix(_) => unreachable!(),
+                        },
+                        3,
+                        16,
+                    )
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
+                threads.into_iter().map(|it| it.join().unwrap()).collect()
+            });
+            let count = bound.iter().filter(|bound| bound.is_ok()).count();
+            assert_eq!(count, 1, "round {round}: {bound:?}");
+        }
+    }
 
     #[test]
     fn addresses_read_as_they_are_written() {

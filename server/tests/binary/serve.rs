@@ -295,6 +295,43 @@ fn a_unix_path_is_the_new_servers_while_the_old_one_drains() {
 }
 
 #[test]
+fn a_server_that_was_killed_leaves_its_addresses_to_the_next() {
+    in_a_folder(|folder| {
+        let unix = format!("unix:{}", folder.join("socket").display());
+        for engine in ENGINES {
+            let mut tcp = "127.0.0.1:0".to_owned();
+            for _ in 0..5 {
+                let start = |tcp: &str| {
+                    let arguments = ["--listen", tcp, "--listen", &unix, "--engine", engine];
+                    Ringwire::start(&mut command(&arguments))
+                };
+                let mut server = start(&tcp);
+                // At the port that the first one was given.
+                tcp = server.addresses[0].to_string();
+                let mut peers: Vec<_> = server
+                    .addresses
+                    .iter()
+                    .flat_map(|address| (0..5).map(move |_| Peer::open(address, "/")))
+                    .collect();
+                for peer in &mut peers {
+                    peer.echo("served");
+                }
+                // Nobody waits for its end: the next one starts at once.
+                server.kill();
+                let next = start(&tcp);
+                for address in &next.addresses {
+                    Peer::open(address, "/").echo("served again");
+                }
+                next.signal(Signal::TERM);
+                let (status, log) = next.wait();
+                assert!(status.success(), "{log}");
+                server.wait();
+            }
+        }
+    });
+}
+
+#[test]
 fn both_families_are_listened_on_at_one_port_in_any_order() {
     if !has_ipv6() {
         return;
