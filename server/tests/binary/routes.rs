@@ -1,6 +1,12 @@
 //! Routes: what is served where, to whom, and what changes while the server runs.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+};
 
 use ringwire::Address;
 use rustix::process::Signal;
@@ -317,5 +323,73 @@ fn the_level_of_the_log_changes_while_it_runs() {
             let (status, log) = ringwire.wait();
             assert!(status.success(), "{log}");
         });
+    }
+}
+
+/// How often settings are read again while clients come, talk and go.
+const RELOADS: usize = 1000;
+
+#[test]
+fn a_thousand_reloads_drop_nobody() {
+    in_a_folder(|folder| {
+        let tokens = folder.join("tokens");
+        fs::write(&tokens, "token\n").unwrap();
+        let variant = |number: usize| {
+            let odd = number % 2;
+            format!(
+                "idle_timeout_ms = {}\naddress_connections_max = {}\n\
+                 [[route]]\npath = '/'\nmessage_bytes_max = {}\norigins = 'https://{odd}.example'\n\
+                 [[route]]\npath = '/new-{odd}'\napplication = 'sink'\n\
+                 [[route]]\npath = '/closed'\nauth = 'token'\nauth_tokens_file = '{}'\n",
+                100_000 + number,
+                odd * 1000,
+                1000 + number,
+                tokens.display()
+            )
+        };
+        let served = Served::start(folder, "shard", &variant(0));
+        let address = served.address();
+        let is_over = AtomicBool::new(false);
+        let (comings, echoes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let mut peer = Peer::open(address, "/");
+                        peer.echo("came in");
+                        peer.close();
+                        assert_eq!(status(address, "/closed", &[]), 401);
+                        comings.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                scope.spawn(|| {
+                    let mut peer = Peer::open(address, "/");
+                    while !is_over.load(Ordering::Relaxed) {
+                        peer.echo("has been here for long");
+                        echoes.fetch_add(1, Ordering::Relaxed);
+                    }
+                    peer.close();
+                });
+            }
+            for number in 1..=RELOADS {
+                let idle = in_words(100_000 + number);
+                served.reload(&variant(number), &format!("idle_timeout_ms is {idle} now"));
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let (comings, echoes) = (comings.into_inner(), echoes.into_inner());
+        assert!(
+            comings > RELOADS / 10 && echoes > RELOADS / 10,
+            "{comings} {echoes}"
+        );
+        served.stop();
+    });
+}
+
+/// A time in milliseconds, as the server says it.
+fn in_words(ms: usize) -> String {
+    match ms.is_multiple_of(1000) {
+        true => format!("{}s", ms / 1000),
+        false => format!("{ms}ms"),
     }
 }
