@@ -53,9 +53,11 @@ use crate::{HandshakeError, HttpReply, Refusal, Request, proto::handshake::Origi
 /// | `null` | files, sandboxed frames and other places without a name |
 /// | `*` | everywhere |
 ///
-/// `same-origin` trusts the `Host` header, as browsers do. By DNS rebinding, an attacker's page can
-/// reach a server in a network that is not his with his own name in both headers; a list of names
-/// is not deceived by that. The scheme is not compared, because a proxy may have taken TLS off.
+/// `same-origin` trusts the `Host` header, as browsers do; without a port in it, as some proxies
+/// pass it on, pages of every port of that host are welcome. By DNS rebinding, an attacker's page
+/// can reach a server in a network that is not his with his own name in both headers; a list of
+/// names is not deceived by that. The scheme is not compared, because a proxy may have taken TLS
+/// off.
 ///
 /// A request without `Origin` is not from a page of a current browser, and passes: this list
 /// protects the users of browsers, and nobody from programs, which can send any origin.
@@ -355,8 +357,12 @@ mod tests {
             ),
             (
                 "same-origin",
-                &["http://example.com", "https://example.com"],
-                &["http://example.com:8080", "http://www.example.com", "null"],
+                &[
+                    "http://example.com",
+                    "https://example.com",
+                    "http://example.com:8080",
+                ],
+                &["http://www.example.com", "http://com", "null"],
             ),
             ("null", &["null"], &["http://example.com", "nullable"]),
             ("*", &["null", "http://example.com", "file://"], &[]),

@@ -42,13 +42,16 @@ impl<'a> Origin<'a> {
     }
 
     /// Whether this is the site that a request with this `Host` goes to. The scheme is that of the
-    /// origin: a proxy may have taken TLS off, so that a server does not know its own.
+    /// origin: a proxy may have taken TLS off, so that a server does not know its own. A `Host`
+    /// without a port is that of every port: a proxy may have left it out (nginx' `$host`), and
+    /// what a browser sends along does not tell ports apart (RFC 6265 section 8.5).
     pub fn is_of_host(&self, host: &str) -> bool {
-        let port_of = |authority: Authority<'_>| {
-            let port = authority.port.or_else(|| default_port(self.scheme));
-            (authority.host.to_ascii_lowercase(), port)
-        };
-        Authority::parse(host).is_some_and(|host| port_of(host) == port_of(self.authority))
+        let port_of =
+            |authority: Authority<'_>| authority.port.or_else(|| default_port(self.scheme));
+        Authority::parse(host).is_some_and(|host| {
+            let is_of_port = host.port.is_none() || port_of(host) == port_of(self.authority);
+            is_of_port && host.host.eq_ignore_ascii_case(self.authority.host)
+        })
     }
 }
 
@@ -127,7 +130,9 @@ mod tests {
             ("http://[::1]:9001", "[::1]:9001", true),
             ("http://example.com", "example.com:443", false),
             ("https://example.com", "example.com:80", false),
-            ("http://example.com:8080", "example.com", false),
+            ("http://example.com:8080", "example.com", true),
+            ("http://example.com:8080", "example.com:80", false),
+            ("http://example.com:8080", "www.example.com", false),
             ("http://www.example.com", "example.com", false),
             ("http://example.com", "", false),
             ("app://example.com", "example.com", true),
