@@ -66,6 +66,7 @@ pub struct Builder {
     pinned: bool,
     ring: RingKind,
     proxies: Proxies,
+    unix_mode: Option<u32>,
     config: Config,
 }
 
@@ -79,6 +80,7 @@ impl Server {
             pinned: true,
             ring: RingKind::Auto,
             proxies: Proxies::default(),
+            unix_mode: None,
             config: Config::default(),
         }
     }
@@ -156,6 +158,14 @@ impl Builder {
         self
     }
 
+    /// The mode of Unix paths: who may connect there, such as `0o660` (`unix(7)`). As the process's
+    /// `umask(2)` says, unless set.
+    #[must_use]
+    pub fn unix_mode(mut self, mode: u32) -> Self {
+        self.unix_mode = Some(mode);
+        self
+    }
+
     /// Proxies that say with the PROXY protocol, version 1 or 2, whom they speak for: a service is
     /// told that address, and limits by address look at it. All of their connections have to begin
     /// with a header; nobody else's may. None unless set.
@@ -184,7 +194,13 @@ impl Builder {
         S: Service,
         F: Fn(u16) -> S + Send + Sync + 'static,
     {
-        let mut ground = Ground::new(&self.listen, self.shards, "shards", &self.config)?;
+        let mut ground = Ground::new(
+            &self.listen,
+            self.shards,
+            "shards",
+            &self.config,
+            self.unix_mode,
+        )?;
         let shards = ground.threads;
         let shard_config = self.config.with_memory_for(shards);
         let door = Arc::new(Door::new(&shard_config));
@@ -342,6 +358,7 @@ impl Ground {
         threads: Option<usize>,
         field: &'static str,
         config: &Config,
+        unix_mode: Option<u32>,
     ) -> Result<Self, StartError> {
         config.validate()?;
         let processors = processors();
@@ -359,7 +376,7 @@ impl Ground {
             let address: Address = text
                 .parse()
                 .map_err(|_| StartError::Address { text: text.clone() })?;
-            let bound = Listener::bind(&address, threads, config.backlog);
+            let bound = Listener::bind(&address, threads, config.backlog, unix_mode);
             let listener = bound.map_err(|errno| StartError::Bind { address, errno })?;
             listeners.push((listener, tls.clone()));
         }

@@ -38,7 +38,7 @@ macro_rules! both {
 
 /// Does the same with either builder.
 macro_rules! build {
-    ($self:ident, $builder:ident => $result:expr) => {
+    ($self:expr, $builder:ident => $result:expr) => {
         match $self {
             Self::Shard($builder) => Self::Shard($result),
             #[cfg(feature = "aio")]
@@ -66,6 +66,10 @@ impl Building {
                 let builder = Server::builder().config(config).pinned(settings.pin);
                 Self::Shard(builder.ring(ring))
             }
+        };
+        let building = match settings.unix_mode() {
+            None => building,
+            Some(mode) => build!(building, builder => builder.unix_mode(mode)),
         };
         match settings.shards {
             0 => building,

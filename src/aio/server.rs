@@ -43,6 +43,7 @@ pub struct Builder {
     pinned: bool,
     ring: RingKind,
     proxies: Proxies,
+    unix_mode: Option<u32>,
     config: Config,
 }
 
@@ -99,6 +100,7 @@ impl Server {
             pinned: true,
             ring: RingKind::Auto,
             proxies: Proxies::default(),
+            unix_mode: None,
             config: Config::default(),
         }
     }
@@ -179,6 +181,14 @@ impl Builder {
         self
     }
 
+    /// The mode of Unix paths: who may connect there, such as `0o660` (`unix(7)`). As the process's
+    /// `umask(2)` says, unless set.
+    #[must_use]
+    pub fn unix_mode(mut self, mode: u32) -> Self {
+        self.unix_mode = Some(mode);
+        self
+    }
+
     /// Proxies that say with the PROXY protocol, version 1 or 2, whom they speak for: a handler is
     /// told that address, and limits by address look at it. All of their connections have to begin
     /// with a header; nobody else's may. None unless set.
@@ -219,7 +229,13 @@ impl Builder {
         H: Handler,
         F: Fn(u16) -> H + Send + Sync + 'static,
     {
-        let mut ground = Ground::new(&self.listen, self.threads, "threads", &self.config)?;
+        let mut ground = Ground::new(
+            &self.listen,
+            self.threads,
+            "threads",
+            &self.config,
+            self.unix_mode,
+        )?;
         let count = ground.threads;
         let thread_config = self.config.with_memory_for(count);
         let stats: Vec<Arc<Stats>> = (0..count).map(|_| Arc::default()).collect();

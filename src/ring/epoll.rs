@@ -1275,7 +1275,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let address = Address::Unix(path.clone());
-        let mut listening = socket::Listener::bind(&address, 1, 1).unwrap();
+        let mut listening = socket::Listener::bind(&address, 1, 1, None).unwrap();
         let listener = listening.take_socket().unwrap();
         let any = socket::to_any(&address).unwrap();
         // Until no more fit.

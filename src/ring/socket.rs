@@ -6,7 +6,10 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
     str::FromStr,
     thread,
@@ -28,7 +31,8 @@ use super::{Errno, Shutdown, unix_path::BoundPath};
 pub enum Address {
     /// IPv4 or IPv6 and a port. Port 0 lets the kernel choose when listening.
     Inet(SocketAddr),
-    /// The path of a Unix domain socket.
+    /// The path of a Unix domain socket; or, behind an `@`, a name that is in no folder (an
+    /// abstract address, `unix(7)`).
     Unix(PathBuf),
 }
 
@@ -57,7 +61,7 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         if let Some(path) = text.strip_prefix("unix:")
             && !path.is_empty()
-            && SocketAddrUnix::new(path).is_ok()
+            && unix_name(Path::new(path)).is_ok()
         {
             return Ok(Self::Unix(PathBuf::from(path)));
         }
@@ -113,10 +117,24 @@ impl fmt::Display for PeerAddress {
     }
 }
 
+/// The name by which the kernel knows a Unix socket.
+pub(super) fn unix_name(path: &Path) -> Result<SocketAddrUnix, Errno> {
+    match abstract_name(path) {
+        Some(name) => Ok(SocketAddrUnix::new_abstract_name(name)?),
+        None => Ok(SocketAddrUnix::new(path)?),
+    }
+}
+
+/// What stands behind the `@` of an abstract address.
+fn abstract_name(path: &Path) -> Option<&[u8]> {
+    let name = path.as_os_str().as_bytes().strip_prefix(b"@")?;
+    (!name.is_empty()).then_some(name)
+}
+
 pub(crate) fn to_any(address: &Address) -> Result<SocketAddrAny, Errno> {
     Ok(match address {
         Address::Inet(address) => (*address).into(),
-        Address::Unix(path) => SocketAddrUnix::new(path)?.into(),
+        Address::Unix(path) => unix_name(path)?.into(),
     })
 }
 
@@ -210,20 +228,26 @@ pub struct Listener {
 
 impl Listener {
     /// Binds `address` for `shards` shards: one socket each with `SO_REUSEPORT`, so that the kernel
-    /// spreads connections over them, or one socket shared by all for a Unix path. Waits for at
-    /// most [`LEFT_BEHIND_MS`] while somebody listens there.
+    /// spreads connections over them, or one socket shared by all for a Unix path, which gets this
+    /// mode (`chmod(2)`) before anybody can connect. Waits for at most [`LEFT_BEHIND_MS`] while
+    /// somebody listens there.
     ///
     /// # Errors
     ///
     /// What the kernel said. An address that another process listens on is refused even though
     /// `SO_REUSEPORT` alone would let two servers of one user share it unnoticed. A Unix path
     /// where nobody listens any more is taken over; anything else at that path is left alone.
-    pub fn bind(address: &Address, shards: usize, backlog: u32) -> Result<Self, Errno> {
+    pub fn bind(
+        address: &Address,
+        shards: usize,
+        backlog: u32,
+        unix_mode: Option<u32>,
+    ) -> Result<Self, Errno> {
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         let mut waited_ms = 0;
         loop {
             let bound = match address {
-                Address::Unix(path) => Self::bind_unix(path, shards, backlog),
+                Address::Unix(path) => Self::bind_unix(path, shards, backlog, unix_mode),
                 Address::Inet(inet) => Self::bind_inet(*inet, shards, backlog),
             };
             match bound {
@@ -263,8 +287,22 @@ impl Listener {
         })
     }
 
-    fn bind_unix(path: &Path, shards: usize, backlog: i32) -> Result<Self, Errno> {
-        let (socket, bound) = BoundPath::listen(path, backlog)?;
+    fn bind_unix(
+        path: &Path,
+        shards: usize,
+        backlog: i32,
+        mode: Option<u32>,
+    ) -> Result<Self, Errno> {
+        let (socket, bound) = if abstract_name(path).is_some() {
+            // Nothing is left of it when its last socket is closed.
+            let socket = stream(&Address::Unix(path.to_owned()))?;
+            bind(&socket, &unix_name(path)?)?;
+            listen(&socket, backlog)?;
+            (socket, None)
+        } else {
+            let (socket, bound) = BoundPath::listen(path, backlog, mode)?;
+            (socket, Some(bound))
+        };
         let mut sockets = Vec::with_capacity(shards);
         for _ in 1..shards {
             sockets.push(rustix::io::fcntl_dupfd_cloexec(&socket, 0)?);
@@ -273,7 +311,7 @@ impl Listener {
         Ok(Self {
             sockets,
             address: Address::Unix(path.to_owned()),
-            _path: Some(bound),
+            _path: bound,
         })
     }
 
@@ -427,9 +465,9 @@ mod tests {
     #[test]
     fn shards_share_one_port_and_others_may_not() {
         let address = "127.0.0.1:0".parse().unwrap();
-        let mut listener = Listener::bind(&address, 3, 16).unwrap();
+        let mut listener = Listener::bind(&address, 3, 16, None).unwrap();
         let bound = listener.address().clone();
-        let error = Listener::bind(&bound, 1, 16).unwrap_err();
+        let error = Listener::bind(&bound, 1, 16, None).unwrap_err();
         assert_eq!(error.number(), libc::EADDRINUSE);
         let mut count = 0;
         while let Some(socket) = listener.take_socket() {
@@ -438,7 +476,40 @@ mod tests {
             assert_eq!(Address::Inet(name), bound);
         }
         assert_eq!(count, 3);
-        Listener::bind(&bound, 1, 16).unwrap();
+        Listener::bind(&bound, 1, 16, None).unwrap();
+    }
+
+    #[test]
+    fn an_abstract_address_is_in_no_folder_and_goes_with_its_sockets() {
+        let text = format!("unix:@ringwire-test-{}", std::process::id());
+        let address: Address = text.parse().unwrap();
+        assert_eq!(address.to_string(), text);
+        let listener = Listener::bind(&address, 2, 16, Some(0o600)).unwrap();
+        let client = stream(&address).unwrap();
+        rustix::net::connect(&client, &to_any(&address).unwrap()).unwrap();
+        let error = Listener::bind(&address, 1, 16, None).unwrap_err();
+        assert_eq!(error.number(), libc::EADDRINUSE);
+        drop(listener);
+        Listener::bind(&address, 1, 16, None).unwrap();
+        assert!(
+            "unix:@"
+                .parse::<Address>()
+                .is_ok_and(|it| it == Address::Unix("@".into()))
+        );
+    }
+
+    #[test]
+    fn a_unix_path_gets_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringwire.sock");
+        let address = Address::Unix(path.clone());
+        for mode in [0o600, 0o666] {
+            let _listener = Listener::bind(&address, 1, 16, Some(mode)).unwrap();
+            let found = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(found & 0o777, mode);
+        }
     }
 
     #[test]
@@ -447,16 +518,16 @@ mod tests {
         let path = folder.path().join("ringwire.sock");
         let address = Address::Unix(path.clone());
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&address, 2, 16).unwrap();
+        let listener = Listener::bind(&address, 2, 16, None).unwrap();
         assert_eq!(
-            Listener::bind(&address, 1, 16).unwrap_err().number(),
+            Listener::bind(&address, 1, 16, None).unwrap_err().number(),
             libc::EADDRINUSE
         );
         drop(listener);
         assert!(!path.exists());
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(
-            Listener::bind(&address, 1, 16).unwrap_err().number(),
+            Listener::bind(&address, 1, 16, None).unwrap_err().number(),
             libc::EADDRINUSE
         );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");

@@ -20,7 +20,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, flock, fstat, lstat, open, unlink},
+    fs::{FlockOperation, Mode, OFlags, chmod, flock, fstat, lstat, open, unlink},
     io::Errno as Sys,
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
@@ -51,7 +51,11 @@ impl BoundPath {
     /// # Errors
     ///
     /// What the kernel said; `EADDRINUSE` when there is something at that path.
-    pub(super) fn listen(path: &Path, backlog: i32) -> Result<(OwnedFd, Self), Errno> {
+    pub(super) fn listen(
+        path: &Path,
+        backlog: i32,
+        mode: Option<u32>,
+    ) -> Result<(OwnedFd, Self), Errno> {
         let name = SocketAddrUnix::new(path)?;
         let socket = stream(&Address::Unix(path.to_owned()))?;
         let lock = lock_folder(path);
@@ -75,12 +79,15 @@ impl BoundPath {
                 return Err(errno.into());
             }
         };
+        // Nobody can connect before it listens.
+        let changed = mode.map_or(Ok(()), |mode| chmod(path, Mode::from_raw_mode(mode)));
         // Others take a socket that does not listen yet for one that was left behind.
         let listening = listen(&socket, backlog);
         // Removing the path takes the lock again.
         drop(lock);
         let path = path.to_owned();
         let bound = Self { path, file };
+        changed?;
         listening?;
         Ok((socket, bound))
     }
@@ -148,9 +155,9 @@ mod tests {
         let path = folder.path().join("socket");
         // The number of the first one's file would be free for the second one otherwise.
         for _ in 0..20 {
-            let (_old_socket, old) = BoundPath::listen(&path, 16).unwrap();
+            let (_old_socket, old) = BoundPath::listen(&path, 16, None).unwrap();
             fs::remove_file(&path).unwrap();
-            let (_new_socket, new) = BoundPath::listen(&path, 16).unwrap();
+            let (_new_socket, new) = BoundPath::listen(&path, 16, None).unwrap();
             drop(old);
             UnixStream::connect(&path).expect("the new one is reached");
             drop(new);
@@ -163,9 +170,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         for _ in 0..20 {
-            let (old_socket, old) = BoundPath::listen(&path, 16).unwrap();
+            let (old_socket, old) = BoundPath::listen(&path, 16, None).unwrap();
             drop(old_socket);
-            let (_new_socket, new) = BoundPath::listen(&path, 16).unwrap();
+            let (_new_socket, new) = BoundPath::listen(&path, 16, None).unwrap();
             drop(old);
             UnixStream::connect(&path).expect("the new one is reached");
             drop(new);
@@ -187,7 +194,7 @@ mod tests {
                     .map(|_| {
                         scope.spawn(|| {
                             begin.wait();
-                            BoundPath::listen(&path, 16)
+                            BoundPath::listen(&path, 16, None)
                         })
                     })
                     .collect();
@@ -209,7 +216,7 @@ mod tests {
     fn a_server_whose_backlog_is_full_has_its_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let (_socket, _bound) = BoundPath::listen(&path, 1).unwrap();
+        let (_socket, _bound) = BoundPath::listen(&path, 1, None).unwrap();
         let name = SocketAddrUnix::new(&path).unwrap();
         let mut waiting = Vec::new();
         loop {
@@ -220,7 +227,7 @@ mod tests {
                 Err(errno) => break assert_eq!(errno, Sys::AGAIN),
             }
         }
-        let error = BoundPath::listen(&path, 16).unwrap_err();
+        let error = BoundPath::listen(&path, 16, None).unwrap_err();
         assert_eq!(error.number(), libc::EADDRINUSE);
         assert!(path.exists());
     }
@@ -230,7 +237,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let _kept = lock_folder(&path).unwrap();
-        let (_socket, bound) = BoundPath::listen(&path, 16).unwrap();
+        let (_socket, bound) = BoundPath::listen(&path, 16, None).unwrap();
         UnixStream::connect(&path).unwrap();
         drop(bound);
         assert!(!path.exists());

@@ -302,7 +302,7 @@ impl<R: RealRing> Env for RealEnv<R> {
     }
 
     fn listen(&mut self, ring: &mut R) -> (R::Socket, Address) {
-        let mut listener = Listener::bind(&self.any_address(), 1, 1024).unwrap();
+        let mut listener = Listener::bind(&self.any_address(), 1, 1024, None).unwrap();
         let address = listener.address().clone();
         let socket = ring.adopt(listener.take_socket().unwrap());
         self.listeners.push(listener);

@@ -588,7 +588,7 @@ fn start_shard<R: RealRing, S: Service>(
     config.validate().unwrap();
     let mut listeners: Vec<Listener> = listen
         .iter()
-        .map(|text| Listener::bind(&text.parse().unwrap(), 1, config.backlog).unwrap())
+        .map(|text| Listener::bind(&text.parse().unwrap(), 1, config.backlog, None).unwrap())
         .collect();
     let addresses = listeners.iter().map(|it| it.address().clone()).collect();
     let sockets: Vec<_> = listeners.iter_mut().map(|it| it.take_socket()).collect();

@@ -38,6 +38,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         .collect();
     findings.extend(of_engine(settings));
     findings.extend(of_addresses(settings));
+    findings.extend(of_unix_mode(settings));
     findings.extend(of_proxies(settings));
     findings.extend(of_access(settings));
     findings.extend(of_routes(settings));
@@ -153,6 +154,17 @@ fn of_addresses(settings: &Settings) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn of_unix_mode(settings: &Settings) -> Option<Finding> {
+    let mode = &settings.unix_mode;
+    (!mode.is_empty() && settings.unix_mode().is_none()).then(|| {
+        let sentence = format!(
+            "{} is '{mode}', but it has to be an octal mode from 0 to 777, such as 660",
+            settings.name("unix_mode")
+        );
+        Finding::error(settings.place("unix_mode"), sentence)
+    })
 }
 
 fn of_proxies(settings: &Settings) -> Vec<Finding> {

@@ -55,6 +55,8 @@ pub struct Settings {
     pub pin: bool,
     /// What is logged.
     pub log: String,
+    /// Who may connect to Unix paths, an octal number; empty: as the umask says.
+    pub unix_mode: String,
     /// Networks of proxies that say whom they speak for.
     pub proxy_protocol_from: Vec<String>,
     /// Networks of proxies that say in requests whom they are for.
@@ -124,6 +126,7 @@ impl Default for Settings {
             shards: 0,
             pin: true,
             log: "info".to_owned(),
+            unix_mode: String::new(),
             proxy_protocol_from: Vec::new(),
             forwarded_from: Vec::new(),
             allow_origin: Vec::new(),
@@ -137,6 +140,12 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The mode of Unix paths. `None`: it has none, or is no mode.
+    pub fn unix_mode(&self) -> Option<u32> {
+        let mode = u32::from_str_radix(&self.unix_mode, 8).ok();
+        mode.filter(|&mode| mode <= 0o777)
+    }
+
     /// The proxies that say whom they speak for.
     ///
     /// # Errors

@@ -268,8 +268,8 @@ fn of_binary() -> Vec<Setting> {
     own! {
         listen: Kind::List, "ADDRESS", Serving, fixed, at!(List, listen), to!(List, listen),
             "Listen here: IP:PORT, [IPV6]:PORT, NAME:PORT, :PORT for all addresses of this host, \
-             or unix:/path. Repeat it for several; port 0 lets the kernel choose [default: \
-             127.0.0.1:9001, unless there is a tls_listen]";
+             unix:/path or unix:@name. Repeat it for several; port 0 lets the kernel choose \
+             [default: 127.0.0.1:9001, unless there is a tls_listen]";
         engine: Kind::Choice(ENGINES), "ENGINE", Serving, fixed,
             at!(Text, engine), to!(Text, engine),
             "What serves: shards on rings of their own, or the async API on tokio-uring (on epoll: \
@@ -283,6 +283,9 @@ fn of_binary() -> Vec<Setting> {
              the time of, by its quota as well";
         pin: Kind::Switch, "", Serving, fixed, at!(Switch, pin), to!(Switch, pin),
             "Keep each shard on one processor";
+        unix_mode: Kind::Text, "MODE", Serving, fixed, at!(Text, unix_mode), to!(Text, unix_mode),
+            "The mode of Unix paths, as chmod(1) has it: 660 lets the group connect as well. \
+             Without one it is the umask's";
         proxy_protocol_from: Kind::List, "NETWORK", Serving, fixed,
             at!(List, proxy_protocol_from), to!(List, proxy_protocol_from),
             "Take the word of proxies in this network (10.0.0.0/8, ::1), or at Unix sockets \
