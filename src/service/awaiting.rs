@@ -48,6 +48,40 @@ impl EchoState {
             let _ = socket.close(code, reason).await;
         }
     }
+
+    /// As [`serve`](Self::serve), while `allows` says so of each message by its length. The first
+    /// one that is not allowed closes the connection with 1008 and this reason.
+    pub async fn serve_while(
+        mut self,
+        mut socket: WebSocket,
+        mut allows: impl FnMut(usize) -> bool,
+        reason: &str,
+    ) {
+        let writer = socket.writer();
+        while let Some(message) = socket.next().await {
+            if !allows(message.payload().len()) {
+                let _ = socket.close(CloseCode::POLICY_VIOLATION, reason).await;
+                return;
+            }
+            let answered = match &self.0 {
+                Answering::Echo => writer.send(message).await,
+                Answering::EchoAs(kind) => match converted(message, *kind) {
+                    Some(outgoing) => writer.send(outgoing).await,
+                    None => writer.close(CloseCode::INVALID_PAYLOAD_DATA, NOT_TEXT),
+                },
+                Answering::Sink(_) => match self.count(message) {
+                    Some(stats) => writer.send(stats).await,
+                    None => Ok(()),
+                },
+            };
+            if let Err(error) = answered {
+                if let Some((code, reason)) = why_not(error) {
+                    let _ = socket.close(code, reason).await;
+                }
+                return;
+            }
+        }
+    }
 }
 
 async fn echo(socket: &mut WebSocket) -> Result<(), SendError> {

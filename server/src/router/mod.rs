@@ -13,6 +13,7 @@
 
 mod auth;
 mod hosts;
+mod meter;
 
 use std::{
     fmt,
@@ -22,15 +23,17 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use auth::{Auth, Proof, Source, read_tokens};
 #[cfg(feature = "jwt")]
 use auth::{Claims, Jwts, algorithm};
 use hosts::{Host, Hosts};
+use meter::{Meter, Rate};
 use ringwire::{
-    Answer, Conn, HandshakeError, HttpReply, Message, Proxies, Refusal, Remote, Request, Service,
-    Upgrade,
+    Answer, CloseCode, Conn, HandshakeError, HttpReply, Message, Proxies, Refusal, Remote, Request,
+    Service, Upgrade,
     service::{Echo, EchoState, OriginError, Origins},
 };
 
@@ -55,6 +58,7 @@ struct Route {
     subprotocols: Vec<String>,
     compress: bool,
     message_bytes_max: Option<u64>,
+    rate: Rate,
     /// How many may have one of its seats.
     seats_max: Option<u32>,
     taken: Arc<AtomicU32>,
@@ -81,8 +85,13 @@ impl Drop for Seat {
 #[derive(Debug, Default)]
 pub struct Visitor {
     echo: EchoState,
+    /// What it has said lately, where that is limited.
+    meter: Option<Box<Meter>>,
     _seat: Option<Seat>,
 }
+
+/// Why a connection is closed that says more than it may.
+const TOO_MUCH: &str = "more messages or bytes in a second than are allowed here";
 
 /// Who asks, for a log.
 struct Client<'a> {
@@ -206,6 +215,10 @@ impl Routes {
             subprotocols: settings.subprotocols.clone(),
             compress: settings.compress,
             message_bytes_max: not_zero(settings.message_bytes_max),
+            rate: Rate {
+                messages: settings.messages_per_second_max,
+                bytes: settings.bytes_per_second_max,
+            },
             seats_max: not_zero(settings.connections_max)
                 .map(|seats| u32::try_from(seats).unwrap_or(u32::MAX)),
             taken: Arc::default(),
@@ -390,7 +403,8 @@ impl Route {
             None => None,
             Some(most) => Some(self.seat(most)?),
         };
-        Ok(Visitor { echo, _seat })
+        let meter = (!self.rate.is_any()).then(|| Box::new(Meter::new(self.rate)));
+        Ok(Visitor { echo, meter, _seat })
     }
 
     fn seat(&self, most: u32) -> Result<Seat, HandshakeError> {
@@ -497,6 +511,15 @@ impl Router {
     }
 }
 
+/// Whether a message is one of those that a connection may send now. Apart, so that the echo of
+/// those without limits is short.
+#[inline(never)]
+fn allows(conn: &mut Conn<'_, Visitor>, message: &Message<'_>) -> bool {
+    let now = Duration::from_millis(conn.now().as_ms());
+    let meter = conn.state().meter.as_mut();
+    meter.is_none_or(|meter| meter.allows(message.payload().len(), now))
+}
+
 impl Service for Router {
     type State = Visitor;
 
@@ -515,6 +538,10 @@ impl Service for Router {
 
     #[inline]
     fn on_message(&mut self, conn: &mut Conn<'_, Visitor>, message: Message<'_>) {
+        if conn.state().meter.is_some() && !allows(conn, &message) {
+            let _ = conn.close(CloseCode::POLICY_VIOLATION, TOO_MUCH);
+            return;
+        }
         EchoState::answer(conn, |visitor| &mut visitor.echo, message);
     }
 }
@@ -537,7 +564,14 @@ impl ringwire::aio::Handler for Router {
     }
 
     async fn serve(&self, socket: ringwire::aio::WebSocket, visitor: Visitor) {
-        let Visitor { echo, _seat } = visitor;
-        echo.serve(socket).await;
+        let Visitor { echo, meter, _seat } = visitor;
+        match meter {
+            None => echo.serve(socket).await,
+            Some(mut meter) => {
+                let begin = std::time::Instant::now();
+                let allows = |bytes| meter.allows(bytes, begin.elapsed());
+                echo.serve_while(socket, allows, TOO_MUCH).await;
+            }
+        }
     }
 }

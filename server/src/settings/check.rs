@@ -245,6 +245,10 @@ fn of_routes(settings: &Settings) -> Vec<Finding> {
             let sentence = "auth_from has no effect without auth = 'token' or 'jwt'";
             findings.push(Finding::error(route.place("auth_from"), sentence));
         }
+        let longest = match route.message_bytes_max {
+            0 => settings.config.message_bytes_max,
+            bytes_max => bytes_max.min(settings.config.message_bytes_max),
+        };
         let warnings = [
             (
                 "auth_from",
@@ -262,6 +266,12 @@ fn of_routes(settings: &Settings) -> Vec<Finding> {
                 "message_bytes_max",
                 route.message_bytes_max > settings.config.message_bytes_max,
                 "message_bytes_max is more than the server's, which ends longer messages first",
+            ),
+            (
+                "bytes_per_second_max",
+                route.bytes_per_second_max > 0 && route.bytes_per_second_max < longest,
+                "bytes_per_second_max is less than the longest message may have, which ends its \
+                 connection then; lower message_bytes_max as well",
             ),
             (
                 "compress",

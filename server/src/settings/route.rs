@@ -104,6 +104,11 @@ keys! {
     connections_max: Number(u64) = 0, Kind::Count(0, u32::MAX as u64),
         "The most connections here at a time, over all shards; more are answered 503. 0: as many \
          as the server has room for";
+    messages_per_second_max: Number(u64) = 0, Kind::Count(0, 1_000_000_000),
+        "The most messages that one connection may send here in a second, and at once after it has \
+         sent none for a second. One that sends more is closed with 1008. 0: any number";
+    bytes_per_second_max: Number(u64) = 0, Kind::Bytes(0, 1 << 40),
+        "The same in bytes of their payload: a longer message is one too many by itself";
     auth: Text(String) = "none".to_owned(), Kind::Choice(AUTH),
         "Who may open a connection. none: everybody; token: whoever has one of auth_tokens_file; \
          jwt: whoever has a JSON Web Token (RFC 7519) that a key of jwt_keys_file has signed. \

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use crate::{
     common::{Peer, TEXT, request},
     guard::in_a_folder,
-    peer::{Reply, until},
+    peer::{Reply, pause, until},
     serve::{ENGINES, Ringwire, command},
 };
 
@@ -232,6 +232,61 @@ fn a_route_has_limits_of_its_own() {
                 head.starts_with("HTTP/1.1 101") && !head.contains("permessage-deflate")
             });
             assert!(agrees("/"));
+            served.stop();
+        });
+    }
+}
+
+#[test]
+fn who_says_more_in_a_second_than_is_allowed_is_closed() {
+    let routes = "
+        [[route]]
+        path = '/slow'
+        messages_per_second_max = 5
+        bytes_per_second_max = 1000
+
+        [[route]]
+        path = '/sink'
+        application = 'sink'
+        messages_per_second_max = 5
+
+        [[route]]
+        path = '/'
+    ";
+    for engine in ENGINES {
+        in_a_folder(|folder| {
+            let served = Served::start(folder, engine, routes);
+            let address = served.address();
+            let mut talks = Peer::open(address, "/slow");
+            for _ in 0..5 {
+                talks.echo("one of five");
+            }
+            talks.send(TEXT, b"one too many");
+            assert!(
+                talks
+                    .expect_close(1008)
+                    .starts_with("more messages or bytes")
+            );
+            let mut long = Peer::open(address, "/slow");
+            long.echo(&"x".repeat(900));
+            long.send(TEXT, &[b'x'; 200]);
+            long.expect_close(1008);
+            let mut counted = Peer::open(address, "/sink");
+            for _ in 0..6 {
+                counted.send(TEXT, b"counted");
+            }
+            counted.expect_close(1008);
+            // Slow and steady passes, and others are not limited.
+            let mut steady = Peer::open(address, "/slow?encoding=binary");
+            let mut free = Peer::open(address, "/");
+            for _ in 0..8 {
+                pause(220);
+                steady.send(TEXT, b"steady");
+                assert_eq!(steady.read_message().payload, b"steady");
+                for _ in 0..20 {
+                    free.echo("as often as it likes");
+                }
+            }
             served.stop();
         });
     }
