@@ -267,11 +267,12 @@ settings! {
     /// 503. The same happens to newcomers that get one of the last descriptors of the process:
     /// an eighth of them, 1,024 at most.
     shard_connections_max: u32 = SLOTS_MAX, Count(1, SLOTS_MAX as u64), live;
-    /// The most connections over all shards; more are answered 503. 0: as many as the shards have
-    /// places for.
+    /// The most connections over all shards; the opening handshakes of more are answered 503. 0:
+    /// as many as the shards have places for.
     connections_max: u32 = 0, Count(0, u32::MAX as u64), live;
-    /// The most connections from one address; more are answered 429. What an address is, is said by
-    /// `address_ipv4_bits` and `address_ipv6_bits`. Unix sockets have none. 0: any number.
+    /// The most connections from one address; the opening handshakes of more are answered 429.
+    /// What an address is, is said by `address_ipv4_bits` and `address_ipv6_bits`. Unix sockets
+    /// have none. 0: any number.
     address_connections_max: u32 = 0, Count(0, u32::MAX as u64), live;
     /// The most connections that one address may open in a second, and at once after it has opened
     /// none for a second; more are answered 429. 0: any number.

@@ -32,6 +32,8 @@ pub fn run(matches: &ArgMatches, out: &mut impl Write) -> io::Result<ExitCode> {
     if !findings.iter().any(Finding::is_error) {
         findings.extend(of_certificates(&settings));
         findings.extend(Routes::new(&settings).err().unwrap_or_default());
+    }
+    if !findings.iter().any(Finding::is_error) {
         findings.extend(of_secrets(&settings));
     }
     for finding in &findings {
@@ -83,9 +85,14 @@ fn of_secrets(settings: &Settings) -> Vec<Finding> {
         files.extend(keys.map(|path| (name.clone(), path, place.clone())));
     }
     for route in &settings.routes {
-        let (key, path) = ("auth_tokens_file", &route.auth_tokens_file);
-        if !path.is_empty() {
-            files.push((key.to_owned(), path, route.place(key)));
+        let has_secret = route.jwt_algorithms.iter().any(|name| name == "HS256");
+        for (key, path, is_secret) in [
+            ("auth_tokens_file", &route.auth_tokens_file, true),
+            ("jwt_keys_file", &route.jwt_keys_file, has_secret),
+        ] {
+            if is_secret && !path.is_empty() {
+                files.push((key.to_owned(), path, route.place(key)));
+            }
         }
     }
     let open = files.into_iter().filter_map(|(name, path, place)| {

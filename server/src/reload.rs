@@ -71,7 +71,9 @@ impl Reloading {
             match tls.reload() {
                 Ok(()) => tracing::info!("SIGHUP: the certificates were read again"),
                 Err(error) => {
-                    return tracing::error!("SIGHUP: the certificates stay as they were: {error}");
+                    return tracing::error!(
+                        "SIGHUP: the certificates and all settings stay as they were: {error}"
+                    );
                 }
             }
         }
@@ -120,7 +122,9 @@ impl Reloader {
                 // What is in the files is not ours: the worst of it leaves things as they are.
                 let done = catch_unwind(AssertUnwindSafe(|| reloading.reload()));
                 if let Err(panic) = done {
-                    tracing::error!("SIGHUP: everything stays as it was");
+                    tracing::error!(
+                        "SIGHUP: reading everything again failed in the middle; send it again"
+                    );
                     mem::forget(panic);
                 }
             }

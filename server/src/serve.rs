@@ -63,6 +63,15 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
             return ExitCode::from(WRONG_USAGE);
         }
     };
+    // The same status as for other settings that cannot be served with.
+    let routes = match Routes::new(&settings) {
+        Ok(routes) => routes,
+        Err(findings) => {
+            log.put(format!("ringwire: {}\n", in_words(&findings)).as_bytes());
+            log.flush();
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
     log.take_panics();
     let (filter, level) = reload::Layer::new(log::level(&settings.log));
     let lines = tracing_subscriber::fmt::layer()
@@ -79,7 +88,7 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
         // It is there for as long as the process is.
         let _ = level.reload(log::level(word));
     };
-    let code = match serve(matches, settings, &log, Box::new(set_level)) {
+    let code = match serve(matches, settings, routes, &log, Box::new(set_level)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
             log.put(format!("ringwire: {sentence}\n").as_bytes());
@@ -96,6 +105,7 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
 fn serve(
     matches: &ArgMatches,
     settings: Settings,
+    routes: Routes,
     log: &Log,
     set_level: Box<SetLevel>,
 ) -> Result<(), String> {
@@ -124,7 +134,6 @@ fn serve(
             builder = builder.listen(address.to_string());
         }
     }
-    let routes = Routes::new(&settings).map_err(|findings| in_words(&findings))?;
     let router = Router::new(routes, proxies);
     let server = builder.start(router.clone());
     let server = server.map_err(|error| error.to_string())?;

@@ -62,8 +62,8 @@ pub fn come_in<H: Handler>(newcomer: Newcomer<H>) -> bool {
     look_at_door(newcomer, peer)
 }
 
-/// Hears from a proxy whom it speaks for. There are as many who have not said so as they themselves
-/// let there be: whoever can come here is trusted.
+/// Hears from a proxy whom it speaks for. Nothing limits how many wait here but descriptors and the
+/// time for a handshake: whoever comes here is trusted.
 async fn hear_proxy<H: Handler>(mut newcomer: Newcomer<H>) {
     let timeout_ms = newcomer.local.handshake_timeout_ms();
     let Newcomer { fd, local, .. } = newcomer;
@@ -76,13 +76,16 @@ async fn hear_proxy<H: Handler>(mut newcomer: Newcomer<H>) {
         ..newcomer
     };
     match heard {
-        Ok(Ok(None)) => {
-            newcomer.take_place();
+        Ok(Ok(Heard::For(source))) => {
+            newcomer.source = source;
+            // Of one that only looks whether we are there no address is counted.
+            look_at_door(
+                newcomer,
+                source.map_or(PeerAddress::Unknown, PeerAddress::Inet),
+            );
         }
-        Ok(Ok(Some(source))) => {
-            newcomer.source = Some(source);
-            look_at_door(newcomer, PeerAddress::Inet(source));
-        }
+        // Closing the socket tells the peer.
+        Ok(Ok(Heard::Gone)) => {}
         Ok(Err(error)) => {
             if newcomer.local.may_say() {
                 tracing::info!(%peer, "a connection was refused: {error}");
@@ -94,23 +97,33 @@ async fn hear_proxy<H: Handler>(mut newcomer: Newcomer<H>) {
     }
 }
 
+/// What came of waiting for a proxy's header.
+enum Heard {
+    /// It speaks for whoever is there; `None`: it only looks whether we are.
+    For(Option<SocketAddr>),
+    /// It has gone without a word.
+    Gone,
+}
+
 /// Reads a proxy's header, and nothing of what comes behind it.
-async fn header(socket: &Socket) -> Result<Option<SocketAddr>, NoHeader> {
+async fn header(socket: &Socket) -> Result<Heard, NoHeader> {
     let mut header = Header::default();
     let mut room = vec![0; HEADER_AT_ONCE_BYTES];
     loop {
-        let mut readable = socket.readable().await.map_err(|_| NoHeader)?;
+        let Ok(mut readable) = socket.readable().await else {
+            return Ok(Heard::Gone);
+        };
         let count = match socket.peek(&mut readable, &mut room) {
             None => continue,
             Some(Received::Bytes(count)) => count,
-            Some(_) => return Err(NoHeader),
+            Some(Received::EndOfStream | Received::Failed(_)) => return Ok(Heard::Gone),
         };
         let said = header.push(&room[..count])?;
         let used = said.map_or(count, |said| said.used);
-        // They are there.
+        // Peeked a moment ago, so this does not fail.
         let _ = socket.recv(&mut readable, &mut room[..used]);
         if let Some(said) = said {
-            return Ok(said.source);
+            return Ok(Heard::For(said.source));
         }
     }
 }
@@ -133,6 +146,9 @@ async fn wait_for_place<H: Handler>(newcomer: Newcomer<H>, told: oneshot::Receiv
         Ok(Told::Promised) => {
             let local = newcomer.local.clone();
             local.redeem();
+            if local.is_stopping() {
+                return local.dismiss(newcomer.ticket);
+            }
             if !newcomer.admit(Connection::new) {
                 Local::promise_place(&mut local.state.borrow_mut());
             }
@@ -158,6 +174,11 @@ impl<H: Handler> Newcomer<H> {
 
     /// Comes in, or waits for a place. Returns whether it waits.
     fn take_place(self) -> bool {
+        if self.local.is_stopping() {
+            // Closing the socket tells the peer.
+            self.local.dismiss(self.ticket);
+            return false;
+        }
         match self.local.has_to_wait(&self.fd) {
             None => {
                 self.admit(Connection::new);

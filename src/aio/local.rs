@@ -223,6 +223,8 @@ pub struct State {
     pub buffers: Buffers,
     pub relieving: Relieving,
     pub places: Places<Waiting>,
+    /// The thread is on its way to its end.
+    pub is_stopping: bool,
     /// Places that newcomers are about to take.
     pub promised: usize,
 }
@@ -249,6 +251,7 @@ impl Local {
                 shared: Shared::new(config, seed),
                 relieving: Relieving::default(),
                 places,
+                is_stopping: false,
                 promised: 0,
             }),
             dirty: RefCell::default(),

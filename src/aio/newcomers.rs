@@ -51,8 +51,8 @@ impl Local {
         self.state.borrow().shared.proxies.has(peer)
     }
 
-    /// What a newcomer from there needs at the door, if anybody stands there, and it is not a
-    /// proxy's that will say whom it is for.
+    /// The ticket for a newcomer from there; none if there are no limits, or if a proxy will name
+    /// the client later.
     pub fn ticket_from(&self, peer: PeerAddress) -> Result<Option<Ticket>, Turned> {
         let shared = &mut self.state.borrow_mut().shared;
         if !shared.door.is_guarded() || shared.proxies.forwards(peer) {
@@ -119,6 +119,18 @@ impl Local {
     /// A newcomer takes the place that it was promised, or does without.
     pub fn redeem(&self) {
         self.state.borrow_mut().promised -= 1;
+    }
+
+    /// Nobody comes in any more.
+    pub fn stops(&self) {
+        let state = &mut *self.state.borrow_mut();
+        state.is_stopping = true;
+        state.places.clear_waiting();
+    }
+
+    /// Whether nobody comes in any more.
+    pub fn is_stopping(&self) -> bool {
+        self.state.borrow().is_stopping
     }
 
     /// How long an opening handshake may take.

@@ -145,7 +145,7 @@ async fn until_told(
 
 /// Closes every connection with 1001.
 fn go_away(local: &Rc<Local>) {
-    local.state.borrow_mut().places.clear_waiting();
+    local.stops();
     for connection in local.connections() {
         let is_open = matches!(connection.link.borrow().stage, Stage::Open);
         if is_open {

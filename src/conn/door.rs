@@ -9,9 +9,9 @@
 //!       +------> a ticket, for as long as the connection is there
 //! ```
 //!
-//! The invariant: of every network there are as many tickets as are counted for it, and a network
-//! without tickets is remembered only until it may open as many connections at once as ever. What
-//! is remembered of such networks is bounded: whoever has 2^64 addresses fills no memory with them.
+//! The invariant: of every network there are as many tickets as are counted for it. Of networks
+//! without tickets, [`PASSING_MAX`] are remembered at most, for the sake of how fast they opened
+//! connections: whoever has 2^64 addresses fills no memory with them.
 //!
 //! Without limits nobody is looked at, and no ticket is given out.
 
@@ -32,8 +32,7 @@ use crate::{config::Config, ring::Time};
 /// Networks without a connection that are remembered, for the sake of how fast they opened some.
 const PASSING_MAX: usize = 16 << 10;
 
-/// A connection of the network is worth so much, so that what is given back in a millisecond is a
-/// whole number.
+/// One connection, in thousandths: so that what a millisecond gives back is a whole number.
 const ONE: u64 = 1000;
 
 /// Why a newcomer is turned away.
@@ -140,7 +139,8 @@ impl Counted {
     /// Forgets what it has opened long enough ago.
     fn forget(&mut self, accepts_max: u32, now: Time) {
         let passed_ms = now.as_ms().saturating_sub(self.as_of_ms);
-        self.as_of_ms = now.as_ms();
+        // Another shard's turn may have begun later.
+        self.as_of_ms = self.as_of_ms.max(now.as_ms());
         self.opened = self
             .opened
             .saturating_sub(passed_ms.saturating_mul(accepts_max.into()));
@@ -170,7 +170,7 @@ impl Door {
     }
 
     /// From here on these are the limits. Connections that came when there were none are not
-    /// counted.
+    /// counted, and those that came when a network was longer or shorter count for that.
     pub fn set(&self, config: &Config) {
         let rules = Rules::of(config);
         self.inner().rules = rules;
@@ -286,7 +286,8 @@ impl Inner {
                 }
                 !goes
             });
-            // More at once are no people: what is forgotten of them lets each open a few more.
+            // So many networks at once are one attacker's. All are forgotten, and each may open a
+            // few connections more.
             if self.passing < PASSING_MAX / 2 {
                 break;
             }
@@ -312,15 +313,15 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// Counts the connection for this address, if anybody is counted, and for no other one.
+    /// Counts the connection for this address, or for none, if anybody is counted.
     ///
     /// # Errors
     ///
     /// Why it is turned away.
-    pub fn count_as(&self, address: IpAddr) -> Result<(), Turned> {
+    pub fn count_as(&self, address: Option<IpAddr>) -> Result<(), Turned> {
         self.give_back();
         if self.door.is_guarded() {
-            let ticket = self.door.enter(Some(address), self.now)?;
+            let ticket = self.door.enter(address, self.now)?;
             self.ticket.replace(Some(ticket));
         }
         Ok(())
@@ -412,6 +413,18 @@ mod tests {
     }
 
     #[test]
+    fn a_shard_that_is_behind_gives_nobody_more() {
+        let door = door(|config| config.address_accepts_max = 20);
+        let mut opened = 0;
+        for number in 0..1000 {
+            // One shard's turn began 2 ms before the other's.
+            let entered = door.enter(from("192.0.2.1"), at(1000 - 2 * (number % 2)));
+            opened += usize::from(entered.is_ok());
+        }
+        assert_eq!(opened, 20);
+    }
+
+    #[test]
     fn the_server_has_so_many_whoever_they_are() {
         let door = door(|config| config.connections_max = 2);
         let first = door.enter(None, at(0)).unwrap();
@@ -452,7 +465,7 @@ mod tests {
     #[test]
     fn who_judges_finds_out_whom_a_connection_is_for() {
         let door = door(|config| config.address_connections_max = 1);
-        let address = "192.0.2.1".parse().unwrap();
+        let address = from("192.0.2.1");
         let visit = Visit::new(&door, at(0));
         assert_eq!(visit.count_as(address), Ok(()));
         assert_eq!(visit.count_as(address), Ok(()), "the same connection");

@@ -150,7 +150,8 @@ fn silent_ms(config: &Config) -> Option<u64> {
     ping_ms(config).or_else(|| idle_ms(config))
 }
 
-/// How long a peer may be silent before it is pinged: it has as much time again for an answer.
+/// How long a peer may be silent before it is pinged: half of the time that it may be silent at
+/// most, so that it has as much time again for an answer.
 fn ping_ms(config: &Config) -> Option<u64> {
     let half_ms = idle_ms(config).map(|ms| ms.div_ceil(2));
     nearer(some_time(config.ping_interval_ms), half_ms).filter(|_| config.ping_interval_ms > 0)
@@ -212,9 +213,10 @@ impl Link {
             return None;
         }
         let next_ms = ping_ms.map(|ping_ms| {
-            let due = u8::try_from(silence_ms / ping_ms).unwrap_or(u8::MAX);
+            // Of so many that they begin again, one is left out.
+            let due = (silence_ms / ping_ms) as u8;
             // Pings do not pile up before somebody who does not read.
-            if self.pings == 0 || due > self.pings && self.queued_bytes() == 0 {
+            if self.pings == 0 || due != self.pings && self.queued_bytes() == 0 {
                 let (endpoint, mut context) = self.split(shared);
                 let _ = endpoint.send_control(Control::Ping, &[], &mut context);
             }

@@ -270,7 +270,7 @@ pub fn judge<'r, J: Judge>(
         if request.has_lost_upgrade() {
             return Judged::Refused(HandshakeError::UpgradeDropped.into());
         }
-        return match judge.on_http(request, peer) {
+        return match judge.on_http(request, peer.away_from_door()) {
             Ok(reply) => Judged::Http(reply),
             Err(refusal) => Judged::Refused(refusal),
         };

@@ -1,10 +1,11 @@
-//! The PROXY protocol: what a proxy says of a connection before the client's first byte.
+//! What proxies say of whom they speak for: before a connection's first byte, by the PROXY
+//! protocol, or in a header of each request.
 //!
-//! Knows: whose word is taken, and a header of version 1 or 2 that comes whole or in pieces.
-//! Refuses to know: what comes behind it, TLS or a request.
+//! Knows: whose word is taken, a PROXY header of version 1 or 2 that comes whole or in pieces, and
+//! the two headers of requests. Refuses to know: what is made of the address.
 //!
-//! The invariant: a connection from a proxy that is trusted begins with a header, and no other
-//! connection does. Who is not trusted can say nothing about who he is.
+//! The invariant: nobody but a trusted proxy can say where a connection is from. Of what stands in
+//! a request only that counts which the proxy itself has added, in the one header that it writes.
 //!
 //! Source: the PROXY protocol, versions 1 and 2, of HAProxy (2020/03/05).
 
@@ -21,7 +22,7 @@ use crate::{proto::handshake::Request, ring::PeerAddress};
 /// A header may be so long: what version 2 adds to two addresses is certificates and names.
 const HEADER_BYTES_MAX: usize = 4096;
 
-/// Proxies that say with the PROXY protocol whom they speak for.
+/// Proxies that say whom they speak for: with the PROXY protocol, or in requests.
 ///
 /// ```
 /// use ringwire::Proxies;
@@ -38,6 +39,8 @@ pub struct Proxies {
     with_header: Trusted,
     /// Those who say in requests whom they are for.
     in_requests: Trusted,
+    /// They say so in `Forwarded`.
+    write_forwarded: bool,
 }
 
 /// Whose word is taken.
@@ -109,7 +112,8 @@ impl Proxies {
     }
 
     /// Trusts what those of this network say in requests: [`client`](Self::client). Their
-    /// connections are not counted for their own address.
+    /// connections are not counted for their own address. They write `X-Forwarded-For`, unless
+    /// [`write_forwarded`](Self::write_forwarded) says otherwise.
     ///
     /// # Errors
     ///
@@ -117,6 +121,14 @@ impl Proxies {
     pub fn trust_requests(mut self, text: &str) -> Result<Self, ProxyError> {
         self.in_requests.add(text)?;
         Ok(self)
+    }
+
+    /// Says that they write `Forwarded` (RFC 7239) and not `X-Forwarded-For`. Only one of the two
+    /// is read: a proxy passes the other one on as a client has written it.
+    #[must_use]
+    pub fn write_forwarded(mut self) -> Self {
+        self.write_forwarded = true;
+        self
     }
 
     /// Whether nobody is trusted.
@@ -134,38 +146,36 @@ impl Proxies {
         self.in_requests.has(peer)
     }
 
-    /// The client that a request is for, if `peer` may say so: of `Forwarded` (RFC 7239), or else
-    /// of `X-Forwarded-For`, the last address that is not one of ours. What stands before that may
-    /// have been written by anybody. `None`: nobody is named, or by a name that is no address.
+    /// The client that a request is for, if `peer` may say so: the last address of the header that
+    /// is not a trusted proxy's. What stands before that may have been written by anybody. `None`:
+    /// nobody is named, or by something that is no address.
     pub fn client(&self, request: &Request<'_>, peer: PeerAddress) -> Option<IpAddr> {
         if !self.forwards(peer) {
             return None;
         }
-        let mut hops: Vec<Option<IpAddr>> = Vec::new();
-        for value in request.header_values("forwarded") {
-            hops.extend(elements(value).map(|element| {
-                let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
-                let (_, node) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
-                address_of(node)
-            }));
-        }
-        if hops.is_empty() {
-            for value in request.header_values("x-forwarded-for") {
-                hops.extend(elements(value).map(address_of));
-            }
-        }
+        let (name, address): (_, fn(&str) -> Option<IpAddr>) = match self.write_forwarded {
+            true => ("forwarded", forwarded_for),
+            false => ("x-forwarded-for", address_of),
+        };
+        let values = request.header_values(name);
+        // No address has a comma, in quotes or not.
+        let elements = values.flat_map(|value| value.split(|&byte| byte == b','));
+        let elements = elements.map(|element| element.trim_ascii());
+        let hops = elements.filter(|element| !element.is_empty());
+        // What is no text is no address.
+        let hops = hops.map(|hop| address(std::str::from_utf8(hop).ok()?));
+        let hops: Vec<_> = hops.collect();
         let mut hops = hops.into_iter().rev();
         let client = hops.find(|hop| !hop.is_some_and(|ip| self.in_requests.has_ip(ip)));
         client.flatten()
     }
 }
 
-/// The elements of a list in a header's value (RFC 9110 section 5.6.1). No address has a comma, in
-/// quotes or not.
-fn elements(value: &[u8]) -> impl Iterator<Item = &str> {
-    let text = std::str::from_utf8(value).unwrap_or_default();
-    let elements = text.split(',').map(str::trim);
-    elements.filter(|element| !element.is_empty())
+/// Whom an element of `Forwarded` is for (RFC 7239 section 4).
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, node) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
+    address_of(node)
 }
 
 /// The address of a node (RFC 7239 section 6), with or without a port.
@@ -344,15 +354,19 @@ mod tests {
         let proxies = proxies.fold(Proxies::default(), |all, text| {
             all.trust_requests(text).unwrap()
         });
+        let by_forwarded = proxies.clone().write_forwarded();
         let ours = PeerAddress::Inet("10.0.0.1:9".parse().unwrap());
-        let client = |peer: PeerAddress, lines: &[&str]| {
+        let client_by = |proxies: &Proxies, peer: PeerAddress, lines: &[&str]| {
             let head = format!(
                 "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n",
                 lines.join("\r\n")
             );
-            let request = Request::parse(head.as_bytes()).unwrap();
+            // One byte for each character, of which some are no UTF-8.
+            let head: Vec<u8> = head.chars().map(|it| it as u8).collect();
+            let request = Request::parse(&head).unwrap();
             proxies.client(&request, peer).map(|ip| ip.to_string())
         };
+        let client = |peer: PeerAddress, lines: &[&str]| client_by(&proxies, peer, lines);
         for (lines, expected) in [
             (&["X-Forwarded-For: 192.0.2.7"][..], Some("192.0.2.7")),
             // What a client has written itself stands before what our proxy adds.
@@ -360,6 +374,7 @@ mod tests {
                 &["X-Forwarded-For: 203.0.113.1, 192.0.2.7"],
                 Some("192.0.2.7"),
             ),
+            (&["X-Forwarded-For: \u{e9}, 192.0.2.7"], Some("192.0.2.7")),
             (
                 &["X-Forwarded-For: 192.0.2.7, 10.0.0.3,10.0.0.2"],
                 Some("192.0.2.7"),
@@ -374,8 +389,18 @@ mod tests {
             (&["X-Forwarded-For: 10.0.0.3"], None),
             (&["X-Forwarded-For: "], None),
             (&["X: y"], None),
+            // Our proxy does not write it, so that the client has.
+            (&["Forwarded: for=203.0.113.1"], None),
             (
-                &["Forwarded: for=192.0.2.7;proto=https;by=10.0.0.1"],
+                &["Forwarded: for=203.0.113.1", "X-Forwarded-For: 192.0.2.7"],
+                Some("192.0.2.7"),
+            ),
+        ] {
+            assert_eq!(client(ours, lines).as_deref(), expected, "{lines:?}");
+        }
+        for (lines, expected) in [
+            (
+                &["Forwarded: for=192.0.2.7;proto=https;by=10.0.0.1"][..],
                 Some("192.0.2.7"),
             ),
             (
@@ -386,17 +411,12 @@ mod tests {
                 &["Forwarded: for=\"[2001:db8::7]\", for=10.1.1.1"],
                 Some("2001:db8::7"),
             ),
-            (
-                &["Forwarded: proto=https", "X-Forwarded-For: 192.0.2.7"],
-                None,
-            ),
+            (&["Forwarded: proto=https"], None),
             (&["Forwarded: for=_hidden"], None),
-            (
-                &["Forwarded: for=192.0.2.8", "X-Forwarded-For: 192.0.2.7"],
-                Some("192.0.2.8"),
-            ),
+            (&["X-Forwarded-For: 203.0.113.1"], None),
         ] {
-            assert_eq!(client(ours, lines).as_deref(), expected, "{lines:?}");
+            let client = client_by(&by_forwarded, ours, lines);
+            assert_eq!(client.as_deref(), expected, "{lines:?}");
         }
         let line = &["X-Forwarded-For: 192.0.2.7"];
         let stranger = PeerAddress::Inet("192.0.2.9:9".parse().unwrap());

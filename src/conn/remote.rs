@@ -33,15 +33,25 @@ impl<'a> Remote<'a> {
         }
     }
 
+    /// While something else is judged.
+    pub(crate) const fn away_from_door(self) -> Self {
+        Self {
+            visit: None,
+            ..self
+        }
+    }
+
     /// Counts the connection as one of `address` in limits by address: of the client, whom a proxy
-    /// has named in a header ([`Proxies::client`](crate::Proxies::client)). A later call counts
-    /// instead of an earlier one. Elsewhere than in `on_handshake` it does nothing.
+    /// has named in a header ([`Proxies::client`](crate::Proxies::client)); `None` if it has named
+    /// nobody, so that the connection counts in `connections_max` alone. It is for connections that
+    /// are not counted yet, those of [`Proxies::forwards`](crate::Proxies::forwards). A later call
+    /// counts instead of an earlier one. Elsewhere than in `on_handshake` it does nothing.
     ///
     /// # Errors
     ///
     /// [`HandshakeError::TooManyFromAddress`] when there are too many from there, or they come too
     /// fast, and [`HandshakeError::Overloaded`] when `connections_max` is reached.
-    pub fn count_as(&self, address: IpAddr) -> Result<(), HandshakeError> {
+    pub fn count_as(&self, address: Option<IpAddr>) -> Result<(), HandshakeError> {
         let Some(visit) = self.visit else {
             return Ok(());
         };

@@ -3,7 +3,7 @@
 //! Knows: the shard's listeners, when to leave connections in their backlog, and who has a place.
 //! Refuses to know: how a listener was bound.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use super::{Shard, acceptor_index, acceptor_key, service::Service};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         places::DESCRIPTORS_RAN_OUT,
     },
     proto::Role,
-    ring::{Completion, Errno, Operation, Outcome, Ring, errno::AcceptError},
+    ring::{Completion, Errno, Operation, Outcome, PeerAddress, Ring, errno::AcceptError},
     tls::ServerTls,
 };
 
@@ -147,13 +147,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
         Ok(())
     }
 
-    /// A proxy has said whom a connection is for, who needs a place and a ticket like others.
-    pub(super) fn know_source(&mut self, key: Key, source: IpAddr) {
-        let door = &self.shared.door;
-        if !door.is_guarded() {
+    /// A proxy has said whom a connection is for, who needs a ticket like others; for nobody, if
+    /// the proxy only looks whether we are there.
+    pub(super) fn know_source(&mut self, key: Key, source: Option<SocketAddr>) {
+        let Shared { door, proxies, .. } = &self.shared;
+        let speaks_for_others = source.is_some_and(|it| proxies.forwards(PeerAddress::Inet(it)));
+        if !door.is_guarded() || speaks_for_others {
             return;
         }
-        match door.enter(Some(source), self.now) {
+        match door.enter(source.map(|source| source.ip()), self.now) {
             Ok(ticket) => {
                 if let Some(connection) = self.slab.get_mut(key) {
                     connection.ticket = Some(ticket);

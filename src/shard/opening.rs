@@ -83,9 +83,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 return 0;
             }
         };
-        if let Some(source) = said.source {
-            self.know_source(key, source.ip());
-        }
+        self.know_source(key, said.source);
         match &mut bytes[said.used..] {
             [] => 0,
             behind => self.received_wrapped(key, behind),

@@ -177,7 +177,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if let Some(connection) = self.slab.get_mut(key)
             && let Some(socket) = &connection.socket
         {
-            let peer = self.ring.peer_address(socket);
+            let source = match &connection.link.stage {
+                Stage::Opening(opening) => opening.source(),
+                _ => None,
+            };
+            let peer = source.unwrap_or_else(|| self.ring.peer_address(socket));
             tracing::info!(shard = self.id, %peer, "a connection was refused: {why}");
         }
     }

@@ -4,8 +4,8 @@
 //! messages, and where the settings of a route come from.
 //!
 //! ```text
-//!   request --> host, path --> route --> origin --> token --> a seat --> application
-//!                  404                    403        401       503
+//!   request --> address --> host, path --> route --> origin --> token --> a seat --> application
+//!               429, 503       404                    403        401       503
 //! ```
 //!
 //! The invariant: routes change as a whole. Whoever is judged is judged by one table, and whoever
@@ -103,7 +103,7 @@ struct Client<'a> {
 impl fmt::Display for Client<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.client {
-            Some(client) => write!(f, "{client} by {}", self.peer),
+            Some(client) => write!(f, "{client} through {}", self.peer),
             None => self.peer.fmt(f),
         }
     }
@@ -172,6 +172,7 @@ impl Routes {
         if settings.host.is_empty() {
             hosts.push(Host::Any);
         }
+        hosts.sort();
         let path = &settings.path;
         if path.is_empty() {
             error(
@@ -183,8 +184,11 @@ impl Routes {
                 format!("path is '{path}', but it has to begin with / and have no query");
             error("path", sentence);
         } else {
-            for host in hosts {
-                let added = self.by_host.entry(host).insert(path, self.routes.len());
+            for host in &hosts {
+                let added = self
+                    .by_host
+                    .entry(host.clone())
+                    .insert(path, self.routes.len());
                 if let Err(why) = added {
                     error("path", format!("path is '{path}', but {}", in_words(&why)));
                     break;
@@ -203,7 +207,7 @@ impl Routes {
             return;
         }
         self.routes.push(Route {
-            name: format!("{} {path}", settings.host.join(" ")),
+            name: format!("{hosts:?} {path}"),
             application: match settings.application.as_str() {
                 "sink" => Application::Sink,
                 "page" => Application::Page,
@@ -483,7 +487,8 @@ impl Router {
     ) -> Result<Visitor, Refusal> {
         let request = upgrade.request();
         let client = self.proxies.client(request, peer.address());
-        if let Some(client) = client {
+        if self.proxies.forwards(peer.address()) {
+            // Who is not named counts as well, if for no address.
             peer.count_as(client)?;
         }
         let routes = self.routes();

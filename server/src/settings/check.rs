@@ -158,6 +158,16 @@ fn of_addresses(settings: &Settings) -> Vec<Finding> {
 
 fn of_unix_mode(settings: &Settings) -> Option<Finding> {
     let mode = &settings.unix_mode;
+    let has_path =
+        |&(_, text): &(_, &str)| text.starts_with("unix:") && !text.starts_with("unix:@");
+    if settings.unix_mode().is_some() && !written_addresses(settings).iter().any(has_path) {
+        let sentence = format!(
+            "{} has no effect without a Unix path to listen at: abstract addresses are open to \
+             everybody on this host",
+            settings.name("unix_mode")
+        );
+        return Some(Finding::error(settings.place("unix_mode"), sentence));
+    }
     (!mode.is_empty() && settings.unix_mode().is_none()).then(|| {
         let sentence = format!(
             "{} is '{mode}', but it has to be an octal mode from 0 to 777, such as 660",
@@ -408,7 +418,7 @@ fn unwise(settings: &Settings) -> Vec<Finding> {
         ),
         (
             "ping_interval_ms",
-            config.ping_interval_ms > PROXY_SILENCE_MS,
+            config.ping_interval_ms >= PROXY_SILENCE_MS,
             "most proxies drop a connection that is silent for 60s; less keeps it alive",
         ),
         (

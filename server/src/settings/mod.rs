@@ -61,6 +61,8 @@ pub struct Settings {
     pub proxy_protocol_from: Vec<String>,
     /// Networks of proxies that say in requests whom they are for.
     pub forwarded_from: Vec<String>,
+    /// In which header they say it.
+    pub forwarded_header: String,
     /// Who may connect: `[PATH=]ORIGIN`.
     pub allow_origin: Vec<String>,
     /// Whose 101 is imitated; empty: nobody's.
@@ -129,6 +131,7 @@ impl Default for Settings {
             unix_mode: String::new(),
             proxy_protocol_from: Vec::new(),
             forwarded_from: Vec::new(),
+            forwarded_header: "x-forwarded-for".to_owned(),
             allow_origin: Vec::new(),
             compat: String::new(),
             routes: Vec::new(),
@@ -161,7 +164,10 @@ impl Settings {
             let trusted = proxies.trust_requests(text);
             proxies = trusted.map_err(|error| ("forwarded_from", error))?;
         }
-        Ok(proxies)
+        Ok(match self.forwarded_header.as_str() {
+            "forwarded" => proxies.write_forwarded(),
+            _ => proxies,
+        })
     }
 
     /// Where the value of a setting came from.

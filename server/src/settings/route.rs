@@ -103,7 +103,8 @@ keys! {
          who connect from then on";
     connections_max: Number(u64) = 0, Kind::Count(0, u32::MAX as u64),
         "The most connections here at a time, over all shards; more are answered 503. 0: as many \
-         as the server has room for";
+         as the server has room for. At a reload who is there keeps his place while host and path \
+         stay";
     messages_per_second_max: Number(u64) = 0, Kind::Count(0, 1_000_000_000),
         "The most messages that one connection may send here in a second, and at once after it has \
          sent none for a second. One that sends more is closed with 1008. 0: any number";
@@ -120,8 +121,8 @@ keys! {
     auth_tokens_file: Text(String) = String::new(), Kind::Text,
         "A file of tokens, one a line; lines that begin with # are comments. SIGHUP reads it again";
     jwt_keys_file: Text(String) = String::new(), Kind::Text,
-        "The keys that tokens are signed with: a JWK set (RFC 7517), public keys in PEM, or a \
-         secret for HS256 as it is. SIGHUP reads it again";
+        "The keys that tokens are signed with: a JWK set (RFC 7517) or public keys in PEM; or, if \
+         jwt_algorithms names HS256, a secret as it is but for a line's end. SIGHUP reads it again";
     jwt_algorithms: List(Vec<String>) = Vec::new(), Kind::List,
         "The algorithms that are accepted, of HS256, RS256, ES256 and EdDSA. Without any, those \
          that the keys are for";

@@ -294,9 +294,12 @@ fn of_binary() -> Vec<Setting> {
         forwarded_from: Kind::List, "NETWORK", Serving, fixed,
             at!(List, forwarded_from), to!(List, forwarded_from),
             "Take the word of proxies in this network, or at Unix sockets (unix), for whom a \
-             request is from: what they add to Forwarded (RFC 7239), or else to X-Forwarded-For. \
-             Limits by address look at that client, and not at the proxy. Repeat it for several. \
-             Nobody else is believed";
+             request is from: what they add to forwarded_header. Limits by address look at that \
+             client, and not at the proxy. Repeat it for several. Nobody else is believed";
+        forwarded_header: Kind::Choice(&["x-forwarded-for", "forwarded"]), "HEADER", Serving,
+            fixed, at!(Text, forwarded_header), to!(Text, forwarded_header),
+            "The header that the proxies of forwarded_from write. Only this one is read: a proxy \
+             passes the other one on as a client has written it";
         log: Kind::Choice(LEVELS), "LEVEL", Serving, live, at!(Text, log), to!(Text, log),
             "What to write to standard error. Nothing waits for it: lines that are not read in \
              time, or cannot be written, are dropped and counted";

@@ -135,8 +135,8 @@ mod jwt {
             in_a_folder(|folder| {
                 let keys = folder.join("secret");
                 fs::write(&keys, format!("{SECRET}\n")).unwrap();
-                let more = "jwt_audience = ['us', 'them']\njwt_issuer = 'here'\n\
-                            jwt_leeway_ms = '5s'\n";
+                let more = "jwt_algorithms = 'HS256'\njwt_audience = ['us', 'them']\n\
+                            jwt_issuer = 'here'\njwt_leeway_ms = '5s'\n";
                 let served = Served::start(folder, engine, &routes(&keys, more));
                 let address = served.address();
                 let now = get_current_timestamp();

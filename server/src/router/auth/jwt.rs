@@ -75,7 +75,7 @@ impl Jwts {
     pub fn read(path: &Path, claims: &Claims) -> Result<Self, String> {
         let said = path.display();
         let bytes = fs::read(path).map_err(|error| format!("cannot read '{said}': {error}"))?;
-        let found = keys_of(&bytes).map_err(|what| format!("'{said}' {what}"))?;
+        let found = keys_of(&bytes, claims).map_err(|what| format!("'{said}' {what}"))?;
         let mut keys = Vec::new();
         for (id, key) in found {
             let secret_bytes = match key.family() {
@@ -166,7 +166,7 @@ fn wrong(error: &Error) -> Denied {
 type NamedKey = (Option<String>, DecodingKey);
 
 /// The keys of a file, in whatever form they are.
-fn keys_of(bytes: &[u8]) -> Result<Vec<NamedKey>, String> {
+fn keys_of(bytes: &[u8], claims: &Claims) -> Result<Vec<NamedKey>, String> {
     let text = str::from_utf8(bytes).map_or("", |text| text.trim_start_matches('\u{feff}').trim());
     if text.starts_with('{') {
         return of_jwk_set(text);
@@ -174,7 +174,15 @@ fn keys_of(bytes: &[u8]) -> Result<Vec<NamedKey>, String> {
     if text.contains("-----BEGIN") {
         return of_pem(text);
     }
-    let secret = bytes.trim_ascii();
+    // Anything could be one: a page of errors in place of a JWK set, a public key in DER.
+    if !claims.algorithms.contains(&Algorithm::HS256) {
+        return Err(
+            "is neither a JWK set nor PEM; if it is a secret, say jwt_algorithms = 'HS256'"
+                .to_owned(),
+        );
+    }
+    let secret = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
     let key = DecodingKey::from_secret(secret).map_err(|_| "is empty".to_owned())?;
     Ok(vec![(None, key)])
 }

@@ -128,7 +128,8 @@ impl Auth {
         let token = tokens.next().ok_or(Denied::Missing)?;
         match &self.proof {
             Proof::Tokens(known) => {
-                // All are compared, and each to its end: the time tells nothing of them.
+                // All are compared, and each to its end: the time tells nothing of them but how
+                // long they are.
                 let is_known = known.iter().fold(false, |is_known, known| {
                     is_known | bool::from(known.as_bytes().ct_eq(token.as_bytes()))
                 });
