@@ -93,7 +93,7 @@ struct Floor {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let mut listener = Listener::bind(&arguments.listen, 1, 4096)?;
+    let mut listener = Listener::bind(&arguments.listen, 1, 4096, None)?;
     println!("tcp://{}/", listener.address());
     let options = UringOptions {
         recv_buffers: arguments.recv_buffers,
