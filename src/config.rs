@@ -225,10 +225,10 @@ settings! {
     /// A connection that has been silent for this long is closed. A peer that is behind with
     /// reading and takes 16 KiB in this time is not silent. 0: any time. At most 24 days.
     idle_timeout_ms: u64 = 120_000, Milliseconds(0, TIMEOUT_MS_MAX), live;
-    /// A peer that has been silent for this long is pinged, and again after as long while it is:
-    /// that asks for a sign of life, and keeps proxies and address translation from forgetting
-    /// the connection, most of which take 60 seconds for it. After half of `idle_timeout_ms` if
-    /// that is sooner. 0: no pings. At most 24 days.
+    /// A peer that has sent nothing for this long gets a ping, and another one after each such
+    /// time. The pong shows that it is there; and proxies, many of which drop a connection that is
+    /// silent for 60 seconds, keep it. If half of `idle_timeout_ms` is shorter, that is used. 0: no
+    /// pings. At most 24 days.
     ping_interval_ms: u64 = 25_000, Milliseconds(0, TIMEOUT_MS_MAX), live;
     /// How long a message may take that does not get on; the connection ends with 1008. It gets
     /// on when it becomes whole in this time, or by 16 KiB of payload; it is looked at when the
@@ -274,12 +274,12 @@ settings! {
     /// What an address is, is said by `address_ipv4_bits` and `address_ipv6_bits`. Unix sockets
     /// have none. 0: any number.
     address_connections_max: u32 = 0, Count(0, u32::MAX as u64), live;
-    /// The most connections that one address may open in a second, and at once after it has opened
-    /// none for a second; more are answered 429. 0: any number.
+    /// Connections that one address may open in a second on average, and after a quiet second so
+    /// many at once; more are answered 429. 0: any number.
     address_accepts_max: u32 = 0, Count(0, 1_000_000), live;
-    /// How many bits of an IPv4 address make it one: 24 counts 256 of them together.
+    /// IPv4 addresses that agree in so many first bits count as one: with 24, 256 of them do.
     address_ipv4_bits: u8 = 32, Count(1, 32), live;
-    /// How many bits of an IPv6 address make it one: 64 is what a single customer has.
+    /// The same of IPv6: a single customer usually has 64.
     address_ipv6_bits: u8 = 64, Count(1, 128), live;
     /// Connections that may wait to be accepted (`listen(2)`; the kernel's `net.core.somaxconn`
     /// caps it).

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The invariant: of every network there are as many tickets as are counted for it. Of networks
-//! without tickets, [`PASSING_MAX`] are remembered at most, for the sake of how fast they opened
+//! without tickets, 16,384 are remembered at most, for the sake of how fast they opened
 //! connections: whoever has 2^64 addresses fills no memory with them.
 //!
 //! Without limits nobody is looked at, and no ticket is given out.

@@ -229,7 +229,7 @@ pub struct Listener {
 impl Listener {
     /// Binds `address` for `shards` shards: one socket each with `SO_REUSEPORT`, so that the kernel
     /// spreads connections over them, or one socket shared by all for a Unix path, which gets this
-    /// mode (`chmod(2)`) before anybody can connect. Waits for at most [`LEFT_BEHIND_MS`] while
+    /// mode (`chmod(2)`) before anybody can connect. Waits for at most half a second while
     /// somebody listens there.
     ///
     /// # Errors

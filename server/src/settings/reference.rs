@@ -18,7 +18,8 @@ pub fn reference() -> String {
     let introduction = "A file of settings is TOML: `key = value`. Each setting can also be given \
         by its variable of the environment and by its flag, or `--set key=value`; a flag wins over \
         a variable, and that over the file. Sizes read `64KiB`, `16MiB`, times `250ms`, `30s`, \
-        `2m`; plain numbers are in the unit that the key names.";
+        `2m`; plain numbers are in the unit that the key names. A list is an array in a file, \
+        several flags, or a variable with commas. What a flag or a variable says stays at SIGHUP.";
     let mut page = format!("# Settings of ringwire\n\n{}\n", wrapped(introduction));
     let mut group = None;
     for setting in settings() {
@@ -58,7 +59,7 @@ fn routes() -> String {
     let introduction = "What is served where: each `[[route]]` of the file is one, and a request \
         takes the one of its host and path. Without any there are two: a `page` at `/` and a \
         `sink` at `/sink`. Routes change at SIGHUP; who is connected stays, under what was in \
-        force when he came.";
+        force when he came. Settings of the server stand above the first of them.";
     let mut page = format!("\n## Routes\n\n{}\n", wrapped(introduction));
     for key in KEYS {
         let _ = writeln!(page, "\n### `{}` of a route\n", key.key);

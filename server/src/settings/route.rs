@@ -79,13 +79,13 @@ macro_rules! keys {
 
 keys! {
     path: Text(String) = String::new(), Kind::Text,
-        "The path that it serves, as it stands in the URL. {name} stands for one segment, {*name} \
-         for all that is left: /rooms/{room}, /{*rest}. What is written out wins over what is left \
-         open";
+        "The path that it serves, as it stands in the URL. {name} stands for one segment or a part \
+         of it, {*name} for the rest of the path, which is not empty: /rooms/{room}, /{*rest}. \
+         What is written out wins over what is left open";
     host: List(Vec<String>) = Vec::new(), Kind::List,
         "The hosts that it serves, without ports: chat.example.com, or *.example.com for all below \
-         it; without any, every host. A host by its name wins over one below another, and that \
-         over every host";
+         it; without any, every host. A path is looked for at the host by its name, then below \
+         another, then at routes for every host";
     application: Text(String) = "echo".to_owned(), Kind::Choice(APPLICATIONS),
         "What is served. echo: messages come back, as what they were or as ?encoding=text or \
          ?encoding=binary says; sink: they are counted; page: an echo, and the page that talks to \
@@ -94,8 +94,9 @@ keys! {
     origins: List(Vec<String>) = Vec::new(), Kind::List,
         "Whose pages may connect here, instead of allow_origin: as there, without a path";
     subprotocols: List(Vec<String>) = Vec::new(), Kind::List,
-        "Of the subprotocols that a client offers, the first that is named here is chosen. Without \
-         any, the first one that it offers";
+        "The subprotocols spoken here. The first of the client's offer that is in this list is \
+         chosen, whatever the order here; if none is, the connection has none. Without a list, the \
+         client's first one is chosen";
     compress: Switch(bool) = true, Kind::Switch,
         "Agree to compression here, if the server does";
     message_bytes_max: Number(u64) = 0, Kind::Bytes(0, 1 << 40),
@@ -113,7 +114,8 @@ keys! {
     auth: Text(String) = "none".to_owned(), Kind::Choice(AUTH),
         "Who may open a connection. none: everybody; token: whoever has one of auth_tokens_file; \
          jwt: whoever has a JSON Web Token (RFC 7519) that a key of jwt_keys_file has signed. \
-         Others are answered 401";
+         Others are answered 401. Only opening handshakes are asked, once: who is in stays though \
+         the token expires, and plain HTTP is answered to everybody";
     auth_from: List(Vec<String>) = vec!["bearer".to_owned()], Kind::List,
         "Where clients have their token, in the order in which is looked: bearer (the header \
          Authorization), cookie:NAME, query:NAME, or subprotocol:PREFIX (an offered subprotocol \
@@ -132,8 +134,8 @@ keys! {
     jwt_issuer: List(Vec<String>) = Vec::new(), Kind::List,
         "Tokens have to be from one of these (iss). Without any, from whomever the keys are";
     jwt_leeway_ms: Number(u64) = 30_000, Kind::Milliseconds(0, 600_000),
-        "How far clocks may be apart, when a token's times (exp, nbf) are looked at, in whole \
-         seconds";
+        "How far the clock of whoever signs may be off when exp and nbf are checked. Parts of a \
+         second are cut off. Tokens without exp are refused";
 }
 
 /// Wherever it stands.

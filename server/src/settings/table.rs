@@ -284,18 +284,19 @@ fn of_binary() -> Vec<Setting> {
         pin: Kind::Switch, "", Serving, fixed, at!(Switch, pin), to!(Switch, pin),
             "Keep each shard on one processor";
         unix_mode: Kind::Text, "MODE", Serving, fixed, at!(Text, unix_mode), to!(Text, unix_mode),
-            "The mode of Unix paths, as chmod(1) has it: 660 lets the group connect as well. \
-             Without one it is the umask's";
+            "The octal mode of Unix paths, in a file in quotes: '660' lets the group connect as \
+             well. Without one the umask decides. Abstract addresses (unix:@name) have no mode";
         proxy_protocol_from: Kind::List, "NETWORK", Serving, fixed,
             at!(List, proxy_protocol_from), to!(List, proxy_protocol_from),
-            "Take the word of proxies in this network (10.0.0.0/8, ::1), or at Unix sockets \
-             (unix), for whom they speak: each of their connections has to begin with a header of \
-             the PROXY protocol, version 1 or 2. Repeat it for several. Nobody else is believed";
+            "A network of proxies (10.0.0.0/8, ::1, or unix for Unix sockets) whose connections \
+             begin with a header of the PROXY protocol, version 1 or 2, which names the client. \
+             Connections from there without it are refused; nobody else is believed. Repeat it for \
+             several";
         forwarded_from: Kind::List, "NETWORK", Serving, fixed,
             at!(List, forwarded_from), to!(List, forwarded_from),
-            "Take the word of proxies in this network, or at Unix sockets (unix), for whom a \
-             request is from: what they add to forwarded_header. Limits by address look at that \
-             client, and not at the proxy. Repeat it for several. Nobody else is believed";
+            "A network of proxies (as above) that add the client's address to forwarded_header. \
+             Limits by address count that client. Each proxy has to add it itself (nginx: \
+             $proxy_add_x_forwarded_for), or clients can name any address. Repeat it for several";
         forwarded_header: Kind::Choice(&["x-forwarded-for", "forwarded"]), "HEADER", Serving,
             fixed, at!(Text, forwarded_header), to!(Text, forwarded_header),
             "The header that the proxies of forwarded_from write. Only this one is read: a proxy \
