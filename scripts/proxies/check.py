@@ -9,6 +9,7 @@ four connections of an address in.
 
 import argparse
 import base64
+import itertools
 import os
 import signal
 import socket
@@ -197,22 +198,22 @@ def free_address():
 class Proxy:
     """A proxy before the server."""
 
-    def __init__(self, name, command, address, reload_signal):
+    def __init__(self, name, command, address, reload_signal, addresses):
         self.name = name
         self.address = address
         self.reload_signal = reload_signal
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=sys.stderr
         )
-        self.last = 10
+        # The server counts those of both proxies together, so that each has its own.
+        self.addresses = addresses
 
     def client(self, last, path="/"):
         return Client(self.address, last, path)
 
     def next_address(self):
         """One that no other check has."""
-        self.last += 1
-        return self.last
+        return next(self.addresses)
 
     def end(self):
         self.process.terminate()
@@ -317,6 +318,8 @@ def main():
             for check in (ECHO, ADDRESSES, RELOADS, OWN[name], IDLE):
                 print(f"{name}: {check}")
         return
+    # Whoever ends this ends the proxies with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = options.folder
     addresses = {name: free_address() for name in NAMES}
     words = {
@@ -334,12 +337,14 @@ def main():
             ["haproxy", "-W", "-q", "-f", f"{folder}/haproxy.cfg"],
             addresses["HAProxy"],
             signal.SIGUSR2,
+            itertools.count(10),
         ),
         Proxy(
             "nginx",
             ["nginx", "-e", "stderr", "-p", folder, "-c", f"{folder}/nginx.conf"],
             addresses["nginx"],
             signal.SIGHUP,
+            itertools.count(130),
         ),
     ]
 
@@ -353,7 +358,9 @@ def main():
     def check_all(proxy):
         run(proxy, ECHO, proxy.echoes)
         # It is idle while the others are not.
-        idle = threading.Thread(target=run, args=(proxy, IDLE, lambda: proxy.idles(options.idle)))
+        idle = threading.Thread(
+            target=run, args=(proxy, IDLE, lambda: proxy.idles(options.idle)), daemon=True
+        )
         idle.start()
         run(proxy, ADDRESSES, proxy.tells_addresses)
         run(proxy, RELOADS, proxy.reloads)
@@ -365,7 +372,7 @@ def main():
         idle.join()
 
     try:
-        threads = [threading.Thread(target=check_all, args=(proxy,)) for proxy in proxies]
+        threads = [threading.Thread(target=check_all, args=(proxy,), daemon=True) for proxy in proxies]
         for thread in threads:
             thread.start()
         for thread in threads:
