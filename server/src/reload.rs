@@ -47,18 +47,13 @@ pub struct Reloading {
 impl Reloading {
     /// Reads everything again and says what came of it.
     fn reload(&mut self) {
-        let (settings, warnings) = match settings::load(&self.matches) {
-            Ok(loaded) => loaded,
-            Err(findings) => {
-                for finding in findings {
-                    tracing::error!("SIGHUP: {finding}");
-                }
-                return tracing::error!("SIGHUP: the settings stay as they were");
-            }
-        };
         // Tokens and keys are read again although no setting is another one.
-        let routes = match Routes::new(&settings) {
-            Ok(routes) => routes,
+        let loaded = settings::load(&self.matches).and_then(|(settings, warnings)| {
+            let routes = Routes::new(&settings)?;
+            Ok((settings, warnings, routes))
+        });
+        let (settings, warnings, routes) = match loaded {
+            Ok(loaded) => loaded,
             Err(findings) => {
                 for finding in findings {
                     tracing::error!("SIGHUP: {finding}");

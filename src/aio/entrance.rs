@@ -20,7 +20,7 @@ use super::{
     local::Local,
     newcomers::Told,
     opening::server_link,
-    socket::{Received, Socket, peer_of},
+    socket::{Received, Socket},
     threads::{Listening, run},
 };
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
         proxied::{Header, NoHeader},
     },
     proto::Role,
-    ring::{Errno, PeerAddress, standing},
+    ring::{Errno, PeerAddress, socket::peer_address, standing},
 };
 
 /// A proxy's header is looked at in pieces of so much: most have a hundred bytes.
@@ -54,7 +54,7 @@ pub fn come_in<H: Handler>(newcomer: Newcomer<H>) -> bool {
     if !newcomer.local.has_door() {
         return newcomer.take_place();
     }
-    let peer = peer_of(&newcomer.fd);
+    let peer = peer_address(&newcomer.fd);
     if newcomer.local.is_proxied(peer) {
         spawn_local(hear_proxy(newcomer));
         return true;
@@ -67,7 +67,7 @@ pub fn come_in<H: Handler>(newcomer: Newcomer<H>) -> bool {
 async fn hear_proxy<H: Handler>(mut newcomer: Newcomer<H>) {
     let timeout_ms = newcomer.local.handshake_timeout_ms();
     let Newcomer { fd, local, .. } = newcomer;
-    let peer = peer_of(&fd);
+    let peer = peer_address(&fd);
     let Ok(socket) = Socket::new(fd) else { return };
     let heard = timeout(Duration::from_millis(timeout_ms), header(&socket)).await;
     newcomer = Newcomer {

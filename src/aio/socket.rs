@@ -36,11 +36,6 @@ use crate::{
     },
 };
 
-/// Who is at the other end of a socket that is not registered.
-pub fn peer_of(fd: &OwnedFd) -> PeerAddress {
-    peer_address(fd)
-}
-
 const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// What is known of the peer's bytes.

@@ -153,8 +153,9 @@ fn silent_ms(config: &Config) -> Option<u64> {
 /// How long a peer may be silent before it is pinged: half of the time that it may be silent at
 /// most, so that it has as much time again for an answer.
 fn ping_ms(config: &Config) -> Option<u64> {
+    let interval_ms = some_time(config.ping_interval_ms)?;
     let half_ms = idle_ms(config).map(|ms| ms.div_ceil(2));
-    nearer(some_time(config.ping_interval_ms), half_ms).filter(|_| config.ping_interval_ms > 0)
+    nearer(Some(interval_ms), half_ms)
 }
 
 fn idle_ms(config: &Config) -> Option<u64> {

@@ -403,20 +403,13 @@ mod tests {
     fn of_those_who_ask_for_an_address_at_once_one_gets_it() {
         for round in 0..50 {
             let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = Address::Inet(free.local_addr().unwrap());
+            let inet = free.local_addr().unwrap();
             drop(free);
             let together = std::sync::Barrier::new(4);
             let bound: Vec<_> = thread::scope(|scope| {
                 let bind = || {
                     together.wait();
-                    Listener::bind_inet(
-                        match address {
-                            Address::Inet(inet) => inet,
-                            Address::Unix(_) => unreachable!(),
-                        },
-                        3,
-                        16,
-                    )
+                    Listener::bind_inet(inet, 3, 16)
                 };
                 let threads: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
                 threads.into_iter().map(|it| it.join().unwrap()).collect()
