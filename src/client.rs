@@ -40,9 +40,10 @@ use std::{
 
 use crate::{
     Address, Config, Conn, ConnId, Errno, RingKind, Service, StartError,
+    conn::{counts::Snapshot, farewell::Drain},
     ring::{AnyRing, Ballot, Epoll, Ring, Uring, Waker, choice},
     server::{no_ring_of, seed},
-    shard::{Shard, stats::Snapshot},
+    shard::Shard,
     tls::ClientTls,
 };
 pub use crate::{
@@ -319,7 +320,7 @@ impl<S: Service> Client<S> {
     /// Closes every connection with 1001, within this many milliseconds;
     /// [`is_finished`](Self::is_finished) once all are gone.
     pub fn stop(&mut self, drain_timeout_ms: u64) {
-        on_its_ring!(mut self, shard => shard.stop(drain_timeout_ms));
+        on_its_ring!(mut self, shard => shard.stop(Drain::at_once(drain_timeout_ms)));
     }
 
     /// Whether it was stopped and no connection is left.

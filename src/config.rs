@@ -8,7 +8,7 @@ use std::fmt;
 use crate::{
     conn::token::SLOTS_MAX,
     proto::{
-        Limits,
+        CloseCode, Limits,
         deflate::{
             Terms,
             negotiation::{WINDOW_BITS_MAX, WINDOW_BITS_MIN},
@@ -241,8 +241,15 @@ settings! {
     /// which there is still something to read has as much time again whenever it has taken all
     /// of that, or 16 KiB.
     close_timeout_ms: u64 = 5_000, Milliseconds(1, DAY_MS), live;
-    /// How long a stopping server waits for its connections to close.
+    /// How long a stopping server waits for the last of its connections to close.
     drain_timeout_ms: u64 = 10_000, Milliseconds(0, DAY_MS), live;
+    /// Over how long a stopping server spreads the closes of its connections, so that the clients
+    /// do not all come again in the same moment; `drain_timeout_ms` begins when that is over. 0:
+    /// all at once.
+    drain_spread_ms: u64 = 0, Milliseconds(0, DAY_MS), live;
+    /// With which status a stopping server closes its connections: 1001 (it goes away) or 1012 (it
+    /// starts again). Clients may tell them apart.
+    drain_code: u16 = 1001, Count(1001, 4999), live;
     /// Bytes queued for one peer from which on nothing more is received from it.
     queue_high_bytes: usize = 1 << 20, Bytes(1, 1 << 40), live;
     /// Bytes queued for one peer from which on it is received from again, and `on_drain` is
@@ -311,6 +318,9 @@ settings! {
     /// where it was received; a shorter one is copied, which costs less than another piece in
     /// the send.
     send_in_place_bytes_min: usize = 4 << 10, Bytes(0, 1 << 50), fixed;
+    /// Measure where the time goes in a shard: one message at a time is followed, from its receive
+    /// to when the service has it, to when the answer is queued, to when the kernel has taken that.
+    trace_stages: bool = false, Switch, live;
     /// Unused message buffers that one shard keeps, in bytes.
     message_kept_bytes_max: usize = 64 << 20, Bytes(0, 1 << 50), fixed;
     /// Whether clients of hixie-76, the protocol before RFC 6455, may connect as well; they are
@@ -461,7 +471,7 @@ impl Config {
     }
 
     /// What follows from several settings, or from more than bounds.
-    fn disagreements(&self) -> [Option<ConfigError>; 6] {
+    fn disagreements(&self) -> [Option<ConfigError>; 7] {
         let not = |is_right: bool, fault: &dyn Fn() -> ConfigError| (!is_right).then(fault);
         // What is queued when reading stops, one message more, and what the buffers still hold.
         let least = self
@@ -487,6 +497,10 @@ impl Config {
                     ConfigError::new("memory_bytes_max", self.memory_bytes_max, bound)
                 },
             ),
+            not(CloseCode::new(self.drain_code).is_some(), &|| {
+                let bound = "a status that can be sent: 1001, 1012, or from 3000 to 4999";
+                ConfigError::new("drain_code", self.drain_code, bound)
+            }),
             not(self.recv_buffers.is_power_of_two(), &|| {
                 ConfigError::new("recv_buffers", self.recv_buffers, "a power of two")
             }),

@@ -92,8 +92,12 @@ pub mod shard;
 pub use config::{Config, ConfigError};
 pub use conn::{
     CloseCause, Conn, ConnId, Counts, Remote, Timeout,
+    counts::{Count, CountKind, Snapshot},
+    distribution::{Spread, SpreadUnit},
+    farewell::Drain,
     handle::SendStatus,
     proxied::{Proxies, ProxyError},
+    survey::{Seen, SurveyOrder},
 };
 pub use proto::{
     CloseCode, Message, MessageKind, ProtocolError, SendError, Version,
@@ -104,6 +108,7 @@ pub use ring::{
     Address, Errno, PeerAddress, RingKind,
     probe::{self, Probe, Unavailable},
     process::defer_huge_pages,
+    socket::Listener,
 };
-pub use server::{Builder, Handle, HandleError, Server, StartError, serve};
-pub use shard::{service::Service, stats::Snapshot};
+pub use server::{Builder, Handle, HandleError, Pulse, Server, StartError, serve};
+pub use shard::service::Service;

@@ -9,6 +9,7 @@ use std::{
     num::NonZero,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    time::Duration,
 };
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -17,17 +18,24 @@ pub(crate) use crew::Crew;
 
 use crate::{
     config::{Config, ConfigError},
-    conn::{ConnId, door::Door, proxied::Proxies},
+    conn::{
+        ConnId,
+        counts::{Snapshot, Stats},
+        distribution::Spread,
+        door::Door,
+        farewell::Drain,
+        proxied::Proxies,
+        survey::{Seen, Survey, SurveyOrder, keep_best},
+    },
     proto::{CloseCode, SendError, endpoint::CLOSE_REASON_BYTES_MAX, message::Outgoing},
     ring::{
-        Address, AnyRing, Ballot, Errno, NoRing, Ring, RingKind, choice, probe::Unavailable,
+        Address, AnyRing, Ballot, Errno, NoRing, Ring, RingKind, Time, choice, probe::Unavailable,
         socket::Listener,
     },
     shard::{
         Shard,
         mailbox::{Command, PostError, Postbox},
         service::Service,
-        stats::{Snapshot, Stats},
     },
     tls::ServerTls,
 };
@@ -121,7 +129,17 @@ impl Builder {
     /// Port 0 lets the kernel choose.
     #[must_use]
     pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.listen.push((address.into(), None));
+        self.listen.push((Place::Named(address.into()), None));
+        self
+    }
+
+    /// Accepts connections of this socket as well, which listens already: a service manager has
+    /// opened it, or another process has handed it on. All shards share it, so that they do not
+    /// have equal parts as with an address of their own.
+    #[must_use]
+    pub fn listen_on(mut self, socket: impl Into<OwnedFd>) -> Self {
+        let socket = Arc::new(socket.into());
+        self.listen.push((Place::Open(socket), None));
         self
     }
 
@@ -131,7 +149,8 @@ impl Builder {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn listen_tls(mut self, address: impl Into<String>, tls: &ServerTls) -> Self {
-        self.listen.push((address.into(), Some(tls.clone())));
+        let place = Place::Named(address.into());
+        self.listen.push((place, Some(tls.clone())));
         self
     }
 
@@ -338,7 +357,16 @@ pub(crate) fn not_started(started: Result<(), StartError>, crew: Crew) -> StartE
 }
 
 /// Addresses to listen on, with the TLS of those that have some.
-pub(crate) type Listen = Vec<(String, Option<ServerTls>)>;
+pub(crate) type Listen = Vec<(Place, Option<ServerTls>)>;
+
+/// Where to listen.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// There, as it was written.
+    Named(String),
+    /// Somebody listens there already, for us.
+    Open(Arc<OwnedFd>),
+}
 
 /// What a server's threads start from: bound addresses, and the processors that they may use.
 pub(crate) struct Ground {
@@ -372,7 +400,16 @@ impl Ground {
             return Err(StartError::NoAddress);
         }
         let mut listeners = Vec::new();
-        for (text, tls) in listen {
+        for (place, tls) in listen {
+            let text = match place {
+                Place::Named(text) => text,
+                Place::Open(socket) => {
+                    let taken = Listener::of_open(socket, threads);
+                    let listener = taken.map_err(|errno| StartError::Socket { errno })?;
+                    listeners.push((listener, tls.clone()));
+                    continue;
+                }
+            };
             let address: Address = text
                 .parse()
                 .map_err(|_| StartError::Address { text: text.clone() })?;
@@ -443,9 +480,15 @@ impl Current {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long connections may take to close.
-    pub fn drain_timeout_ms(&self) -> u64 {
-        self.config().drain_timeout_ms
+    /// How to stop.
+    pub fn drain(&self) -> Drain {
+        let config = self.config();
+        Drain {
+            spread_ms: config.drain_spread_ms,
+            timeout_ms: config.drain_timeout_ms,
+            // Another one cannot be sent: it was not checked.
+            code: CloseCode::new(config.drain_code).unwrap_or(CloseCode::GOING_AWAY),
+        }
     }
 
     /// Takes over what can change, and tells so many threads what they run under then. Returns the
@@ -464,6 +507,52 @@ impl Current {
         tell(Arc::new(current.with_memory_for(threads)));
         Ok(stay)
     }
+}
+
+/// Whether a shard, or a thread of an async server, is well: [`Handle::pulse`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// It has given so many signs of life so far.
+    Beats(u64),
+    /// It has come to its end.
+    Stopped,
+}
+
+/// What is known of a thread, which is asked again if it has answered.
+pub(crate) fn pulse_of(stats: &Stats, ask: impl FnOnce() -> bool) -> Pulse {
+    let (beats, has_answered) = stats.beats();
+    if has_answered {
+        stats.ask_for_beat();
+        if !ask() {
+            return Pulse::Stopped;
+        }
+    }
+    Pulse::Beats(beats)
+}
+
+/// Has every thread walk over its connections, and waits for what they have seen.
+pub(crate) fn gather(
+    order: SurveyOrder,
+    most: usize,
+    patience: Duration,
+    ask: impl FnOnce(&dyn Fn() -> Survey),
+) -> Vec<Seen> {
+    let (tell, told) = mpsc::channel();
+    ask(&|| {
+        let tell = tell.clone();
+        // Whoever has asked may have lost his patience.
+        Survey::new(order, most, Box::new(move |seen| drop(tell.send(seen))))
+    });
+    // Who has refused to walk is not waited for.
+    drop(tell);
+    let until = Time::monotonic().plus_ms(patience.as_millis() as u64);
+    let left = || Duration::from_nanos(until.ns_since(Time::monotonic()));
+    let mut all = Vec::new();
+    while let Ok(seen) = told.recv_timeout(left()) {
+        all.extend(seen);
+    }
+    keep_best(&mut all, order, most);
+    all
 }
 
 /// Where a server listens, until it is told to stop. Unix paths are removed with it.
@@ -586,10 +675,10 @@ impl Handle {
     }
 
     /// Stops the server: it accepts no more, removes its Unix paths, closes every connection with
-    /// 1001, and ends when all are gone or `drain_timeout_ms` is over. Does not wait for that, as
-    /// [`Server::join`] does.
+    /// 1001, over `drain_spread_ms`, and ends when all are gone or `drain_timeout_ms` is over after
+    /// that. Does not wait for that, as [`Server::join`] does.
     pub fn stop(&self) {
-        self.stop_within(self.inner.current.drain_timeout_ms());
+        self.drain(self.inner.current.drain());
     }
 
     /// Goes on under other settings, for connections that are there as well as for those that come.
@@ -626,14 +715,54 @@ impl Handle {
             })
     }
 
-    /// As [`stop`](Self::stop), with another time for the connections to close.
+    /// As [`stop`](Self::stop), all at once, with another time for the connections to close.
     pub fn stop_within(&self, drain_timeout_ms: u64) {
+        self.drain(Drain::at_once(drain_timeout_ms));
+    }
+
+    /// As [`stop`](Self::stop), in another way. A server that is stopping already does so sooner,
+    /// if this is sooner.
+    pub fn drain(&self, drain: Drain) {
         // Before anyone is told: when the server has ended they are gone.
         self.inner.listeners.remove();
         for postbox in &self.inner.postboxes {
             // A shard that has stopped already is what was wanted.
-            let _ = postbox.post(Command::Stop { drain_timeout_ms });
+            let _ = postbox.post(Command::Stop(drain));
         }
+    }
+
+    /// Asks every shard for a sign of life, and tells what came of the times before: a shard that
+    /// serves gives it within a turn or two. Whoever is asked is not asked again before he has
+    /// answered.
+    pub fn pulse(&self) -> Vec<Pulse> {
+        let shards = self.inner.postboxes.iter().zip(&self.inner.stats);
+        let pulse = shards.map(|(postbox, stats)| {
+            pulse_of(stats, || {
+                // A full mailbox will be read, or is its shard's trouble.
+                postbox.post(Command::Beat) != Err(PostError::Stopped)
+            })
+        });
+        pulse.collect()
+    }
+
+    /// The connections that stand out: the first `most` by this order, over all shards. Waits for
+    /// the shards, for `patience` at most; those of a shard that has not answered by then are
+    /// missing. Not on a shard's own thread.
+    pub fn survey(&self, order: SurveyOrder, most: usize, patience: Duration) -> Vec<Seen> {
+        gather(order, most, patience, |survey| {
+            for postbox in &self.inner.postboxes {
+                let _ = postbox.post(Command::Survey(Box::new(survey())));
+            }
+        })
+    }
+
+    /// How what each shard has measured is spread.
+    pub fn shard_spreads(&self) -> Vec<Vec<Spread>> {
+        self.inner
+            .stats
+            .iter()
+            .map(|stats| stats.spread())
+            .collect()
     }
 
     /// The counts of all shards, added up.
@@ -701,6 +830,11 @@ pub enum StartError {
     Config(ConfigError),
     /// No address to listen on.
     NoAddress,
+    /// A socket that was handed over is none that can be listened on.
+    Socket {
+        /// What the kernel said.
+        errno: Errno,
+    },
     /// The kernel refused a shard what it needs to run.
     Ring {
         /// The shard's number.
@@ -746,6 +880,11 @@ impl fmt::Display for StartError {
             }
             Self::Config(error) => error.fmt(f),
             Self::NoAddress => f.write_str("there is no address to listen on; name at least one"),
+            Self::Socket { errno } => write!(
+                f,
+                "a socket that was handed over cannot be listened on: {errno}; it has to be a \
+                 stream socket that listens (ListenStream= of systemd)"
+            ),
             Self::Ring { shard, errno } => {
                 write!(
                     f,

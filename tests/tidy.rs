@@ -922,7 +922,7 @@ fn a_page_says_what_the_module_refuses_to_know() {
 
 #[test]
 fn the_load_generator_keeps_to_the_public_api() {
-    let text = "use ringwire::{\n    Conn,\n    shard::stats::Snapshot,\n};\nringwire::ring::f();";
+    let text = "use ringwire::{\n    Conn,\n    conn::counts::Snapshot,\n};\nringwire::ring::f();";
     let lines: Vec<usize> = found(hidden_modules, "loadgen/src/run.rs", text)
         .iter()
         .map(|(line, _)| *line)

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     conn::{
-        CloseCause, Ending, Key, Link, Stage,
+        CloseCause, ConnId, Ending, Key, Link, Stage,
         door::Ticket,
         liveness::{Kernel, first_look_ms},
         opening::Lack,
@@ -112,7 +112,7 @@ impl Connection {
 
     fn with_key(local: &Rc<Local>, key: Key, socket: Socket, mut link: Link) -> Rc<Self> {
         let now = Time::monotonic_coarse();
-        link.heard_ms = now.as_ms() as u32;
+        link.begins(now);
         let connection = Rc::new(Self {
             socket,
             local: local.clone(),
@@ -140,6 +140,11 @@ impl Connection {
         local.set_deadline(state, key, timeout_ms);
         local.counted(now);
         connection
+    }
+
+    /// Its name.
+    pub fn id(&self) -> ConnId {
+        ConnId::new(self.local.number.get(), self.key)
     }
 
     /// Whether messages may still come.

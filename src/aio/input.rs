@@ -63,6 +63,8 @@ pub struct Input {
     unpaid_bytes: usize,
     /// The message that was handed out last, if it was put together.
     held: Option<Box<MessageBuffer>>,
+    /// Bytes of the message that is handed out in pieces, so far.
+    message_bytes: u64,
     /// What TLS came to behind these bytes.
     after: Option<Box<Result<(), TlsError>>>,
 }
@@ -300,9 +302,14 @@ impl Input {
             };
             match event {
                 Event::Message { kind, payload } => {
-                    let counts = &mut state.shared.counts;
-                    counts.messages_received += u64::from(!link.endpoint.is_in_message());
-                    counts.payload_bytes_received += payload.len() as u64;
+                    self.message_bytes += payload.len() as u64;
+                    let shared = &mut state.shared;
+                    shared.counts.payload_bytes_received += payload.len() as u64;
+                    if !link.endpoint.is_in_message() {
+                        let bytes = mem::take(&mut self.message_bytes);
+                        shared.counts.messages_received += 1;
+                        shared.stats.spread.message_received.add(bytes);
+                    }
                     return Some(match payload {
                         Payload::Borrowed(Framed { header_len, frame }) => Found::Received {
                             kind,
@@ -315,7 +322,15 @@ impl Input {
                         }
                     });
                 }
-                Event::Ping(payload) | Event::Pong(payload) => {
+                Event::Ping(payload) => {
+                    state.shared.pool.reclaim(payload);
+                    share.charge(cost::CALL_NS);
+                    if left > 0 && share.is_over() {
+                        return None;
+                    }
+                }
+                Event::Pong(payload) => {
+                    state.shared.pong_came(&payload);
                     state.shared.pool.reclaim(payload);
                     share.charge(cost::CALL_NS);
                     if left > 0 && share.is_over() {

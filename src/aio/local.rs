@@ -33,13 +33,13 @@ use super::{
 };
 use crate::{
     config::Config,
+    conn::counts::Stats,
     conn::{
         CloseCause, Key, Shared, deadline::Wheel, door::Door, places::Places, proxied::Proxies,
         slab::Slab,
     },
     ring::{Errno, Time, socket::LastDescriptors},
     server::seed,
-    shard::stats::Stats,
 };
 
 /// Counts are published this long after something was counted.
@@ -116,7 +116,7 @@ impl Context {
     /// What happened so far.
     pub fn stats(&self) -> crate::Snapshot {
         self.local.publish();
-        self.local.stats.snapshot()
+        self.local.state.borrow().shared.stats.snapshot()
     }
 }
 
@@ -196,7 +196,8 @@ pub struct Local {
     later: RefCell<Vec<Later>>,
     /// The connection whose handler is polled: what is sent meanwhile is sent when that is done.
     in_turn: Cell<Option<Key>>,
-    pub stats: Arc<Stats>,
+    /// The number of its thread in its server, as in the names of its connections.
+    pub number: Cell<u16>,
     /// Where tasks are spawned.
     home: Home,
     keeper: RefCell<Option<Waker>>,
@@ -243,12 +244,14 @@ impl Local {
     ) -> Result<Rc<Self>, Errno> {
         let timer = Timer::new()?;
         let places = Places::new(config.shard_connections_max, config.handshake_timeout_ms);
+        let mut shared = Shared::new(config, seed);
+        shared.stats = stats;
         let local = Rc::new(Self {
             state: RefCell::new(State {
-                buffers: Buffers::new(config.recv_large_buffer_bytes as usize),
+                buffers: Buffers::new(shared.config.recv_large_buffer_bytes as usize),
                 wheel: Wheel::new(Time::monotonic_coarse()),
                 slab: Slab::default(),
-                shared: Shared::new(config, seed),
+                shared,
                 relieving: Relieving::default(),
                 places,
                 is_stopping: false,
@@ -258,7 +261,7 @@ impl Local {
             rota: Rota::default(),
             later: RefCell::default(),
             in_turn: Cell::new(None),
-            stats,
+            number: Cell::new(0),
             home,
             keeper: RefCell::default(),
             armed: Cell::new(None),
@@ -400,7 +403,7 @@ impl Local {
         self.publish_at.set(None);
         let state = &mut *self.state.borrow_mut();
         state.shared.settle_codec();
-        self.stats.publish(
+        state.shared.stats.publish(
             &state.shared.counts,
             state.slab.len(),
             state.shared.queued_bytes,
@@ -415,6 +418,11 @@ impl Local {
         state
             .places
             .set(config.shard_connections_max, config.handshake_timeout_ms);
+    }
+
+    /// The connection in this place, unless it is gone.
+    pub fn connection(&self, key: Key) -> Option<Rc<Connection>> {
+        self.state.borrow_mut().slab.get_mut(key)?.upgrade()
     }
 
     /// Every connection that there is.

@@ -53,7 +53,9 @@ impl State {
     #[inline]
     pub fn settle_ledger(&mut self) -> bool {
         let held = self.held_bytes();
+        let limit = self.shared.ledger.bytes_max();
         self.shared.counts.memory_held_bytes = held as u64;
+        self.shared.counts.memory_limit_bytes = limit as u64;
         self.relieving.idle.held(held);
         let room = self.shared.ledger.held(held);
         self.shared.set_room(room);

@@ -4,24 +4,36 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError, mpsc},
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::{
     handler::Handler,
     local::{Context, Local},
     runtime::{Home, Runtime},
-    threads::{self, Orders},
+    threads::{self, Order},
 };
 use crate::{
-    Address, Config, ConfigError, RingKind, Snapshot, StartError,
-    conn::{door::Door, proxied::Proxies},
+    Address, CloseCode, Config, ConfigError, ConnId, HandleError, RingKind, Snapshot, StartError,
+    conn::{
+        counts::Stats,
+        distribution::Spread,
+        door::Door,
+        farewell::Drain,
+        proxied::Proxies,
+        survey::{Seen, SurveyOrder},
+    },
+    proto::endpoint::CLOSE_REASON_BYTES_MAX,
     ring::{Ballot, choice},
-    server::{Crew, Current, Ground, Listen, Listeners, no_ring_of, not_started, pin, seed},
-    shard::stats::Stats,
+    server::{
+        Crew, Current, Ground, Listen, Listeners, Place, Pulse, gather, no_ring_of, not_started,
+        pin, pulse_of, seed,
+    },
     tls::ServerTls,
 };
 
@@ -55,8 +67,8 @@ pub struct Handle {
 
 #[derive(Debug)]
 struct Inner {
-    /// What all threads are told.
-    orders: watch::Sender<Orders>,
+    /// What each thread is told.
+    orders: Vec<UnboundedSender<Order>>,
     stats: Vec<Arc<Stats>>,
     current: Current,
     listeners: Listeners,
@@ -141,7 +153,16 @@ impl Builder {
     /// Port 0 lets the kernel choose.
     #[must_use]
     pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.listen.push((address.into(), None));
+        self.listen.push((Place::Named(address.into()), None));
+        self
+    }
+
+    /// Accepts connections of this socket as well, which listens already: a service manager has
+    /// opened it, or another process has handed it on.
+    #[must_use]
+    pub fn listen_on(mut self, socket: impl Into<OwnedFd>) -> Self {
+        let socket = Arc::new(socket.into());
+        self.listen.push((Place::Open(socket), None));
         self
     }
 
@@ -150,7 +171,8 @@ impl Builder {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn listen_tls(mut self, address: impl Into<String>, tls: &ServerTls) -> Self {
-        self.listen.push((address.into(), Some(tls.clone())));
+        let place = Place::Named(address.into());
+        self.listen.push((place, Some(tls.clone())));
         self
     }
 
@@ -239,7 +261,7 @@ impl Builder {
         let count = ground.threads;
         let thread_config = self.config.with_memory_for(count);
         let stats: Vec<Arc<Stats>> = (0..count).map(|_| Arc::default()).collect();
-        let (orders, ordered) = watch::channel(Orders::default());
+        let mut orders = Vec::new();
         let (reports, reported) = mpsc::channel();
         let handler = Arc::new(handler);
         let door = Arc::new(Door::new(&thread_config));
@@ -250,13 +272,14 @@ impl Builder {
         for (id, stats) in stats.iter().enumerate() {
             let sockets = ground.sockets();
             let cpu = ground.processor(id, self.pinned);
-            let (config, door, proxies, handler, stats, ordered, reports) = (
+            let (order, ordered) = unbounded_channel();
+            orders.push(order);
+            let (config, door, proxies, handler, stats, reports) = (
                 thread_config.clone(),
                 door.clone(),
                 proxies.clone(),
                 handler.clone(),
                 stats.clone(),
-                ordered.clone(),
                 reports.clone(),
             );
             let ballot_of_thread = ballot.clone();
@@ -274,6 +297,7 @@ impl Builder {
                         let home = Home::find().map_err(io::Error::other);
                         let home = home.map_err(StartError::Thread)?;
                         let local = Local::new(config, home, seed, stats).map_err(refused)?;
+                        local.number.set(shard);
                         local.share_door(door, proxies);
                         let listening = threads::listen(sockets).map_err(refused)?;
                         Ok::<_, StartError>((local, listening))
@@ -335,10 +359,11 @@ fn in_turn<T>(open: impl FnOnce() -> T) -> T {
 
 impl Handle {
     /// Stops the server: it accepts no more, removes its Unix paths, closes every connection with
-    /// 1001, and ends when all are gone or `drain_timeout_ms` is over; handlers that are left then
-    /// are dropped. Does not wait for that, as [`Server::join`] does.
+    /// 1001, over `drain_spread_ms`, and ends when all are gone or `drain_timeout_ms` is over after
+    /// that; handlers that are left then are dropped. Does not wait for that, as [`Server::join`]
+    /// does.
     pub fn stop(&self) {
-        self.stop_within(self.inner.current.drain_timeout_ms());
+        self.drain(self.inner.current.drain());
     }
 
     /// Goes on under other settings, as [`Handle::reconfigure`](crate::Handle::reconfigure) of a
@@ -356,17 +381,74 @@ impl Handle {
             ..
         } = &*self.inner;
         current.change(config, stats.len(), |config| {
-            orders.send_modify(|orders| orders.config = Some(config));
+            for order in orders {
+                // A thread that has stopped needs none.
+                let _ = order.send(Order::Reconfigure(config.clone()));
+            }
         })
     }
 
-    /// As [`stop`](Self::stop), with another time for the connections to close.
+    /// As [`stop`](Self::stop), all at once, with another time for the connections to close.
     pub fn stop_within(&self, drain_timeout_ms: u64) {
+        self.drain(Drain::at_once(drain_timeout_ms));
+    }
+
+    /// As [`stop`](Self::stop), in another way. A server that is stopping already does so sooner,
+    /// if this is sooner.
+    pub fn drain(&self, drain: Drain) {
         // Before anyone is told: when the server has ended they are gone.
         self.inner.listeners.remove();
+        self.order(|| Order::Stop(drain));
+    }
+
+    /// Tells every thread. One that has stopped is not there to hear it.
+    fn order(&self, order: impl Fn() -> Order) {
+        for thread in &self.inner.orders {
+            let _ = thread.send(order());
+        }
+    }
+
+    /// Starts the closing handshake of a connection, with a reason of at most 123 bytes; one that
+    /// is gone stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError::ReasonTooLong`], [`HandleError::Stopped`].
+    pub fn close(&self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), HandleError> {
+        if reason.len() > CLOSE_REASON_BYTES_MAX {
+            return Err(HandleError::ReasonTooLong);
+        }
+        let thread = self.inner.orders.get(usize::from(id.shard()));
+        let order = Order::Close(id.key(), code, reason.into());
+        let told = thread.and_then(|thread| thread.send(order).ok());
+        told.ok_or(HandleError::Stopped)
+    }
+
+    /// Asks every thread for a sign of life, as
+    /// [`Handle::pulse`](crate::Handle::pulse) of a server of shards.
+    pub fn pulse(&self) -> Vec<Pulse> {
+        let threads = self.inner.orders.iter().zip(&self.inner.stats);
+        let pulse =
+            threads.map(|(thread, stats)| pulse_of(stats, || thread.send(Order::Beat).is_ok()));
+        pulse.collect()
+    }
+
+    /// The connections that stand out: the first `most` by this order, over all threads. Waits for
+    /// the threads, for `patience` at most; those of a thread that has not answered by then are
+    /// missing. Not on one of these threads.
+    pub fn survey(&self, order: SurveyOrder, most: usize, patience: Duration) -> Vec<Seen> {
+        gather(order, most, patience, |survey| {
+            self.order(|| Order::Survey(Box::new(survey())));
+        })
+    }
+
+    /// How what each thread has measured is spread.
+    pub fn thread_spreads(&self) -> Vec<Vec<Spread>> {
         self.inner
-            .orders
-            .send_modify(|orders| orders.stop = Some(drain_timeout_ms));
+            .stats
+            .iter()
+            .map(|stats| stats.spread())
+            .collect()
     }
 
     /// The counts of all threads, added up. They are at most some 40 ms old.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::mpsc::UnboundedReceiver,
     task::{JoinHandle, spawn_local},
 };
 
@@ -30,8 +30,13 @@ use super::{
 use crate::{
     CloseCause, CloseCode,
     config::Config,
-    conn::{Ending, Stage, places::DESCRIPTORS_RAN_OUT},
-    ring::{Errno, Time, errno::AcceptError},
+    conn::{
+        Ending, Key, Stage,
+        farewell::{Drain, Farewell},
+        places::DESCRIPTORS_RAN_OUT,
+        survey::{Seen, Survey},
+    },
+    ring::{Errno, PeerAddress, Time, errno::AcceptError},
     tls::ServerTls,
 };
 
@@ -42,12 +47,18 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 const ACCEPTED_MAX: usize = 64;
 
 /// What a server's threads are told to do.
-#[derive(Clone, Debug, Default)]
-pub struct Orders {
+#[derive(Debug)]
+pub enum Order {
     /// To go on under these settings.
-    pub config: Option<Arc<Config>>,
-    /// To stop, within so many milliseconds.
-    pub stop: Option<u64>,
+    Reconfigure(Arc<Config>),
+    /// To stop.
+    Stop(Drain),
+    /// To close a connection, if it is still there.
+    Close(Key, CloseCode, Box<str>),
+    /// To look who is there.
+    Survey(Box<Survey>),
+    /// To give a sign of life.
+    Beat,
 }
 
 /// A listener and its TLS.
@@ -79,7 +90,7 @@ pub async fn serve<H: Handler>(
     local: Rc<Local>,
     listening: Vec<Listening>,
     handler: Rc<H>,
-    mut orders: watch::Receiver<Orders>,
+    mut orders: UnboundedReceiver<Order>,
 ) {
     let accepts = listening.len();
     let accepting: Vec<_> = listening
@@ -87,49 +98,127 @@ pub async fn serve<H: Handler>(
         .map(|listening| spawn_local(accept_all(local.clone(), listening, handler.clone())))
         .collect();
     let mut vital: Vec<_> = accepting.into_iter().chain(local.take_keeper()).collect();
-    let drain_timeout_ms = until_told(&local, &mut orders, &mut vital).await;
+    let drain = until_told(&local, &mut orders, &mut vital).await;
     vital.truncate(accepts);
     for task in vital {
         task.abort();
         let _ = task.await;
     }
-    go_away(&local);
-    let gone = async {
-        while !local.state.borrow().slab.is_empty() {
-            local.left.notified().await;
-        }
-    };
-    let drained = tokio::time::timeout(Duration::from_millis(drain_timeout_ms), gone).await;
-    if drained.is_err() {
-        for connection in local.connections() {
-            connection.abort(CloseCause::Stopping);
-        }
+    local.stops();
+    take_leave(&local, &mut orders, drain).await;
+    for connection in local.connections() {
+        connection.abort(CloseCause::Stopping);
     }
     local.end();
     local.publish();
 }
 
-/// Obeys until the thread is to stop, and returns how long its connections may take.
-async fn until_told(
-    local: &Local,
-    orders: &mut watch::Receiver<Orders>,
-    vital: &mut [JoinHandle<()>],
-) -> u64 {
-    let obeying = async {
-        loop {
-            let Orders { config, stop } = orders.borrow_and_update().clone();
-            if let Some(config) = config {
-                local.reconfigure(&config);
-            }
-            if let Some(drain_timeout_ms) = stop {
-                return drain_timeout_ms;
-            }
-            // Its other end is there for as long as this thread, in the hands of those who watch
-            // it.
-            if orders.changed().await.is_err() {
-                return 0;
+/// Closes all connections, at once or one after the other, and waits until they are gone or the
+/// time is up. What is ordered meanwhile is done.
+async fn take_leave(local: &Rc<Local>, orders: &mut UnboundedReceiver<Order>, drain: Drain) {
+    let began = Time::monotonic();
+    let mut until = drain.until(began);
+    let keys = local.connections().iter().map(|it| it.key).collect();
+    let mut farewell = {
+        let keeper = &mut local.state.borrow_mut().shared.keys;
+        Some(Farewell::new(keys, keeper, began, drain))
+    };
+    while !local.state.borrow().slab.is_empty() {
+        let now = Time::monotonic();
+        if now >= until {
+            return;
+        }
+        while let Some(key) = farewell.as_mut().and_then(|it| it.next(now)) {
+            if let Some(connection) = local.connection(key) {
+                say_goodbye(&connection, &drain);
             }
         }
+        if farewell
+            .as_ref()
+            .is_some_and(|it| it.is_over() && it.due_at() <= now)
+        {
+            // Those who have come since.
+            farewell = None;
+            say_all_goodbye(local, &drain);
+        }
+        let next_at = farewell.as_ref().map_or(until, |it| it.due_at().min(until));
+        let sleep_ns = next_at.ns_since(Time::monotonic());
+        let mut left = pin!(local.left.notified());
+        let mut stopped = pin!(next_stop(local, orders));
+        let mut due = pin!(tokio::time::sleep(Duration::from_nanos(sleep_ns)));
+        let sooner = poll_fn(|context| {
+            if let Poll::Ready(drain) = stopped.as_mut().poll(context) {
+                return Poll::Ready(drain);
+            }
+            if left.as_mut().poll(context).is_ready() || due.as_mut().poll(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        })
+        .await;
+        if let Some(sooner) = sooner {
+            until = until.min(sooner.until(Time::monotonic()));
+            if sooner.spread_ms == 0 {
+                farewell = None;
+                say_all_goodbye(local, &sooner);
+            }
+        }
+    }
+}
+
+/// Does what is ordered until that is to stop. Nothing comes when nobody is there to order.
+async fn next_stop(local: &Rc<Local>, orders: &mut UnboundedReceiver<Order>) -> Option<Drain> {
+    loop {
+        match orders.recv().await? {
+            Order::Stop(drain) => return Some(drain),
+            Order::Reconfigure(config) => local.reconfigure(&config),
+            Order::Close(key, code, reason) => {
+                if let Some(connection) = local.connection(key) {
+                    let cause = CloseCause::Application(code);
+                    let _ = connection.close(code, &reason, cause);
+                }
+            }
+            Order::Survey(survey) => local.spawn(walk(local.clone(), *survey)),
+            Order::Beat => local.state.borrow().shared.stats.beat(),
+        }
+    }
+}
+
+/// Looks at all connections, in pieces between which others have their turn.
+async fn walk(local: Rc<Local>, mut survey: Survey) {
+    loop {
+        let places = local.state.borrow().slab.capacity();
+        for slot in survey.piece(places) {
+            let found = {
+                let state = &mut *local.state.borrow_mut();
+                let key = state.slab.key_at(slot);
+                key.and_then(|key| state.slab.get_mut(key)?.upgrade())
+            };
+            if let Some(connection) = found {
+                let link = connection.link.borrow();
+                survey.see(Seen::new(connection.id(), &link, Time::monotonic_coarse()));
+            }
+        }
+        if survey.is_over(places) {
+            return survey.end(|id| {
+                let connection = local.connection(id.key());
+                connection.map_or(PeerAddress::Unknown, |it| it.socket.peer_address())
+            });
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Obeys until the thread is to stop, and returns how.
+async fn until_told(
+    local: &Rc<Local>,
+    orders: &mut UnboundedReceiver<Order>,
+    vital: &mut [JoinHandle<()>],
+) -> Drain {
+    // Its other end is there for as long as this thread, in the hands of those who watch it.
+    let obeying = async {
+        let stopped = next_stop(local, orders).await;
+        stopped.unwrap_or(Drain::at_once(0))
     };
     let mut obeying = pin!(obeying);
     poll_fn(|context| {
@@ -143,20 +232,21 @@ async fn until_told(
     .await
 }
 
-/// Closes every connection with 1001.
-fn go_away(local: &Rc<Local>) {
-    local.stops();
+fn say_all_goodbye(local: &Rc<Local>, drain: &Drain) {
     for connection in local.connections() {
-        let is_open = matches!(connection.link.borrow().stage, Stage::Open);
-        if is_open {
-            let code = CloseCode::GOING_AWAY;
-            let _ = connection.close(code, "", CloseCause::Stopping);
-        } else if matches!(
-            connection.link.borrow().stage,
-            Stage::Connecting(_) | Stage::Opening(_) | Stage::Challenged(_)
-        ) {
-            connection.abort(CloseCause::Stopping);
-        }
+        say_goodbye(&connection, drain);
+    }
+}
+
+fn say_goodbye(connection: &Rc<Connection>, drain: &Drain) {
+    let is_open = matches!(connection.link.borrow().stage, Stage::Open);
+    if is_open {
+        let _ = connection.close(drain.code, "", CloseCause::Stopping);
+    } else if matches!(
+        connection.link.borrow().stage,
+        Stage::Connecting(_) | Stage::Opening(_) | Stage::Challenged(_)
+    ) {
+        connection.abort(CloseCause::Stopping);
     }
 }
 

@@ -209,10 +209,6 @@ impl Link {
                 is_ending || !self.paused || queued > config.queue_low_bytes,
                 "its queue is below the low mark, and it is not received from",
             ),
-            (
-                self.paused || !self.drain_owed,
-                "it is told of a queue that it did not fill",
-            ),
         ])
     }
 }

@@ -172,6 +172,11 @@ impl<'a, T> Conn<'a, T> {
     pub(crate) fn count_received(&mut self, payload_len: usize) {
         self.shared.counts.messages_received += 1;
         self.shared.counts.payload_bytes_received += payload_len as u64;
+        self.shared
+            .stats
+            .spread
+            .message_received
+            .add(payload_len as u64);
     }
 
     /// The connection's name, for a [`Handle`](crate::Handle) or a log.

@@ -218,8 +218,9 @@ impl Link {
             let due = (silence_ms / ping_ms) as u8;
             // Pings do not pile up before somebody who does not read.
             if self.pings == 0 || due != self.pings && self.queued_bytes() == 0 {
+                let payload = shared.ping_payload();
                 let (endpoint, mut context) = self.split(shared);
-                let _ = endpoint.send_control(Control::Ping, &[], &mut context);
+                let _ = endpoint.send_control(Control::Ping, &payload, &mut context);
             }
             self.pings = due.max(1);
             match was_asked {

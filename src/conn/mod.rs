@@ -28,9 +28,12 @@
 
 #[cfg(feature = "sim")]
 pub mod check;
+pub mod counts;
 pub mod date;
 pub mod deadline;
+pub mod distribution;
 pub mod door;
+pub mod farewell;
 pub mod handle;
 pub mod ledger;
 pub mod lending;
@@ -43,6 +46,7 @@ pub mod remote;
 pub mod secure;
 pub mod slab;
 pub mod stages;
+pub mod survey;
 pub mod token;
 pub mod unread;
 
@@ -50,6 +54,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+pub use counts::Counts;
+use counts::Stats;
 use date::DateText;
 use door::{Door, Ticket};
 pub use handle::Conn;
@@ -76,6 +82,9 @@ use crate::{
     ring::{Arrival, Errno, Lent, Ring, SendArena, SendQueue, Time, Token, Urgency},
     tls::TlsError,
 };
+
+/// What a ping carries that asks a silent peer.
+const PING_BYTES: usize = 8;
 
 /// A send that took this long had to wait for its peer.
 const SEND_WAITED_MS: u32 = 20;
@@ -196,6 +205,10 @@ pub struct Shared {
     pub send_room: usize,
     /// Counts.
     pub counts: Counts,
+    /// What other threads see of them, and what is measured.
+    pub stats: Arc<Stats>,
+    /// By which pings that ask silent peers are known from those of services.
+    ping_mark: [u8; 4],
     /// The time of this turn.
     pub now: Time,
     /// Bytes queued for all peers of the shard.
@@ -218,109 +231,22 @@ pub struct Shared {
     pub mistake: Option<mistake::Mistake>,
 }
 
-/// What happened on a shard so far, and what it holds now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Times that accepting was paused for want of descriptors.
-    pub accept_pauses: u64,
-    /// Newcomers for whom no place was free: `shard_connections_max` was reached, or few
-    /// descriptors were left. They waited for one, unread.
-    pub places_waited: u64,
-    /// Opening handshakes that were answered 503 because no place got free in time.
-    pub places_refusals: u64,
-    /// Newcomers that were turned away because of `connections_max`, `address_connections_max` or
-    /// `address_accepts_max`: answered 503 or 429, or closed.
-    pub door_refusals: u64,
-    /// Connections accepted or dialled.
-    pub connections: u64,
-    /// Opening handshakes that succeeded.
-    pub handshakes: u64,
-    /// Opening handshakes that were refused or failed, and requests that could not be read or did
-    /// not come in time.
-    pub handshakes_refused: u64,
-    /// Messages sent through a handle that did not get into their connection's queue: it was full,
-    /// or the connection closing or gone.
-    pub handle_sends_dropped: u64,
-    /// Plain HTTP requests that were answered, with whatever status: a 404 is one, and a 426.
-    pub http_requests: u64,
-    /// Messages received.
-    pub messages_received: u64,
-    /// Bytes of payload in them.
-    pub payload_bytes_received: u64,
-    /// Messages sent.
-    pub messages_sent: u64,
-    /// Bytes of payload in them.
-    pub payload_bytes_sent: u64,
-    /// Messages sent from where they were received, without a copy.
-    pub messages_sent_in_place: u64,
-    /// Short messages sent as they were received, several of them in one piece.
-    pub messages_sent_in_runs: u64,
-    /// Bytes of memory that connections hold now, and that is kept for them: messages, queues, what
-    /// was received and not looked at, TLS, windows and compressors.
-    pub memory_held_bytes: u64,
-    /// Opening handshakes that were answered 503 because memory ran short.
-    pub memory_refusals: u64,
-    /// Times that receiving from a peer was paused because memory ran short.
-    pub memory_pauses: u64,
-    /// Connections that were ended because memory ran short and they held most of it.
-    pub memory_shed: u64,
-    /// Connections that failed for a violation.
-    pub protocol_errors: u64,
-    /// Connections that agreed on compression (permessage-deflate).
-    pub compress_connections: u64,
-    /// Connections that were refused context takeover because the memory for it was spent.
-    pub compress_windows_refused: u64,
-    /// Messages sent compressed.
-    pub compress_messages: u64,
-    /// Bytes of payload in them.
-    pub compress_payload_bytes: u64,
-    /// Bytes that they became.
-    pub compress_bytes: u64,
-    /// Compressed messages received.
-    pub inflate_messages: u64,
-    /// Bytes that they came as.
-    pub inflate_bytes: u64,
-    /// Bytes of payload that they became.
-    pub inflate_payload_bytes: u64,
-    /// Bytes that the windows of the connections with context takeover may take now.
-    pub compress_windows_bytes: u64,
-    /// Bytes that the shard's compressors and inflater take now.
-    pub compress_held_bytes: u64,
-    /// Receives into large buffers, on connections with long messages.
-    pub recv_large: u64,
-    /// Times that a connection had to wait for receive buffers.
-    pub recv_starved: u64,
-    /// Times that receiving from a peer was paused because it did not read.
-    pub reads_paused: u64,
-    /// Panics of the service that were contained.
-    pub service_panics: u64,
-    /// Calls of the service that took more than 20 ms, in which every connection waited.
-    pub slow_calls: u64,
-    /// Connections dropped at a deadline.
-    pub timeouts: u64,
-    /// Connections whose TLS failed, in the handshake or later.
-    pub tls_failures: u64,
-    /// TLS handshakes that succeeded.
-    pub tls_handshakes: u64,
-    /// Those of them that resumed an earlier connection.
-    pub tls_resumptions: u64,
-    /// Turns of the loop.
-    pub turns: u64,
-}
-
 impl Shared {
     /// What connections under `config` share.
     pub fn new(config: Config, seed: [u8; 32]) -> Self {
         let ledger = Ledger::new(config.memory_bytes_max);
+        let mut keys = MaskingKeys::new(seed);
         Self {
             limits: config.limits(),
             arena: SendArena::new(config.send_chunk_bytes, config.send_kept_bytes_max),
             pool: MessagePool::new(config.message_kept_bytes_max).with_reserve(ledger.reserve()),
-            keys: MaskingKeys::new(seed),
+            ping_mark: keys.mark(),
+            keys,
             codec: Codec::new(config.deflate_terms()),
             ledger,
             send_room: usize::MAX,
             counts: Counts::default(),
+            stats: Arc::default(),
             now: Time::default(),
             queued_bytes: 0,
             charged_bytes: 0,
@@ -390,6 +316,34 @@ impl Shared {
         bytes > self.ledger.bytes_max().saturating_sub(self.held_bytes())
     }
 
+    /// What a ping carries that asks a silent peer: by it its pong tells how long both took.
+    pub fn ping_payload(&self) -> [u8; PING_BYTES] {
+        let mut payload = [0; PING_BYTES];
+        payload[..4].copy_from_slice(&self.ping_mark);
+        payload[4..].copy_from_slice(&self.now_us().to_be_bytes());
+        payload
+    }
+
+    /// A pong came. If it answers one of those pings, the way there and back is measured. A peer
+    /// may write what it likes there, and deceive nobody but whoever looks at the distribution.
+    /// Returns what a service is shown of it: of what is ours, nothing.
+    pub fn pong_came<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
+        if let Some((mark, sent_us)) = payload.split_first_chunk::<4>()
+            && *mark == self.ping_mark
+            && let Ok(sent_us) = sent_us.try_into()
+        {
+            let took_us = self.now_us().wrapping_sub(u32::from_be_bytes(sent_us));
+            self.stats.spread.ping.add(u64::from(took_us) * 1000);
+            return &[];
+        }
+        payload
+    }
+
+    /// This turn's time, wrapping after 71 minutes.
+    const fn now_us(&self) -> u32 {
+        (self.now.as_ns() / 1000) as u32
+    }
+
     /// Lets go of all memory that is kept for later.
     pub fn forget_kept(&mut self) {
         self.arena.forget_kept();
@@ -450,6 +404,23 @@ pub enum Stage {
     Closed,
 }
 
+impl Stage {
+    /// Its name, for a person.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Connecting(_) => "connecting",
+            Self::Opening(_) => "opening",
+            Self::Challenged(_) => "challenged",
+            Self::Open => "open",
+            Self::Closing => "closing",
+            Self::Finishing(_) => "finishing",
+            Self::Lingering => "lingering",
+            Self::Stopping => "stopping",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// How to end the transport once everything is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -480,6 +451,8 @@ pub struct Link {
     /// When something last came from the peer or was taken by it, in milliseconds of the ring's
     /// clock, wrapping after 49 days.
     pub heard_ms: u32,
+    /// When it was accepted or dialled, in the same milliseconds.
+    pub born_ms: u32,
     /// When the send in flight was submitted, in the same milliseconds.
     pub sent_ms: u32,
     /// Operations in flight, as the ring counts them.
@@ -498,7 +471,7 @@ pub struct Link {
     pub queued: bool,
     /// There is something in its socket, as far as we know, and no receive is in flight.
     pub readable: bool,
-    /// The peer reads too slowly: nothing is received from it.
+    /// The peer reads too slowly: nothing is received from it, and its service is owed `on_drain`.
     pub paused: bool,
     /// Memory runs short and it holds much: nothing is received from it.
     pub choked: bool,
@@ -522,8 +495,6 @@ pub struct Link {
     pub dirty: bool,
     /// Pings that asked for a sign of life since the last one, as far as they are counted.
     pub pings: u8,
-    /// The queue was above its high mark: `on_drain` is owed.
-    pub drain_owed: bool,
 }
 
 /// What a link over plain TCP does without until it ends.
@@ -700,6 +671,7 @@ impl Rare {
 }
 
 // An idle connection is little else than this.
+#[cfg(not(feature = "sim"))]
 const _: () = assert!(size_of::<Link>() <= 128);
 
 impl Link {
@@ -714,6 +686,7 @@ impl Link {
             counted_bytes: 0,
             charged_bytes: 0,
             heard_ms: 0,
+            born_ms: 0,
             sent_ms: 0,
             in_flight: 0,
             receiving: false,
@@ -735,8 +708,18 @@ impl Link {
             sent_in_part: false,
             dirty: false,
             pings: 0,
-            drain_owed: false,
         }
+    }
+
+    /// It begins now.
+    pub const fn begins(&mut self, now: Time) {
+        self.born_ms = now.as_ms() as u32;
+        self.heard_ms = self.born_ms;
+    }
+
+    /// How long it has been there: up to 49 days, after which it is young again.
+    pub const fn age(&self, now: Time) -> Duration {
+        Duration::from_millis((now.as_ms() as u32).wrapping_sub(self.born_ms) as u64)
     }
 
     /// Bytes that the peer has not taken yet.

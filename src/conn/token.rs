@@ -7,7 +7,7 @@
 //!
 //! Knows: the widths. Refuses to know: what a slot holds.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use crate::ring::{Operation, Token};
 
@@ -110,6 +110,37 @@ impl fmt::Debug for ConnId {
     }
 }
 
+/// What is not the name of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoConnId;
+
+impl fmt::Display for NoConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it has to be three numbers with dots between them, as in 0.17.2")
+    }
+}
+
+impl std::error::Error for NoConnId {}
+
+/// As it is displayed: the shard, the place, the user of the place.
+impl FromStr for ConnId {
+    type Err = NoConnId;
+
+    fn from_str(text: &str) -> Result<Self, NoConnId> {
+        let mut parts = text.split('.').map(str::parse::<u32>);
+        let mut next = |most| {
+            let part = parts.next().and_then(Result::ok);
+            part.filter(|&number| number <= most).ok_or(NoConnId)
+        };
+        let shard = next(u16::MAX.into())? as u16;
+        let (slot, generation) = (next(SLOTS_MAX - 1)?, next(GENERATION_MAX)?);
+        match parts.next() {
+            None => Ok(Self::new(shard, Key { slot, generation })),
+            Some(_) => Err(NoConnId),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +160,7 @@ mod tests {
                 for shard in [0, 1, u16::MAX] {
                     let id = ConnId::new(shard, Key { slot, generation });
                     assert_eq!((id.shard(), id.key()), (shard, Key { slot, generation }));
+                    assert_eq!(id.to_string().parse(), Ok(id));
                 }
             }
         }
@@ -141,5 +173,21 @@ mod tests {
         };
         assert_eq!(next(0xff_fffe), Some(0xff_ffff));
         assert_eq!(next(0xff_ffff), None);
+    }
+
+    #[test]
+    fn what_is_no_name_is_none() {
+        for text in [
+            "",
+            "1",
+            "1.2",
+            "1.2.3.4",
+            "65536.0.1",
+            "0.16777216.1",
+            "a.b.c",
+            "1.-2.3",
+        ] {
+            assert_eq!(text.parse::<ConnId>(), Err(NoConnId), "{text}");
+        }
     }
 }

@@ -70,6 +70,16 @@ impl MaskingKeys {
         MaskingKey::new(self.0.next_u32().to_ne_bytes())
     }
 
+    /// Four bytes by which something is known again that peers send back.
+    pub fn mark(&mut self) -> [u8; 4] {
+        self.0.next_u32().to_ne_bytes()
+    }
+
+    /// A number below this one, which is not 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.0.next_u64() % end as u64) as usize
+    }
+
     /// Fresh bytes for the nonce of an opening handshake (section 4.1).
     pub fn nonce(&mut self) -> [u8; 16] {
         let mut nonce = [0; 16];

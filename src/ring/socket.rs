@@ -4,11 +4,12 @@
 //! which socket options matter. Refuses to know: who accepts, who connects.
 
 use std::{
+    ffi::OsString,
     fmt,
     net::{IpAddr, SocketAddr},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd, RawFd},
-        unix::ffi::OsStrExt,
+        unix::ffi::{OsStrExt, OsStringExt},
     },
     path::{Path, PathBuf},
     str::FromStr,
@@ -315,6 +316,33 @@ impl Listener {
         })
     }
 
+    /// A socket that somebody else has bound and listens on already, for `shards` shards: they
+    /// share it. Its path, if it has one, is left where it is.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said; `EINVAL` for what is no stream socket that listens.
+    pub fn of_open(socket: &OwnedFd, shards: usize) -> Result<Self, Errno> {
+        let is_stream = sockopt::socket_type(socket)? == SocketType::STREAM;
+        if !is_stream || !sockopt::socket_acceptconn(socket)? {
+            return Err(Errno::new(libc::EINVAL));
+        }
+        let address = match getsockname(socket)?.try_into() {
+            Ok(inet) => {
+                sockopt::set_tcp_nodelay(socket, true)?;
+                be_brief(socket)?;
+                Address::Inet(inet)
+            }
+            Err(_) => Address::Unix(path_of(socket)?),
+        };
+        let copies = (0..shards).map(|_| rustix::io::fcntl_dupfd_cloexec(socket, 0));
+        Ok(Self {
+            sockets: copies.collect::<Result<_, _>>()?,
+            address,
+            _path: None,
+        })
+    }
+
     /// Where it listens, with the port that the kernel chose.
     pub fn address(&self) -> &Address {
         &self.address
@@ -335,10 +363,23 @@ fn listening_socket(inet: SocketAddr) -> Result<OwnedFd, Errno> {
         // [::] and 0.0.0.0 are two addresses: each is served when it is asked for.
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    // Accepted sockets inherit it.
-    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
-    set_option(&socket, level, name, UNSENT_BYTES_MAX)?;
+    be_brief(&socket)?;
     Ok(socket)
+}
+
+/// Has the kernel hold little of what cannot be sent right now. Accepted sockets inherit it.
+fn be_brief(socket: &OwnedFd) -> Result<(), Errno> {
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
+    set_option(socket, level, name, UNSENT_BYTES_MAX)
+}
+
+/// The path of a Unix socket, or its abstract name behind an `@`.
+fn path_of(socket: &OwnedFd) -> Result<PathBuf, Errno> {
+    let unix = SocketAddrUnix::try_from(getsockname(socket)?)?;
+    let abstract_name = unix.abstract_name().map(|name| [b"@", name].concat());
+    let path = unix.path().map(|path| path.to_bytes().to_vec());
+    let bytes = abstract_name.or(path).unwrap_or_default();
+    Ok(PathBuf::from(OsString::from_vec(bytes)))
 }
 
 /// Shuts directions of a connection, which may be gone already.

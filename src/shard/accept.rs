@@ -246,7 +246,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         let Newcomer { socket, ticket, .. } = newcomer;
         self.shared.counts.connections += 1;
-        link.heard_ms = self.now_ms() as u32;
+        link.begins(self.now);
         let connection = Connection {
             link,
             socket: Some(socket),

@@ -40,6 +40,8 @@ pub mod cost {
     pub const TLS_HANDSHAKE_NS: u64 = 300_000;
     /// A command from another thread.
     pub const COMMAND_NS: u64 = 200;
+    /// A piece of a walk over all connections.
+    pub const SURVEY_NS: u64 = 20_000;
     /// A deadline that is due.
     pub const DEADLINE_NS: u64 = 200;
 

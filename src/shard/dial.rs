@@ -37,7 +37,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             Some(from) => self.ring.open_from(&dial.address, from)?,
         };
         let mut link = Link::new(Role::Client, Stage::Connecting(Box::new(dial.request)));
-        link.heard_ms = self.now_ms() as u32;
+        link.begins(self.now);
         link.in_flight = 1;
         link.rare = rare;
         let connection = Connection {

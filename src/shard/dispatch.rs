@@ -265,6 +265,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// the connection.
     #[inline]
     fn receive_frames(&mut self, key: Key, mut input: &mut [u8]) -> usize {
+        let handed_over = self.trace_handed_over();
         let id = self.id_of(key);
         let Some(Connection {
             link,
@@ -350,6 +351,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                     }
                     Some(Event::Pong(payload)) => {
                         let payload = held.insert(payload);
+                        let payload = shared.pong_came(payload);
                         service.on_pong(&mut Conn::new(id, link, state, shared), payload);
                     }
                     Some(Event::Close(frame)) => {
@@ -378,6 +380,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
             ended = Some(Ending::Linger);
         }
         self.keep_pace(pace);
+        if let Some(handed_over) = handed_over {
+            self.trace_queued(key, handed_over);
+        }
         if called.is_err() {
             self.service_panicked(key);
             left = 0;
@@ -451,6 +456,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 }
             },
         };
+        self.trace_taken(key);
         if let Some(errno) = failed {
             self.transport_failed(key, errno);
         }

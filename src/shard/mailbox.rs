@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     config::Config,
-    conn::Key,
+    conn::{Key, farewell::Drain, survey::Survey},
     proto::{CloseCode, message::Outgoing},
     ring::Waker,
 };
@@ -29,12 +29,12 @@ pub enum Command {
     Close(Key, CloseCode, Box<str>),
     /// Go on under these settings, of those that can change.
     Reconfigure(Arc<Config>),
-    /// Stop: accept no more, close every connection, and end when all are gone or this many
-    /// milliseconds are over.
-    Stop {
-        /// How long connections may take to close.
-        drain_timeout_ms: u64,
-    },
+    /// Stop: accept no more, close every connection, and end when all are gone or the time is up.
+    Stop(Drain),
+    /// Look who is there.
+    Survey(Box<Survey>),
+    /// Give a sign of life.
+    Beat,
 }
 
 /// What a command takes beside its payload, about.
@@ -53,7 +53,7 @@ impl Command {
             (Self::Send(_, message), _) => message.payload_len(),
             (Self::Close(_, _, reason), _) => reason.len(),
             // All shards share one.
-            (Self::Reconfigure(_) | Self::Stop { .. }, _) => 0,
+            (Self::Reconfigure(_) | Self::Stop(_) | Self::Survey(_) | Self::Beat, _) => 0,
         };
         COMMAND_BYTES + bytes
     }
@@ -244,9 +244,7 @@ mod tests {
     use super::*;
 
     fn stop() -> Command {
-        Command::Stop {
-            drain_timeout_ms: 0,
-        }
+        Command::Stop(Drain::at_once(0))
     }
 
     #[test]

@@ -30,13 +30,14 @@ mod dial;
 mod dispatch;
 pub mod mailbox;
 mod opening;
+mod operations;
 mod posted;
 mod relief;
 mod rota;
 pub mod service;
 mod settle;
-pub mod stats;
 mod tls;
+mod trace;
 
 use std::{collections::VecDeque, mem, sync::Arc};
 
@@ -45,22 +46,24 @@ use budget::{Budget, cost};
 use mailbox::{Command, Mailbox, Postbox, mailbox};
 use rota::Rota;
 use service::Service;
-use stats::Stats;
+use trace::Trace;
 
 use crate::{
     config::Config,
     conn::{
-        CloseCause, Conn, ConnId, Connection, Key, Shared, Stage,
+        Conn, ConnId, Connection, Key, Shared,
+        counts::Stats,
         deadline::Wheel,
         door::Door,
+        farewell::Farewell,
         ledger::{CALM_BYTES_MAX, Idle, Relief},
         mistake::Mistake,
         places::Places,
         proxied::Proxies,
         slab::Slab,
+        survey::Survey,
         unread::Unread,
     },
-    proto::CloseCode,
     ring::{Errno, Lent, Operation, RecvSizes, Ring, Time, Token, Wait, process::release_memory},
 };
 
@@ -144,10 +147,11 @@ pub struct Shard<R: Ring, S: Service> {
     deadlines_left: bool,
     /// Completions handed out so far.
     completions: u64,
+    /// Those of this turn.
+    turn_completions: u64,
     /// With so many of them, deadlines that are due may be judged.
     judge_after: Option<u64>,
     postbox: Postbox,
-    stats: Arc<Stats>,
     /// Plaintext of the records that are being looked at, for all TLS connections.
     plain: Vec<u8>,
     /// Until then nothing is said of peers that do not get as far as a service.
@@ -168,6 +172,11 @@ pub struct Shard<R: Ring, S: Service> {
     relief: Relief,
     /// When a stopping shard drops what is left.
     drain_until: Option<Time>,
+    /// Of whom it is still to take its leave, one after the other.
+    farewell: Option<Farewell>,
+    trace: Trace,
+    /// Walks over its connections that somebody waits for.
+    surveys: VecDeque<Survey>,
     id: u16,
 }
 
@@ -218,6 +227,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             has_mail: false,
             deadlines_left: false,
             completions: 0,
+            turn_completions: 0,
             judge_after: None,
             idle: Idle::default(),
             received_bytes: 0,
@@ -225,7 +235,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
             relief: Relief::default(),
             mailbox,
             postbox,
-            stats: Arc::new(Stats::default()),
             plain: Vec::new(),
             silent_until: now,
             now,
@@ -234,6 +243,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
             turn_bytes: 0,
             hurries: false,
             drain_until: None,
+            farewell: None,
+            trace: Trace::default(),
+            surveys: VecDeque::new(),
             id,
         }
     }
@@ -255,7 +267,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Its counts.
     pub fn stats(&self) -> Arc<Stats> {
-        self.stats.clone()
+        self.shared.stats.clone()
     }
 
     /// The service.
@@ -320,6 +332,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             .begin_turn(self.recv_sizes.lent_bytes_max);
         self.turn_bytes = 0;
         self.budget.begin_turn(self.now);
+        self.begin_trace();
         self.answered_some = false;
         self.dispatch_completions();
         if !self.rota.is_empty() {
@@ -334,18 +347,23 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if self.has_mail {
             self.read_mailbox();
         }
+        if !self.surveys.is_empty() {
+            self.walk_on();
+        }
         self.handle_deadlines();
         self.settle_touched();
         return_lent(&mut self.ring, &mut self.shared);
         self.shared.settle_codec();
         let is_rota_left = !self.rota.is_empty() && (self.rota_waits || !self.rota_blocked);
-        self.hurries |= is_rota_left || self.has_mail || self.deadlines_left;
+        let is_walking = !self.surveys.is_empty();
+        self.hurries |= is_rota_left || self.has_mail || self.deadlines_left || is_walking;
         if self.idle.is_due(self.now) {
             self.trim();
         }
         self.received_bytes += self.turn_bytes;
         self.settle_ledger();
-        self.stats.publish(
+        self.measure_turn();
+        self.shared.stats.publish(
             &self.shared.counts,
             self.slab.len(),
             self.shared.queued_bytes,
@@ -353,9 +371,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
         Ok(())
     }
 
+    /// What a turn looks at once it is over.
+    #[inline]
+    fn measure_turn(&mut self) {
+        let spread = &self.shared.stats.spread;
+        spread.turn.add(self.ring.now().ns_since(self.now));
+        spread.turn_completions.add(self.turn_completions);
+    }
+
     /// Serves those who need little in passing, in the order in which they came.
     #[inline]
     fn dispatch_completions(&mut self) {
+        let before = self.completions;
         for _ in 0..TURN_COMPLETIONS_MAX {
             if self.turn_bytes >= TURN_BYTES_MAX || self.budget.is_turn_over() {
                 break;
@@ -371,6 +398,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.dispatch(completion);
             self.look_at_budget();
         }
+        self.turn_completions = self.completions - before;
     }
 
     /// Gives memory back that was not needed for a while.
@@ -405,6 +433,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.wheel.first(),
             self.accept_retry_at,
             self.drain_until,
+            self.farewell.as_ref().map(Farewell::due_at),
             self.idle.due_at(held_bytes, kept_bytes),
             (!self.choked.is_empty()).then_some(self.relief.again_at()),
             self.places.late_at(),
@@ -440,10 +469,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
     fn look_at_clock(&mut self) {
         self.now = self.ring.now();
         self.shared.now = self.now;
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.now.as_ms()
     }
 
     fn id_of(&self, key: Key) -> ConnId {
@@ -516,66 +541,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 });
             }
             Command::Reconfigure(config) => self.reconfigure(&config),
-            Command::Stop { drain_timeout_ms } => self.stop(drain_timeout_ms),
-        }
-    }
-
-    /// Goes on under other settings, of those that can change. Deadlines that were set stay as they
-    /// are, until they are looked at.
-    pub fn reconfigure(&mut self, config: &Config) {
-        self.shared.reconfigure(config);
-        let config = &self.shared.config;
-        self.places
-            .set(config.shard_connections_max, config.handshake_timeout_ms);
-    }
-
-    /// Stops: no more connections, 1001 for those that are open, and an end for all of them by the
-    /// deadline.
-    pub fn stop(&mut self, drain_timeout_ms: u64) {
-        if self.drain_until.is_some() {
-            return;
-        }
-        self.look_at_clock();
-        self.drain_until = Some(self.now.plus_ms(drain_timeout_ms));
-        self.close_acceptors();
-        for slot in 0..self.slab.capacity() as u32 {
-            let Some(key) = self.slab.key_at(slot) else {
-                continue;
-            };
-            let Some(connection) = self.slab.get_mut(key) else {
-                continue;
-            };
-            match connection.link.stage {
-                Stage::Open => {
-                    let (endpoint, mut context) = connection.link.split(&mut self.shared);
-                    let _ = endpoint.close(CloseCode::GOING_AWAY, "", &mut context);
-                    connection.link.ends(CloseCause::Stopping);
-                    self.touch(key);
-                }
-                Stage::Connecting(_) | Stage::Opening(_) | Stage::Challenged(_) => {
-                    connection.link.ends(CloseCause::Stopping);
-                    self.stop_connection(key);
-                }
-                // These are on their way already, each with a deadline of its own.
-                Stage::Closing
-                | Stage::Finishing(_)
-                | Stage::Lingering
-                | Stage::Stopping
-                | Stage::Closed => {}
-            }
-        }
-        self.settle_touched();
-    }
-
-    fn stop_every_connection(&mut self) {
-        for slot in 0..self.slab.capacity() as u32 {
-            let Some(key) = self.slab.key_at(slot) else {
-                continue;
-            };
-            if let Some(connection) = self.slab.get_mut(key) {
-                connection.link.ends(CloseCause::Stopping);
-            }
-            self.stop_connection(key);
+            Command::Stop(drain) => self.stop(drain),
+            Command::Survey(survey) => self.surveys.push_back(*survey),
+            Command::Beat => self.shared.stats.beat(),
         }
     }
 }

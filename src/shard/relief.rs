@@ -21,7 +21,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
     #[inline]
     pub(super) fn settle_ledger(&mut self) {
         let held = self.held_bytes();
+        let limit = self.shared.ledger.bytes_max();
         self.shared.counts.memory_held_bytes = held as u64;
+        self.shared.counts.memory_limit_bytes = limit as u64;
         self.idle.held(held);
         let room = self.shared.ledger.held(held);
         self.shared.set_room(room);

@@ -63,7 +63,7 @@ pub trait Service {
         let _ = (conn, payload);
     }
 
-    /// A pong came.
+    /// A pong came. To a ping that was sent because the peer was silent it is empty.
     fn on_pong(&mut self, conn: &mut Conn<'_, Self::State>, payload: &[u8]) {
         let _ = (conn, payload);
     }
@@ -82,6 +82,11 @@ pub trait Service {
     fn on_send_failed(&mut self, id: ConnId, error: SendError) {
         let _ = (id, error);
     }
+
+    /// The shard is about to stop: no connection is accepted any more, and those that are open are
+    /// closed from now on, at once or one after the other
+    /// ([`Drain::spread_ms`](crate::Drain::spread_ms)). What is sent until then still goes out.
+    fn on_stop(&mut self) {}
 
     /// The connection is gone: the last thing that a service is told of it. It is called once for
     /// each connection whose handshake the service accepted, and once for each dialled one; without

@@ -33,6 +33,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.set_close_deadline(key);
         }
         self.flush(key);
+        self.trace_sent(key);
         self.balance(key);
         self.receive(key);
         self.advance(key);
@@ -101,7 +102,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
             if behind || shard_full && queued > config.queue_low_bytes {
                 link.paused = true;
                 link.hold_up_inflating(shared);
-                link.drain_owed = true;
                 shared.counts.reads_paused += 1;
                 self.cancel_receive(key);
             }
@@ -110,9 +110,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             link.rare.set_kernel_bytes(0);
             link.charge(shared);
             link.forgive_message();
-            if std::mem::take(&mut link.drain_owed) {
-                self.with_conn(key, |service, conn| service.on_drain(conn));
-            }
+            self.with_conn(key, |service, conn| service.on_drain(conn));
         }
     }
 
@@ -251,6 +249,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     pub(super) fn close_completed(&mut self, key: Key) {
         self.wheel.clear(key.slot);
+        self.trace_lost(key);
         let removed = self.slab.remove(key);
         debug_assert!(
             removed.is_some(),
@@ -335,6 +334,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if self.accept_retry_at.is_some_and(|at| at <= self.now) {
             self.accept_retry_at = None;
             self.resume_accepting();
+        }
+        if self.farewell.is_some() {
+            self.say_goodbye_in_turn();
         }
         if self.drain_until.is_some_and(|until| until <= self.now) {
             // Once: from here on everything is on its way out.

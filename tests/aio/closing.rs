@@ -133,9 +133,9 @@ fn a_silent_peer_is_pinged_and_then_dropped() {
     let host = Host::new(config, noting(&causes));
     let mut stream = host.raw();
     let begun = Instant::now();
-    let mut ping = [0; 2];
+    let mut ping = [0; 10];
     stream.read_exact(&mut ping).unwrap();
-    assert_eq!(ping, [0x89, 0]);
+    assert_eq!(ping[..2], [0x89, 8]);
     assert!(begun.elapsed() >= Duration::from_millis(140));
     assert_eq!(read_all(&mut stream), []);
     assert!(begun.elapsed() >= Duration::from_millis(290));
@@ -150,12 +150,17 @@ fn a_peer_that_answers_pings_is_kept() {
     let host = Host::new(config, echo);
     let mut stream = host.raw();
     for _ in 0..5 {
-        let mut ping = [0; 2];
+        let mut ping = [0; 10];
         stream.read_exact(&mut ping).unwrap();
-        assert_eq!(ping, [0x89, 0]);
-        stream.write_all(&frame(0x8a, b"")).unwrap();
+        assert_eq!(ping[..2], [0x89, 8]);
+        stream.write_all(&frame(0x8a, &ping[2..])).unwrap();
     }
-    assert_eq!(host.server().handle().stats().counts.timeouts, 0);
+    let handle = host.server().handle();
+    assert_eq!(handle.stats().counts.timeouts, 0);
+    // By what they carry, the way there and back is measured.
+    let spreads = handle.thread_spreads().concat();
+    let pings = spreads.iter().filter(|it| it.name == "ping");
+    assert!(pings.map(|it| it.count()).sum::<u64>() >= 4);
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn a_silent_peer_is_pinged_at_half_and_dropped_at_the_full_timeout(engine: Engin
         let begun = Instant::now();
         let mut peer = host.open();
         let ping = peer.read_frame();
-        assert_eq!((ping.first, ping.payload.len()), (PING, 0));
+        assert_eq!((ping.first, ping.payload.len()), (PING, 8));
         at_least(begun, 300);
         assert_eq!(host.counts().timeouts, 0);
         // It is dropped: no close frame is owed to nobody.

@@ -21,11 +21,11 @@ use std::{
 use ringwire::{
     Address, Answer, Builder, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message,
     Refusal, Remote, Request, RingKind, SendError, Server, Service, Snapshot, Upgrade,
+    conn::{counts::Stats, farewell::Drain},
     ring::{Epoll, Ring, RingOptions, Uring, socket::Listener},
     shard::{
         Shard,
         mailbox::{Command, Postbox},
-        stats::Stats,
     },
 };
 
@@ -445,7 +445,7 @@ impl Host {
             Running::Shard { postbox, .. } => {
                 let drain_timeout_ms = self.drain_timeout_ms;
                 // It may have come to its end by itself.
-                let _ = postbox.post(Command::Stop { drain_timeout_ms });
+                let _ = postbox.post(Command::Stop(Drain::at_once(drain_timeout_ms)));
             }
         }
     }

@@ -67,6 +67,8 @@ marks! {
     QueueFull,
     SendWhileClosing,
     PushPosted,
+    SurveyTold,
+    StagesTraced,
     PushToTheGone,
     PushReceived,
     PlaceUsedAgain,

@@ -15,6 +15,9 @@ pub const PURPOSE_RAW: u64 = 2_002;
 const PURPOSE_PRESSURE: u64 = 1_999;
 const PURPOSE_STEPS: u64 = 1_998;
 
+/// What a ping carries that asks a silent peer; none of a plan has as much.
+pub const PING_OF_THE_IDLE_BYTES: usize = 8;
+
 /// Knobs that can cost a connection, or keep it from being opened.
 pub const HARMFUL: [Knob; 10] = [
     Knob::AcceptFails,
@@ -533,6 +536,7 @@ fn draw_config(prng: &mut Prng, short_deadlines: bool) -> Config {
     config.send_kept_bytes_max = [0, 4096, 1 << 20][prng.below(3) as usize];
     config.message_kept_bytes_max = [0, 4096, 1 << 20][prng.below(3) as usize];
     config.mailbox_messages_max = 1 + prng.below(64) as usize;
+    config.trace_stages = prng.below(2) == 0;
     if short_deadlines {
         config.handshake_timeout_ms = 1 + prng.below(2_000);
         config.idle_timeout_ms = prng.below(2) * (1 + prng.below(3_000));
@@ -624,6 +628,12 @@ fn draw_message(prng: &mut Prng, budget: u64) -> PlannedMessage {
     let control = |prng: &mut Prng| {
         (prng.below(4) == 0).then(|| {
             let len = 1 + prng.below(125) as usize;
+            // Those of so many bytes ask silent peers.
+            let len = if len == PING_OF_THE_IDLE_BYTES {
+                1
+            } else {
+                len
+            };
             draw_bytes(prng, len)
         })
     };

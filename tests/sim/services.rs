@@ -18,7 +18,7 @@ use ringwire::{
 
 use crate::{
     marks::{Journal, Mark},
-    plan::{ClientPlan, EchoStyle, Ending, Plan, RawKind},
+    plan::{ClientPlan, EchoStyle, Ending, PING_OF_THE_IDLE_BYTES, Plan, RawKind},
 };
 
 /// What the driver posts into the mailbox begins like this; no planned message does.
@@ -326,7 +326,7 @@ impl Service for Echo {
 
     fn on_ping(&mut self, conn: &mut Conn<'_, AcceptedState>, payload: &[u8]) {
         let number = self.number(conn, "a ping");
-        if payload.is_empty() {
+        if payload.len() == PING_OF_THE_IDLE_BYTES {
             self.journal.reach(Mark::PingOfTheIdle);
             return;
         }

@@ -2,7 +2,7 @@
 //! not read, on a kernel with no more faults than it takes.
 
 use ringwire::{
-    Address, Config, Conn, Message, Service,
+    Address, Config, Conn, Drain, Message, Service,
     client::Wait,
     ring::sim::{Knob, Knobs, SimKernel, SimOptions, SimPeer, SimRead, SimRing},
     shard::{Shard, check::Watch},
@@ -67,7 +67,7 @@ impl World {
     }
 
     fn end(mut self) {
-        self.shard.stop(0);
+        self.shard.stop(Drain::at_once(0));
         while !self.shard.is_finished() {
             self.shard.turn(Wait::Forever).unwrap();
         }

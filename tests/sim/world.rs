@@ -1,12 +1,18 @@
 //! One seed from its beginning to its end: a server shard, a client shard, raw peers, and the
 //! driver that turns them.
 
-use std::rc::Rc;
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use ringwire::{
-    Address, CloseCause, CloseCode, ConnId, ProtocolError, Timeout,
+    Address, CloseCause, CloseCode, ConnId, Drain, ProtocolError, Seen, SurveyOrder, Timeout,
     client::{ClientHandshakeError, ClientRequest, Dial, Time, Wait, WsUrl},
-    conn::{Key, mistake::Mistake},
+    conn::{Key, mistake::Mistake, survey::Survey},
     ring::{
         Ring,
         sim::{Mark as SimMark, Marks, Prng, SimKernel, SimRing},
@@ -26,6 +32,10 @@ const TURNS_MAX: usize = 500_000;
 
 /// A service that is told to send without end has no time to receive.
 const PUSHES_MAX: u32 = 50;
+
+/// Of so many turns, one has somebody look who is there; and so many are wanted.
+const SURVEY_ONE_IN: u64 = 500;
+const SURVEY_MOST: usize = 3;
 
 /// What may come on top of the drain timeout: completions that are late, and ticks of the wheel.
 const FINISH_SLACK_MS: u64 = 500;
@@ -59,6 +69,8 @@ struct World {
     journal: Journal,
     kernel: SimKernel,
     prng: Prng,
+    /// Walks over the server's connections that have come to their end.
+    surveys_told: Arc<AtomicU64>,
     server: Shard<SimRing, Echo>,
     client: Shard<SimRing, Client>,
     server_address: Address,
@@ -155,6 +167,7 @@ impl World {
             journal: journal.clone(),
             kernel: kernel.clone(),
             prng: Prng::new(seed, PURPOSE_DRIVER),
+            surveys_told: Arc::default(),
             server,
             client,
             server_address,
@@ -339,6 +352,21 @@ impl World {
                 self.mailbox_closed[index] = posted.is_ok();
             }
         }
+        if self.prng.below(SURVEY_ONE_IN) == 0 {
+            let order = [SurveyOrder::Age, SurveyOrder::Held, SurveyOrder::Queued];
+            let order = order[self.prng.below(3) as usize];
+            let told = self.surveys_told.clone();
+            let tell = move |seen: Vec<Seen>| {
+                assert!(seen.len() <= SURVEY_MOST);
+                told.fetch_add(1, Ordering::Relaxed);
+            };
+            let survey = Survey::new(order, SURVEY_MOST, Box::new(tell));
+            // A full mailbox takes none.
+            let _ = postbox.post(Command::Survey(Box::new(survey)));
+        }
+        if self.surveys_told.load(Ordering::Relaxed) > 0 {
+            self.journal.reach(Mark::SurveyTold);
+        }
         if self.turns < self.plan.mail_turns {
             // For a connection that there never was.
             let nobody = Key {
@@ -373,15 +401,20 @@ impl World {
 
     fn stop(&mut self) -> Result<(), String> {
         let drain_timeout_ms = self.plan.drain_timeout_ms;
-        let by_mailbox = Command::Stop { drain_timeout_ms };
+        let drain = Drain::at_once(drain_timeout_ms);
+        // One after the other; what is left when it stops once more is told at once then.
+        let spread = Drain {
+            spread_ms: self.prng.below(100),
+            ..drain
+        };
         match self.plan.stop_order {
             StopOrder::Both => {}
-            StopOrder::ClientFirst => self.client.stop(drain_timeout_ms),
-            StopOrder::ClientVanishes => self.client.stop(0),
-            StopOrder::ServerFirst => self.server.stop(drain_timeout_ms),
+            StopOrder::ClientFirst => self.client.stop(drain),
+            StopOrder::ClientVanishes => self.client.stop(Drain::at_once(0)),
+            StopOrder::ServerFirst => self.server.stop(spread),
             // A full mailbox is emptied by a turn, and then stopped directly.
             StopOrder::ServerByMailbox => {
-                let _ = self.server.postbox().post(by_mailbox);
+                let _ = self.server.postbox().post(Command::Stop(spread));
             }
         }
         if self.plan.stop_order != StopOrder::Both {
@@ -390,8 +423,8 @@ impl World {
             }
         }
         self.stopped_at = Some(self.kernel.now());
-        self.server.stop(drain_timeout_ms);
-        self.client.stop(drain_timeout_ms);
+        self.server.stop(drain);
+        self.client.stop(drain);
         Ok(())
     }
 
@@ -420,6 +453,13 @@ impl World {
         // The cancellation of a tick may be under way still.
         for _ in 0..64 {
             self.turn()?;
+        }
+        let spread = self.server.stats().spread();
+        if spread
+            .iter()
+            .any(|it| it.name == "stage_taken" && it.count() > 0)
+        {
+            journal.reach(Mark::StagesTraced);
         }
         check_empty(&journal, "server", &self.server);
         check_empty(&journal, "client", &self.client);
