@@ -98,6 +98,7 @@ pub use conn::{
     handle::SendStatus,
     proxied::{Proxies, ProxyError},
     survey::{Seen, SurveyOrder},
+    tally::Tally,
 };
 pub use proto::{
     CloseCode, Message, MessageKind, ProtocolError, SendError, Version,

@@ -20,6 +20,14 @@ pub fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(Command::new("reference").about("Every setting, as a page in Markdown"))
         .subcommand(Command::new("schema").about("The same for editors, as a JSON Schema"));
+    let reload = Command::new("reload")
+        .about("Ask a running server, at its admin side, to read its settings again")
+        .after_help(
+            "Name the settings that the server was started with, or its admin side: --config FILE \
+             or --admin-listen ADDRESS. Ends with 0 when they are in force, with 1 when something \
+             is wrong with them and all stays as it was, with 2 when nobody could be asked",
+        )
+        .args(settings::arguments());
     let doctor = doctor::Args::augment_args(
         Command::new("doctor")
             .about("Look at this host: can it run ringwire, and what would make it better"),
@@ -32,7 +40,7 @@ pub fn command() -> Command {
         )
         .args_conflicts_with_subcommands(true)
         .args(settings::arguments())
-        .subcommands([serve, check, config, doctor])
+        .subcommands([serve, check, config, reload, doctor])
 }
 
 #[cfg(test)]

@@ -2,14 +2,16 @@
 //!
 //! Knows: what both engines have in common for a command line. Refuses to know: how they differ.
 
+use std::{os::fd::OwnedFd, time::Duration};
+
 #[cfg(feature = "aio")]
 use ringwire::aio;
-use ringwire::{Address, Builder, Config, ConfigError, Proxies, RingKind, Server, StartError};
+use ringwire::{
+    Address, Builder, CloseCode, Config, ConfigError, ConnId, Drain, Handle, HandleError, Proxies,
+    Pulse, RingKind, Seen, Server, Snapshot, Spread, StartError, SurveyOrder,
+};
 
 use crate::{router::Router, settings::Settings};
-
-/// Has a server go on under other settings, as `Handle::reconfigure`.
-pub type Reconfigure = dyn Fn(&Config) -> Result<Vec<&'static str>, ConfigError> + Send;
 
 /// A server that is to be.
 pub enum Building {
@@ -81,6 +83,11 @@ impl Building {
         build!(self, builder => builder.proxies(proxies))
     }
 
+    /// Listens on a socket that somebody else has opened.
+    pub fn listen_on(self, socket: OwnedFd) -> Self {
+        build!(self, builder => builder.listen_on(socket))
+    }
+
     pub fn listen(self, address: String) -> Self {
         build!(self, builder => builder.listen(address))
     }
@@ -143,23 +150,88 @@ impl Serving {
         format!("{count} {what}{plural} on {on}")
     }
 
-    /// Something that has it go on under other settings, and names those that stay.
-    pub fn reconfigurer(&self) -> Box<Reconfigure> {
-        both!(self, server => {
-            let handle = server.handle();
-            Box::new(move |config| handle.reconfigure(config))
-        })
+    /// The way to it for those who run it.
+    pub fn operator(&self) -> Operator {
+        match self {
+            Self::Shard(server) => Operator::Shard(server.handle()),
+            #[cfg(feature = "aio")]
+            Self::Async(server) => Operator::Async(server.handle()),
+        }
     }
 
-    /// Something that makes it stop.
-    pub fn stopper(&self) -> Box<dyn FnOnce() + Send> {
-        both!(self, server => {
-            let handle = server.handle();
-            Box::new(move || handle.stop())
-        })
+    /// What serves and what it runs on, by the names that settings have for them.
+    pub fn names(&self) -> (&'static str, &'static str) {
+        let engine = match self {
+            Self::Shard(_) => "shard",
+            #[cfg(feature = "aio")]
+            Self::Async(_) => "async",
+        };
+        let ring = match both!(self, server => server.ring()) {
+            RingKind::Epoll => "epoll",
+            _ => "uring",
+        };
+        (engine, ring)
     }
 
     pub fn join(self) -> Result<(), StartError> {
         both!(self, server => server.join())
+    }
+}
+
+/// Reaches a running server, on whatever engine.
+#[derive(Clone)]
+pub enum Operator {
+    Shard(Handle),
+    #[cfg(feature = "aio")]
+    Async(aio::Handle),
+}
+
+impl Operator {
+    /// Goes on under other settings, as `Handle::reconfigure`.
+    pub fn reconfigure(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
+        both!(self, handle => handle.reconfigure(config))
+    }
+
+    /// Stops, in this way.
+    pub fn drain(&self, drain: Drain) {
+        both!(self, handle => handle.drain(drain));
+    }
+
+    /// Closes a connection, if it is there.
+    pub fn close(&self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), HandleError> {
+        both!(self, handle => handle.close(id, code, reason))
+    }
+
+    /// The connections that stand out. Waits for all shards, for so long at most.
+    pub fn survey(&self, order: SurveyOrder, most: usize, patience: Duration) -> Vec<Seen> {
+        both!(self, handle => handle.survey(order, most, patience))
+    }
+
+    /// Asks everybody for a sign of life, and tells what came of it before.
+    pub fn pulse(&self) -> Vec<Pulse> {
+        both!(self, handle => handle.pulse())
+    }
+
+    /// Connections there are.
+    pub fn connections_open(&self) -> u64 {
+        both!(self, handle => handle.stats().connections_open)
+    }
+
+    /// The counts of each shard.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        match self {
+            Self::Shard(handle) => handle.shard_stats(),
+            #[cfg(feature = "aio")]
+            Self::Async(handle) => handle.thread_stats(),
+        }
+    }
+
+    /// What each shard has measured.
+    pub fn spreads(&self) -> Vec<Vec<Spread>> {
+        match self {
+            Self::Shard(handle) => handle.shard_spreads(),
+            #[cfg(feature = "aio")]
+            Self::Async(handle) => handle.thread_spreads(),
+        }
     }
 }

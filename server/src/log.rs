@@ -10,6 +10,7 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    env,
     io::{self, Write},
     os::fd::AsFd,
     panic,
@@ -22,7 +23,10 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
 };
-use tracing_subscriber::{filter::LevelFilter, fmt::MakeWriter};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt::MakeWriter,
+};
 
 /// What may wait to be written: some ten thousand lines.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
@@ -62,9 +66,31 @@ struct Queue {
     is_writing: bool,
 }
 
-/// The level of this name, which is one of those in the table of settings.
-pub fn level(name: &str) -> LevelFilter {
-    name.parse().unwrap_or(LevelFilter::INFO)
+/// The names of its levels.
+pub const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
+
+/// For those who want to see more of one part than of others, as `tracing` has it: it wins over the
+/// settings.
+const VARIABLE: &str = "RUST_LOG";
+
+/// What is written at the level of this name, which is one of [`LEVELS`]; or as the variable
+/// `RUST_LOG` has it, if that is set.
+///
+/// # Errors
+///
+/// What is wrong about the variable, as a sentence.
+pub fn filter(level: &str) -> Result<Targets, String> {
+    match env::var(VARIABLE) {
+        Ok(text) if !text.is_empty() => text.parse().map_err(|error| {
+            format!("{VARIABLE} is '{text}', but it has to be like ringwire=debug,warn: {error}")
+        }),
+        _ => Ok(of_level(level)),
+    }
+}
+
+/// What is written at the level of this name.
+pub fn of_level(name: &str) -> Targets {
+    Targets::new().with_default(name.parse().unwrap_or(LevelFilter::INFO))
 }
 
 impl Log {

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
 
+mod access;
 mod check;
 mod cli;
+mod control;
 mod doctor;
 mod engine;
 mod log;
@@ -17,6 +19,7 @@ mod serve;
 mod settings;
 #[cfg(feature = "tls")]
 mod tls;
+mod tokens;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -30,6 +33,9 @@ fn main() -> ExitCode {
             Err(error) => error.exit(),
         },
         Some(("check", matches)) => check::run(matches, &mut out).unwrap_or(ExitCode::FAILURE),
+        Some(("reload", matches)) => {
+            control::ask::reload(matches, &mut out).unwrap_or(ExitCode::FAILURE)
+        }
         Some(("config", matches)) => check::explain(matches, &mut out).unwrap_or(ExitCode::FAILURE),
         Some((_, matches)) => {
             drop(out);

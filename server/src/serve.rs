@@ -3,15 +3,18 @@
 //! Knows: the order in which a server comes and goes. Refuses to know: what a setting means.
 
 use std::{
+    env,
     fmt::Write as _,
     io::{self, IsTerminal, Write},
+    os::fd::OwnedFd,
     process::{self, ExitCode},
-    sync::mpsc,
+    sync::{Arc, RwLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use clap::ArgMatches;
+use listenfd::ListenFd;
 use ringwire::Address;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
@@ -20,14 +23,17 @@ use signal_hook::{
     low_level::signal_name,
 };
 
-use tracing_subscriber::{layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    Layer as _, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
 
 #[cfg(feature = "tls")]
 use crate::tls;
 use crate::{
+    control::{self, Admin, Operations, SetLevel},
     engine::{Building, Serving},
     log::{self, Log},
-    reload::{Reloader, Reloading, SetLevel},
+    reload::{Reloader, Reloading, admin_tokens as reload_tokens},
     router::{Router, Routes},
     settings::{self, Finding, Settings},
 };
@@ -73,10 +79,22 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
         }
     };
     log.take_panics();
-    let (filter, level) = reload::Layer::new(log::level(&settings.log));
+    let filter = match log::filter(&settings.log) {
+        Ok(filter) => filter,
+        Err(sentence) => {
+            log.put(format!("ringwire: {sentence}\n").as_bytes());
+            log.flush();
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    let (filter, level) = reload::Layer::new(filter);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(log.clone())
         .with_ansi(io::stderr().is_terminal());
+    let lines = match settings.log_format.as_str() {
+        "json" => lines.json().flatten_event(true).boxed(),
+        _ => lines.boxed(),
+    };
     tracing_subscriber::registry()
         .with(filter)
         .with(lines)
@@ -86,9 +104,9 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
     }
     let set_level = move |word: &str| {
         // It is there for as long as the process is.
-        let _ = level.reload(log::level(word));
+        let _ = level.reload(log::of_level(word));
     };
-    let code = match serve(matches, settings, routes, &log, Box::new(set_level)) {
+    let code = match serve(matches, settings, routes, &log, Arc::new(set_level)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
             log.put(format!("ringwire: {sentence}\n").as_bytes());
@@ -107,7 +125,7 @@ fn serve(
     settings: Settings,
     routes: Routes,
     log: &Log,
-    set_level: Box<SetLevel>,
+    set_level: Arc<SetLevel>,
 ) -> Result<(), String> {
     keep_memory_small();
     raise_open_file_limit();
@@ -129,43 +147,103 @@ fn serve(
         }
         certificates = Some(tls);
     }
-    for text in plain_addresses(&settings) {
+    let handed = Handed::take()?;
+    for text in plain_addresses(&settings, &handed) {
         for address in settings::addresses(text)? {
             builder = builder.listen(address.to_string());
         }
     }
+    for socket in handed.plain {
+        builder = builder.listen_on(socket);
+    }
     let router = Router::new(routes, proxies);
+    router.access().set(settings.access_log);
+    // Before anything is served: whoever runs the server is to reach it.
+    let mut admin = Admin::bind(&settings.admin_listen)?;
+    let admin_addresses = admin.addresses();
+    let tokens = reload_tokens(&settings)?;
     let server = builder.start(router.clone());
     let server = server.map_err(|error| error.to_string())?;
+    let operations = Arc::new(Operations::new(
+        server.operator(),
+        server.names(),
+        Arc::new(RwLock::new(settings)),
+        log.clone(),
+        set_level.clone(),
+    ));
+    operations.set_tokens(tokens);
     let reloader = Reloader::start(Reloading {
         matches: matches.clone(),
-        settings,
+        operations: operations.clone(),
         router,
         set_level,
-        reconfigure: server.reconfigurer(),
         #[cfg(feature = "tls")]
         tls: certificates,
     });
-    let reloader = reloader.map_err(no_thread)?;
-    let read_again = move || reloader.reload();
-    obey(signals, server.stopper(), read_again, log.clone()).map_err(no_thread)?;
-    let greeted = greet(&server).map_err(no_thread)?;
+    operations.reload_by(reloader.map_err(no_thread)?);
+    obey(signals, operations.clone()).map_err(no_thread)?;
+    let sockets = admin.take_sockets().into_iter().chain(handed.admin);
+    control::start(operations.clone(), sockets.collect()).map_err(no_thread)?;
+    let greeted = greet(&server, &admin_addresses).map_err(no_thread)?;
+    operations.supervisor.ready("serving");
     let ended = server.join().map_err(|error| error.to_string());
     // Who reads it may be slow, or not there.
     let _ = greeted.recv_timeout(GREETING_TIMEOUT);
+    // Until here it says that the server is stopping.
+    drop(admin);
     ended
 }
 
 /// An address of TLS alone says that nothing is to be plain.
-fn plain_addresses(settings: &Settings) -> Vec<&str> {
+fn plain_addresses<'a>(settings: &'a Settings, handed: &Handed) -> Vec<&'a str> {
     #[cfg(feature = "tls")]
     if settings.listen.is_empty() && !settings.tls.listen.is_empty() {
+        return Vec::new();
+    }
+    if settings.listen.is_empty() && !handed.plain.is_empty() {
+        // A service manager listens for us.
         return Vec::new();
     }
     if settings.listen.is_empty() {
         return vec![DEFAULT_ADDRESS];
     }
     settings.listen.iter().map(String::as_str).collect()
+}
+
+/// Sockets that a service manager has opened (`sd_listen_fds(3)`): those of the name `admin` are
+/// the admin side's.
+struct Handed {
+    plain: Vec<OwnedFd>,
+    admin: Vec<OwnedFd>,
+}
+
+impl Handed {
+    /// # Errors
+    ///
+    /// A sentence about a socket that is of no use.
+    fn take() -> Result<Self, String> {
+        let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let names: Vec<&str> = names.split(':').collect();
+        let mut handed = ListenFd::from_env();
+        let (mut plain, mut admin) = (Vec::new(), Vec::new());
+        for at in 0..handed.len() {
+            let socket = handed
+                .take_tcp_listener(at)
+                .map(|it| it.map(OwnedFd::from))
+                .or_else(|_| Ok(handed.take_unix_listener(at)?.map(OwnedFd::from)))
+                .map_err(|error: io::Error| {
+                    format!(
+                        "socket {at} of the service manager is none to listen on: {error}; it has \
+                         to be a ListenStream= of TCP or a Unix path"
+                    )
+                })?;
+            match names.get(at) {
+                Some(&"admin") => admin.extend(socket),
+                _ => plain.extend(socket),
+            }
+        }
+        Ok(Self { plain, admin })
+    }
 }
 
 /// All findings as one sentence each.
@@ -179,29 +257,23 @@ fn no_thread(error: io::Error) -> String {
 }
 
 /// Does what signals ask for, on a thread of its own.
-fn obey(
-    mut signals: Signals,
-    stop: Box<dyn FnOnce() + Send>,
-    reload: impl Fn() + Send + 'static,
-    log: Log,
-) -> io::Result<()> {
+fn obey(mut signals: Signals, operations: Arc<Operations>) -> io::Result<()> {
     let body = move || {
-        let mut stop = Some(stop);
-        let mut asked_at = None;
+        let mut asked_at: Option<Instant> = None;
         for signal in signals.forever() {
             let name = signal_name(signal).unwrap_or("a signal");
             if signal == SIGHUP {
-                reload();
-            } else if let Some(stop) = stop.take() {
-                tracing::info!("{name}: stopping, closing connections with 1001");
+                // The log has what comes of it.
+                operations.reload("SIGHUP", drop);
+            } else if asked_at.is_none() {
                 asked_at = Some(Instant::now());
-                stop();
-            } else if asked_at.is_some_and(|at: Instant| at.elapsed() < SAME_SIGNAL) {
+                operations.drain(name, operations.drain_of_settings());
+            } else if asked_at.is_some_and(|at| at.elapsed() < SAME_SIGNAL) {
                 tracing::debug!("{name}: that was asked already");
             } else {
                 // Whoever asks again does not want to wait.
                 tracing::warn!("{name}: asked again, dropping what is left");
-                log.flush();
+                operations.log.flush();
                 process::exit(130);
             }
         }
@@ -214,8 +286,8 @@ fn obey(
 
 /// Says where the server is and what to try next, on a thread of its own: whoever is to read it may
 /// not do so, and the server goes on. The thread drops its end of the channel when it is done.
-fn greet(server: &Serving) -> io::Result<mpsc::Receiver<()>> {
-    let words = greeting(server);
+fn greet(server: &Serving, admin: &[Address]) -> io::Result<mpsc::Receiver<()>> {
+    let words = greeting(server, admin);
     let (done, greeted) = mpsc::channel();
     let body = move || {
         let mut out = io::stdout().lock();
@@ -229,7 +301,7 @@ fn greet(server: &Serving) -> io::Result<mpsc::Receiver<()>> {
     Ok(greeted)
 }
 
-fn greeting(server: &Serving) -> String {
+fn greeting(server: &Serving, admin: &[Address]) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let threads = server.threads();
     let mut words = format!("ringwire {version} echoes at, on {threads}:\n");
@@ -247,6 +319,12 @@ fn greeting(server: &Serving) -> String {
                 writeln!(words, "  ws+unix:{}:/", path.display())
             }
             Address::Unix(path) => writeln!(words, "  TLS at unix:{}", path.display()),
+        };
+    }
+    for address in admin {
+        let _ = match address {
+            Address::Inet(inet) => writeln!(words, "Admin side at http://{inet}/"),
+            Address::Unix(path) => writeln!(words, "Admin side at unix:{}", path.display()),
         };
     }
     if let Some(page) = page {

@@ -28,6 +28,7 @@ use crate::{
         liveness::{Kernel, first_look_ms},
         opening::Lack,
         stages::{Due, Next},
+        tally::Tally,
     },
     proto::{
         CloseCode, Role, SendError,
@@ -75,6 +76,8 @@ pub struct Connection {
     pub halves: Cell<u32>,
     /// What its task has cost since it last gave way.
     pub share: Share,
+    /// What passed on it.
+    pub tally: Cell<Tally>,
     /// Its entry at the door, if it had to have one.
     pub ticket: RefCell<Option<Ticket>>,
 }
@@ -128,6 +131,7 @@ impl Connection {
             subprotocol: OnceCell::new(),
             halves: Cell::new(0),
             share: Share::default(),
+            tally: Cell::default(),
             ticket: RefCell::default(),
         });
         let state = &mut *local.state.borrow_mut();
@@ -140,6 +144,14 @@ impl Connection {
         local.set_deadline(state, key, timeout_ms);
         local.counted(now);
         connection
+    }
+
+    /// Adds something to what passed on it.
+    #[inline]
+    pub fn count(&self, add: impl FnOnce(&mut Tally)) {
+        let mut tally = self.tally.get();
+        add(&mut tally);
+        self.tally.set(tally);
     }
 
     /// Its name.

@@ -273,8 +273,11 @@ impl Input {
                     let frames = batch.frames();
                     self.batch = place(frames);
                     let counts = &mut state.shared.counts;
-                    counts.messages_received += batch.count() as u64;
-                    counts.payload_bytes_received += (frames.len() - 2 * batch.count()) as u64;
+                    let messages = batch.count() as u64;
+                    let payload_bytes = frames.len() as u64 - 2 * messages;
+                    counts.messages_received += messages;
+                    counts.payload_bytes_received += payload_bytes;
+                    connection.count(|tally| tally.receive(messages, payload_bytes));
                     return self.next_of_batch();
                 }
                 if self.batch_failed {
@@ -309,6 +312,7 @@ impl Input {
                         let bytes = mem::take(&mut self.message_bytes);
                         shared.counts.messages_received += 1;
                         shared.stats.spread.message_received.add(bytes);
+                        connection.count(|tally| tally.receive(1, bytes));
                     }
                     return Some(match payload {
                         Payload::Borrowed(Framed { header_len, frame }) => Found::Received {

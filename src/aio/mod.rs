@@ -112,4 +112,4 @@ pub use pieces::MessagePieces;
 pub use runtime::{NoHome, block_on, local};
 pub use server::{Builder, Handle, Server};
 pub use upgraded::Upgraded;
-pub use websocket::{OwnedMessage, Reader, WebSocket, Writer};
+pub use websocket::{Observer, OwnedMessage, Reader, WebSocket, Writer};

@@ -94,6 +94,7 @@ impl Connection {
         let counts = &mut state.shared.counts;
         counts.messages_sent += 1;
         counts.payload_bytes_sent += payload_len as u64;
+        self.count(|tally| tally.send(payload_len as u64));
         if link.queued_bytes() == 0 {
             // It has gone already.
         } else if link.queued_bytes() >= full_bytes {
@@ -129,6 +130,7 @@ impl Connection {
         counts.messages_sent += 1;
         counts.messages_sent_in_place += 1;
         counts.payload_bytes_sent += held.len() as u64;
+        self.count(|tally| tally.send(held.len() as u64));
         let (bytes, part) = state.shared.pool.detach(held);
         let arena = &mut state.shared.arena;
         let queue = link.outgoing.get_or_insert_with(|| arena.queue());

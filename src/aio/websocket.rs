@@ -17,7 +17,7 @@ use super::{
     pieces::MessagePieces,
 };
 use crate::{
-    CloseCause, CloseCode, Message, MessageKind, PeerAddress, SendError, Version,
+    CloseCause, CloseCode, ConnId, Message, MessageKind, PeerAddress, SendError, Tally, Version,
     conn::Stage,
     proto::{
         endpoint::Control,
@@ -240,6 +240,18 @@ impl WebSocket {
         self.writer.peer_address()
     }
 
+    /// Its name, for [`Handle::close`](super::Handle::close) or a log.
+    pub fn id(&self) -> ConnId {
+        self.reader.connection.id()
+    }
+
+    /// Something that knows how the connection ends when the socket is gone.
+    pub fn observer(&self) -> Observer {
+        Observer {
+            connection: self.reader.connection.clone(),
+        }
+    }
+
     /// The subprotocol that was agreed on.
     pub fn subprotocol(&self) -> Option<&str> {
         self.reader.connection.subprotocol.get().map(|name| &**name)
@@ -425,6 +437,30 @@ impl Writer {
     /// As [`WebSocket::peer_address`].
     pub fn peer_address(&self) -> PeerAddress {
         self.connection.socket.peer_address()
+    }
+}
+
+/// What is known of a connection whose [`WebSocket`] may be gone: for a log. It does not keep the
+/// connection open.
+#[derive(Debug)]
+pub struct Observer {
+    connection: Rc<Connection>,
+}
+
+impl Observer {
+    /// The connection's name.
+    pub fn id(&self) -> ConnId {
+        self.connection.id()
+    }
+
+    /// What passed on it so far.
+    pub fn tally(&self) -> Tally {
+        self.connection.tally.get()
+    }
+
+    /// Why it ended, once it does.
+    pub fn cause(&self) -> Option<CloseCause> {
+        self.connection.cause()
     }
 }
 

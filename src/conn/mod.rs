@@ -47,6 +47,7 @@ pub mod secure;
 pub mod slab;
 pub mod stages;
 pub mod survey;
+pub mod tally;
 pub mod token;
 pub mod unread;
 

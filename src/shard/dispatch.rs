@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     conn::{
-        CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, mistake::Mistake,
+        CloseCause, Conn, ConnId, Connection, Ending, Key, Stage, mistake::Mistake, tally::Tally,
         token::SLOTS_MAX, unread::End,
     },
     proto::{CloseCode, Event, Message, Payload, endpoint::Batch},
@@ -290,6 +290,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         // What is compressed may become a thousand times as much: it waits for the peer to read,
         // and not for the end of the turn.
         let may_swell = shared.codec.is_used();
+        let counted = S::tally(state).map(|_| Tally::of(&shared.counts));
         let queued_max = shared.config.queue_high_bytes;
         let called = catch_unwind(AssertUnwindSafe(|| {
             loop {
@@ -370,6 +371,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut left = input.len();
         shared.counts.messages_received += messages;
         shared.counts.payload_bytes_received += payload_bytes;
+        if let (Some(then), Some(tally)) = (counted, S::tally(state)) {
+            tally.add(&then, &Tally::of(&shared.counts));
+        }
         if let Some(payload) = held {
             // The service panicked over it.
             link.give_back(payload, shared);
@@ -525,9 +529,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
             service, shared, ..
         } = self;
         self.budget.charge_calls(1);
+        let counted = S::tally(state).map(|_| Tally::of(&shared.counts));
         let called = catch_unwind(AssertUnwindSafe(|| {
             call(service, &mut Conn::new(id, link, state, shared));
         }));
+        if let (Some(then), Some(tally)) = (counted, S::tally(state)) {
+            tally.add(&then, &Tally::of(&shared.counts));
+        }
         if called.is_err() {
             self.service_panicked(key);
         }

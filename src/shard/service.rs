@@ -3,7 +3,7 @@
 //! Knows: what a service is told, and when. Refuses to know: any service.
 
 use crate::{
-    conn::{CloseCause, Conn, ConnId, Remote, opening::Judge},
+    conn::{CloseCause, Conn, ConnId, Remote, opening::Judge, tally::Tally},
     proto::{
         Message, SendError,
         handshake::{Answer, HandshakeError, HttpReply, Refusal, Request, Upgrade},
@@ -81,6 +81,36 @@ pub trait Service {
     /// [`on_close`](Self::on_close) has told.
     fn on_send_failed(&mut self, id: ConnId, error: SendError) {
         let _ = (id, error);
+    }
+
+    /// Where the service keeps what passed on a connection, if it does: it is up to date when
+    /// [`on_close`](Self::on_close) is called. A service that has none pays nothing for it.
+    ///
+    /// ```
+    /// use ringwire::{CloseCause, Conn, ConnId, Message, Service, Tally};
+    ///
+    /// struct Accountant;
+    ///
+    /// impl Service for Accountant {
+    ///     type State = Tally;
+    ///
+    ///     fn on_message(&mut self, conn: &mut Conn<'_, Tally>, message: Message<'_>) {
+    ///         let _ = conn.send(message);
+    ///     }
+    ///
+    ///     fn tally(state: &mut Tally) -> Option<&mut Tally> {
+    ///         Some(state)
+    ///     }
+    ///
+    ///     fn on_close(&mut self, id: ConnId, tally: Tally, _: &CloseCause) {
+    ///         println!("{id}: {} in, {} out", tally.messages_received, tally.messages_sent);
+    ///     }
+    /// }
+    /// ```
+    #[inline]
+    fn tally(state: &mut Self::State) -> Option<&mut Tally> {
+        let _ = state;
+        None
     }
 
     /// The shard is about to stop: no connection is accepted any more, and those that are open are

@@ -16,8 +16,6 @@ mod hosts;
 mod meter;
 
 use std::{
-    fmt,
-    net::IpAddr,
     path::Path,
     sync::{
         Arc, PoisonError, RwLock,
@@ -26,18 +24,22 @@ use std::{
     time::Duration,
 };
 
-use auth::{Auth, Proof, Source, read_tokens};
+use auth::{Auth, Proof, Source};
 #[cfg(feature = "jwt")]
 use auth::{Claims, Jwts, algorithm};
 use hosts::{Host, Hosts};
 use meter::{Meter, Rate};
 use ringwire::{
-    Answer, CloseCode, Conn, HandshakeError, HttpReply, Message, Proxies, Refusal, Remote, Request,
-    Service, Upgrade,
+    Answer, CloseCause, CloseCode, Conn, ConnId, HandshakeError, HttpReply, Message, Proxies,
+    Refusal, Remote, Request, Service, Tally, Upgrade,
     service::{Echo, EchoState, OriginError, Origins},
 };
 
-use crate::settings::{Allowed, Finding, RouteSettings, Settings};
+use crate::{
+    access::{AccessLog, Client, Record},
+    settings::{Allowed, Finding, RouteSettings, Settings},
+    tokens::Tokens,
+};
 
 /// What is served at a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,24 +89,27 @@ pub struct Visitor {
     echo: EchoState,
     /// What it has said lately, where that is limited.
     meter: Option<Box<Meter>>,
+    /// What its line in the access log is made of, if it gets one.
+    record: Option<Box<Record>>,
     _seat: Option<Seat>,
 }
 
 /// Why a connection is closed that says more than it may.
 const TOO_MUCH: &str = "more messages or bytes in a second than are allowed here";
 
-/// Who asks, for a log.
-struct Client<'a> {
-    peer: Remote<'a>,
-    /// As a proxy has said.
-    client: Option<IpAddr>,
+/// Somebody is turned away.
+struct Turned {
+    /// What he is told.
+    refusal: Refusal,
+    /// What the log is told, if that is more.
+    why: Option<&'static str>,
 }
 
-impl fmt::Display for Client<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.client {
-            Some(client) => write!(f, "{client} through {}", self.peer),
-            None => self.peer.fmt(f),
+impl<R: Into<Refusal>> From<R> for Turned {
+    fn from(refusal: R) -> Self {
+        Self {
+            refusal: refusal.into(),
+            why: None,
         }
     }
 }
@@ -115,6 +120,7 @@ pub struct Router {
     current: Arc<RwLock<Arc<Routes>>>,
     /// Who says in requests whom they are for.
     proxies: Arc<Proxies>,
+    access: Arc<AccessLog>,
 }
 
 impl Routes {
@@ -302,7 +308,7 @@ impl Everywhere {
 /// Who may come in at a route.
 fn auth_of(settings: &RouteSettings, error: &mut impl FnMut(&str, String)) -> Option<Auth> {
     let proof = match settings.auth.as_str() {
-        "token" => match read_tokens(Path::new(&settings.auth_tokens_file)) {
+        "token" => match Tokens::read(Path::new(&settings.auth_tokens_file)) {
             _ if settings.auth_tokens_file.is_empty() => {
                 error(
                     "auth",
@@ -377,15 +383,19 @@ impl Route {
     fn open(
         &self,
         upgrade: &Upgrade<'_>,
-        client: Client<'_>,
         answer: &mut Answer,
-    ) -> Result<Visitor, Refusal> {
+    ) -> Result<(Visitor, Option<String>), Turned> {
         let request = upgrade.request();
         self.origins.check(request)?;
+        let mut user = None;
         if let Some(auth) = &self.auth {
-            auth.check(request).map_err(|denied| {
-                tracing::debug!(%client, path = request.path(), "401: {}", denied.reason());
-                denied.refusal()
+            user = auth.check(request).map_err(|denied| {
+                // The access log has a sample of them.
+                tracing::debug!(path = request.path(), "401: {}", denied.reason());
+                Turned {
+                    refusal: denied.refusal(),
+                    why: Some(denied.reason()),
+                }
             })?;
         }
         let echo = match self.application {
@@ -408,7 +418,13 @@ impl Route {
             Some(most) => Some(self.seat(most)?),
         };
         let meter = (!self.rate.is_any()).then(|| Box::new(Meter::new(self.rate)));
-        Ok(Visitor { echo, meter, _seat })
+        let visitor = Visitor {
+            echo,
+            meter,
+            record: None,
+            _seat,
+        };
+        Ok((visitor, user))
     }
 
     fn seat(&self, most: u32) -> Result<Seat, HandshakeError> {
@@ -463,7 +479,13 @@ impl Router {
         Self {
             current: Arc::new(RwLock::new(Arc::new(routes))),
             proxies: Arc::new(proxies),
+            access: Arc::default(),
         }
+    }
+
+    /// Its access log.
+    pub fn access(&self) -> &AccessLog {
+        &self.access
     }
 
     /// Serves others from here on.
@@ -479,6 +501,12 @@ impl Router {
         current.clone()
     }
 
+    /// Who asks, as far as that is known.
+    fn client<'a>(&self, request: &Request<'_>, peer: Remote<'a>) -> Client<'a> {
+        let forwarded = self.proxies.client(request, peer.address());
+        Client { peer, forwarded }
+    }
+
     fn let_in(
         &self,
         upgrade: &Upgrade<'_>,
@@ -486,22 +514,56 @@ impl Router {
         answer: &mut Answer,
     ) -> Result<Visitor, Refusal> {
         let request = upgrade.request();
-        let client = self.proxies.client(request, peer.address());
-        if self.proxies.forwards(peer.address()) {
+        let client = self.client(request, peer);
+        let judged = self.judge(upgrade, client, answer);
+        match judged {
+            Ok((mut visitor, user)) => {
+                visitor.record = self.access.record(client, request, answer, user);
+                Ok(visitor)
+            }
+            Err(Turned { refusal, why }) => {
+                let reason = why.unwrap_or(refusal.reason());
+                self.access
+                    .refused(client, request, refusal.status(), reason);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        upgrade: &Upgrade<'_>,
+        client: Client<'_>,
+        answer: &mut Answer,
+    ) -> Result<(Visitor, Option<String>), Turned> {
+        let request = upgrade.request();
+        if self.proxies.forwards(client.peer.address()) {
             // Who is not named counts as well, if for no address.
-            peer.count_as(client)?;
+            client.peer.count_as(client.forwarded)?;
         }
         let routes = self.routes();
         let route = routes.find(request)?;
-        let client = Client { peer, client };
-        let visitor = route.open(upgrade, client, answer)?;
+        let opened = route.open(upgrade, answer)?;
         if routes.like_kaazing {
             answer.imitate_kaazing(request);
         }
-        Ok(visitor)
+        Ok(opened)
     }
 
-    fn reply(&self, request: &Request<'_>) -> Result<HttpReply, Refusal> {
+    fn reply(&self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
+        let client = self.client(request, peer);
+        let replied = self.reply_of_route(request);
+        match &replied {
+            Ok(reply) => self.access.answered(client, request, reply.status()),
+            Err(refusal) => {
+                let (status, reason) = (refusal.status(), refusal.reason());
+                self.access.refused(client, request, status, reason);
+            }
+        }
+        replied
+    }
+
+    fn reply_of_route(&self, request: &Request<'_>) -> Result<HttpReply, Refusal> {
         let routes = self.routes();
         let route = routes.find(request)?;
         if Origins::is_preflight(request) {
@@ -537,8 +599,19 @@ impl Service for Router {
         self.let_in(upgrade, peer, answer)
     }
 
-    fn on_http(&mut self, request: &Request<'_>, _peer: Remote<'_>) -> Result<HttpReply, Refusal> {
-        self.reply(request)
+    fn on_http(&mut self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
+        self.reply(request, peer)
+    }
+
+    #[inline]
+    fn tally(visitor: &mut Visitor) -> Option<&mut Tally> {
+        visitor.record.as_mut().map(|record| &mut record.tally)
+    }
+
+    fn on_close(&mut self, id: ConnId, visitor: Visitor, cause: &CloseCause) {
+        if let Some(record) = visitor.record {
+            record.end(id, cause);
+        }
     }
 
     #[inline]
@@ -548,6 +621,22 @@ impl Service for Router {
             return;
         }
         EchoState::answer(conn, |visitor| &mut visitor.echo, message);
+    }
+}
+
+/// A connection of async code, of which the access log is told when it is over.
+#[cfg(feature = "aio")]
+struct ToldAtLast {
+    record: Box<Record>,
+    observer: ringwire::aio::Observer,
+}
+
+#[cfg(feature = "aio")]
+impl Drop for ToldAtLast {
+    fn drop(&mut self) {
+        self.record.tally = self.observer.tally();
+        let cause = self.observer.cause().unwrap_or(CloseCause::Vanished);
+        self.record.end(self.observer.id(), &cause);
     }
 }
 
@@ -564,12 +653,22 @@ impl ringwire::aio::Handler for Router {
         self.let_in(upgrade, peer, answer)
     }
 
-    fn on_http(&self, request: &Request<'_>, _peer: Remote<'_>) -> Result<HttpReply, Refusal> {
-        self.reply(request)
+    fn on_http(&self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
+        self.reply(request, peer)
     }
 
     async fn serve(&self, socket: ringwire::aio::WebSocket, visitor: Visitor) {
-        let Visitor { echo, meter, _seat } = visitor;
+        let Visitor {
+            echo,
+            meter,
+            record,
+            _seat,
+        } = visitor;
+        // Also when the server does not wait for this to end.
+        let _told = record.map(|record| ToldAtLast {
+            record,
+            observer: socket.observer(),
+        });
         match meter {
             None => echo.serve(socket).await,
             Some(mut meter) => {

@@ -38,6 +38,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         .collect();
     findings.extend(of_engine(settings));
     findings.extend(of_addresses(settings));
+    findings.extend(of_admin(settings));
     findings.extend(of_unix_mode(settings));
     findings.extend(of_proxies(settings));
     findings.extend(of_access(settings));
@@ -115,7 +116,9 @@ fn written_addresses(settings: &Settings) -> Vec<(&'static str, &str)> {
             .iter()
             .map(|text| ("tls_listen", text.as_str())),
     );
-    plain.collect()
+    let admin = settings.admin_listen.iter();
+    let admin = admin.map(|text| ("admin_listen", text.as_str()));
+    plain.chain(admin).collect()
 }
 
 fn of_addresses(settings: &Settings) -> Vec<Finding> {
@@ -152,6 +155,38 @@ fn of_addresses(settings: &Settings) -> Vec<Finding> {
             findings.push(Finding::error(settings.place(key), sentence));
             break;
         }
+    }
+    findings
+}
+
+/// Whoever reaches the admin side can stop the server.
+fn of_admin(settings: &Settings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let (name, place) = (
+        settings.name("admin_listen"),
+        settings.place("admin_listen"),
+    );
+    for text in &settings.admin_listen {
+        // What is no address was said already.
+        let meant = addresses(text).unwrap_or_default();
+        let is_open = |address: &Address| match address {
+            Address::Inet(inet) => !inet.ip().is_loopback(),
+            // An abstract name has no owner and no mode.
+            Address::Unix(path) => path.to_string_lossy().starts_with('@'),
+        };
+        if settings.admin_token_file.is_empty() && meant.iter().any(is_open) {
+            let sentence = format!(
+                "{name} is '{text}', where others can stop the server: name a loopback address \
+                 such as 127.0.0.1:9002 or a Unix path, or have clients show a token \
+                 (admin_token_file)"
+            );
+            findings.push(Finding::error(place.clone(), sentence));
+        }
+    }
+    if settings.admin_listen.is_empty() && !settings.admin_token_file.is_empty() {
+        let name = settings.name("admin_token_file");
+        let sentence = format!("{name} has no effect without admin_listen");
+        findings.push(Finding::error(settings.place("admin_token_file"), sentence));
     }
     findings
 }

@@ -114,6 +114,27 @@ pub fn load(matches: &ArgMatches) -> Result<(Settings, Vec<Finding>), Vec<Findin
     Ok((settings, findings))
 }
 
+/// The settings as far as they can be read, for whoever only looks where the server's admin side
+/// is: what is wrong is for the server to say.
+///
+/// # Errors
+///
+/// All that is wrong, when an admin side is not among what could be read.
+pub fn load_unchecked(matches: &ArgMatches) -> Result<Settings, Vec<Finding>> {
+    let mut settings = Settings::default();
+    let mut findings = Vec::new();
+    let file = matches.get_one::<String>(CONFIG).cloned();
+    if let Some(path) = file.or_else(|| env::var(CONFIG_VARIABLE).ok()) {
+        load_file(&path, &mut settings, &mut findings);
+    }
+    load_variables(&mut settings, &mut findings);
+    load_flags(matches, &mut settings, &mut findings);
+    match settings.admin_listen.is_empty() && findings.iter().any(Finding::is_error) {
+        true => Err(findings),
+        false => Ok(settings),
+    }
+}
+
 /// Reads the file of this name.
 pub fn load_file(path: &str, settings: &mut Settings, findings: &mut Vec<Finding>) {
     match fs::read(path) {

@@ -25,18 +25,18 @@ mod value;
 
 use std::collections::BTreeMap;
 
-use ringwire::{Config, Proxies, ProxyError};
+use ringwire::{CloseCode, Config, Drain, Proxies, ProxyError};
 
 pub use addresses::addresses;
 pub use allowed::Allowed;
 pub use check::check;
 use file::ROUTE;
 pub use finding::{Finding, Place};
-pub use flags::{arguments, load, load_file};
-pub use reference::{reference, schema};
+pub use flags::{arguments, load, load_file, load_unchecked};
+pub use reference::{in_force, reference, schema};
 pub use route::RouteSettings;
 use table::{Setting, settings};
-use value::Written;
+use value::{Kind, Value, Written};
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -55,6 +55,14 @@ pub struct Settings {
     pub pin: bool,
     /// What is logged.
     pub log: String,
+    /// How lines of the log are written.
+    pub log_format: String,
+    /// A line for every connection's end.
+    pub access_log: bool,
+    /// Addresses of the admin side.
+    pub admin_listen: Vec<String>,
+    /// The file of tokens that its clients show; empty: they need none.
+    pub admin_token_file: String,
     /// Who may connect to Unix paths, an octal number; empty: as the umask says.
     pub unix_mode: String,
     /// Networks of proxies that say whom they speak for.
@@ -128,6 +136,10 @@ impl Default for Settings {
             shards: 0,
             pin: true,
             log: "info".to_owned(),
+            log_format: "text".to_owned(),
+            access_log: false,
+            admin_listen: Vec::new(),
+            admin_token_file: String::new(),
             unix_mode: String::new(),
             proxy_protocol_from: Vec::new(),
             forwarded_from: Vec::new(),
@@ -142,11 +154,36 @@ impl Default for Settings {
     }
 }
 
+/// A time as a person writes it, up to a day.
+///
+/// # Errors
+///
+/// What it has to be, as the end of a sentence.
+pub fn milliseconds(text: &str) -> Result<u64, String> {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    let kind = Kind::Milliseconds(0, DAY_MS);
+    match kind.value_of("", &Written::Text(text.to_owned())) {
+        Ok(Value::Number(ms)) => Ok(ms),
+        _ => Err(format!("it has to be {}", kind.allowed())),
+    }
+}
+
 impl Settings {
     /// The mode of Unix paths. `None`: it has none, or is no mode.
     pub fn unix_mode(&self) -> Option<u32> {
         let mode = u32::from_str_radix(&self.unix_mode, 8).ok();
         mode.filter(|&mode| mode <= 0o777)
+    }
+
+    /// How the server stops.
+    pub fn drain(&self) -> Drain {
+        let config = &self.config;
+        Drain {
+            // It was checked.
+            code: CloseCode::new(config.drain_code).unwrap_or(CloseCode::GOING_AWAY),
+            spread_ms: config.drain_spread_ms,
+            timeout_ms: config.drain_timeout_ms,
+        }
     }
 
     /// The proxies that say whom they speak for.
@@ -190,6 +227,12 @@ impl Settings {
     pub fn adopt(&mut self, other: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
         for setting in settings() {
+            if setting.is_live() {
+                match other.given.get(setting.key) {
+                    Some(place) => self.given.insert(setting.key, place.clone()),
+                    None => self.given.remove(setting.key),
+                };
+            }
             let value = setting.get(other);
             if value == setting.get(self) {
                 continue;

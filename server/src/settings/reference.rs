@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 
 use super::{
+    Settings,
     file::ROUTE,
     route::KEYS,
     table::{Flag, settings},
@@ -52,6 +53,35 @@ pub fn reference() -> String {
         let _ = writeln!(page, "- changes: {when}");
     }
     page + &routes()
+}
+
+/// The settings in force, each with its value and where that came from. Secrets are in files, of
+/// which only the names are here.
+pub fn in_force(in_force: &Settings) -> Json {
+    let each = settings().iter().map(|setting| {
+        let value = match setting.get(in_force) {
+            Value::Number(number) => json!(number),
+            Value::Switch(on) => json!(on),
+            Value::Text(text) => json!(text),
+            Value::List(items) => json!(items),
+        };
+        let from = match in_force.is_given(setting.key) {
+            true => in_force.place(setting.key).to_string(),
+            false => "default".to_owned(),
+        };
+        let said = json!({ "value": value, "from": from, "live": setting.is_live() });
+        (setting.key.to_owned(), said)
+    });
+    let routes = in_force.routes.iter().map(|route| {
+        json!({
+            "path": route.path,
+            "host": route.host,
+            "application": route.application,
+            "auth": route.auth,
+        })
+    });
+    let routes: Vec<Json> = routes.collect();
+    json!({ "settings": each.collect::<Map<_, _>>(), "routes": routes })
 }
 
 /// The part of the reference that is about routes.

@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use ringwire::config::{self, Config};
 
+use crate::log::LEVELS;
+
 use super::{
     Settings,
     value::{Kind, Value, meant},
@@ -30,6 +32,8 @@ pub enum Group {
     /// Certificates.
     #[cfg(feature = "tls")]
     Tls,
+    /// What those see and do who run it.
+    Operation,
     /// Who may connect.
     Access,
     /// What peers may use.
@@ -47,6 +51,7 @@ impl Group {
             Self::Serving => "Serving",
             #[cfg(feature = "tls")]
             Self::Tls => "TLS",
+            Self::Operation => "Operation",
             Self::Access => "Access",
             Self::Limits => "Limits",
             Self::Compression => "Compression",
@@ -182,6 +187,8 @@ fn group_of(key: &str) -> Group {
         "backlog",
     ]) {
         Group::Tuning
+    } else if begins(&["drain_", "trace_"]) {
+        Group::Operation
     } else if begins(&["legacy", "server_header", "date_header"]) {
         Group::Access
     } else {
@@ -262,7 +269,6 @@ pub const ENGINES: &[&str] = &[
 ];
 
 const RINGS: &[&str] = &["auto", "uring", "epoll"];
-const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
 fn of_binary() -> Vec<Setting> {
     own! {
@@ -301,9 +307,26 @@ fn of_binary() -> Vec<Setting> {
             fixed, at!(Text, forwarded_header), to!(Text, forwarded_header),
             "The header that the proxies of forwarded_from write. Only this one is read: a proxy \
              passes the other one on as a client has written it";
-        log: Kind::Choice(LEVELS), "LEVEL", Serving, live, at!(Text, log), to!(Text, log),
+        log: Kind::Choice(LEVELS), "LEVEL", Operation, live, at!(Text, log), to!(Text, log),
             "What to write to standard error. Nothing waits for it: lines that are not read in \
              time, or cannot be written, are dropped and counted";
+        log_format: Kind::Choice(&["text", "json"]), "FORMAT", Operation, fixed,
+            at!(Text, log_format), to!(Text, log_format),
+            "How lines of the log are written: text for people, or json, an object a line, for \
+             programs";
+        access_log: Kind::Switch, "", Operation, live, at!(Switch, access_log),
+            to!(Switch, access_log),
+            "Write a line when a connection ends, at the level info: who it was, what was asked \
+             for and answered, how much went both ways, for how long, and why it ended. It costs \
+             some memory for each connection";
+        admin_listen: Kind::List, "ADDRESS", Operation, fixed, at!(List, admin_listen),
+            to!(List, admin_listen),
+            "Have an admin side here: metrics, health, connections, reload, drain. A loopback \
+             address or a Unix path; any other only with admin_token_file. Repeat it for several";
+        admin_token_file: Kind::Text, "FILE", Operation, live, at!(Text, admin_token_file),
+            to!(Text, admin_token_file),
+            "The tokens of the admin side, one a line: its clients have to show one \
+             (Authorization: Bearer TOKEN), but for /healthz and /readyz";
         allow_origin: Kind::List, "[PATH=]ORIGIN", Access, live, at!(List, allow_origin),
             to!(List, allow_origin),
             "Let pages of this origin open connections, and no others but those of further ones; \

@@ -25,6 +25,8 @@ mod ports;
 #[path = "../../../tests/common/tls_peer.rs"]
 mod tls_peer;
 
+mod access;
+mod admin;
 mod descriptors;
 #[cfg(feature = "aio")]
 mod examples;

@@ -25,6 +25,7 @@ pub struct Ringwire {
     child: Child,
     pub addresses: Vec<Address>,
     pub tls_addresses: Vec<Address>,
+    pub admin: Vec<Address>,
     log: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
 }
@@ -67,6 +68,7 @@ impl Ringwire {
             child,
             addresses: Vec::new(),
             tls_addresses: Vec::new(),
+            admin: Vec::new(),
             log,
             readers: reading.into_iter().collect(),
         };
@@ -83,6 +85,10 @@ impl Ringwire {
                 }
                 _ => String::new(),
             };
+            if let Some(admin) = line.trim().strip_prefix("Admin side at ") {
+                let address = admin.trim_start_matches("http://").trim_end_matches('/');
+                ringwire.admin.extend(address.parse::<Address>());
+            }
             ringwire.addresses.extend(address.parse::<Address>());
             if is_last(&line) {
                 break;

@@ -302,6 +302,12 @@ impl Refusal {
         })
     }
 
+    /// Why, in words: the first line of its body, if that is text.
+    pub fn reason(&self) -> &str {
+        let body = str::from_utf8(&self.reply.body).unwrap_or_default();
+        body.lines().next().unwrap_or_default()
+    }
+
     /// The status code.
     pub const fn status(&self) -> u16 {
         self.reply.status

@@ -64,7 +64,11 @@ const fn of_family(family: AlgorithmFamily) -> Algorithm {
 
 /// What is read of a token beside the claims that are checked.
 #[derive(Deserialize)]
-struct Nothing {}
+struct Subject {
+    /// Of any kind: a token is not to be refused for a claim that nobody asked for.
+    #[serde(default)]
+    sub: serde_json::Value,
+}
 
 impl Jwts {
     /// Reads the keys of a file.
@@ -112,7 +116,7 @@ impl Jwts {
     /// # Errors
     ///
     /// Why not.
-    pub fn check(&self, token: &str) -> Result<(), Denied> {
+    pub fn check(&self, token: &str) -> Result<Option<String>, Denied> {
         let header = decode_header(token).map_err(|error| wrong(&error))?;
         // A token that names its key is for that one; one key needs no name.
         let named = |key: &&SigningKey| match (&key.id, &header.kid) {
@@ -121,8 +125,8 @@ impl Jwts {
         };
         let mut denied = Denied::Wrong("there is no key of the name that it has");
         for key in self.keys.iter().filter(named) {
-            match decode::<Nothing>(token, &key.key, &key.validation) {
-                Ok(_) => return Ok(()),
+            match decode::<Subject>(token, &key.key, &key.validation) {
+                Ok(token) => return Ok(token.claims.sub.as_str().map(str::to_owned)),
                 Err(error) => denied = wrong(&error),
             }
         }

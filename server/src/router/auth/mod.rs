@@ -6,12 +6,13 @@
 #[cfg(feature = "jwt")]
 mod jwt;
 
-use std::{fs, path::Path, str};
+use std::str;
 
 #[cfg(feature = "jwt")]
 pub use jwt::{Claims, Jwts, algorithm};
 use ringwire::{HandshakeError, Refusal, Request};
-use subtle::ConstantTimeEq;
+
+use crate::tokens::Tokens;
 
 /// Where a client has its token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +66,7 @@ impl Source {
 /// What a token has to be.
 pub enum Proof {
     /// One of these.
-    Tokens(Vec<String>),
+    Tokens(Tokens),
     /// Signed, in time, and for us.
     #[cfg(feature = "jwt")]
     Jwt(Jwts),
@@ -118,26 +119,20 @@ impl Denied {
 }
 
 impl Auth {
-    /// Whether whoever sends this request may come in.
+    /// Whether whoever sends this request may come in. Returns the name of the user, if the token
+    /// has one.
     ///
     /// # Errors
     ///
     /// Why not.
-    pub fn check(&self, request: &Request<'_>) -> Result<(), Denied> {
+    pub fn check(&self, request: &Request<'_>) -> Result<Option<String>, Denied> {
         let mut tokens = self.sources.iter().filter_map(|it| it.token(request));
         let token = tokens.next().ok_or(Denied::Missing)?;
         match &self.proof {
-            Proof::Tokens(known) => {
-                // All are compared, and each to its end: the time tells nothing of them but how
-                // long they are.
-                let is_known = known.iter().fold(false, |is_known, known| {
-                    is_known | bool::from(known.as_bytes().ct_eq(token.as_bytes()))
-                });
-                match is_known {
-                    true => Ok(()),
-                    false => Err(Denied::Wrong("it is none of the tokens")),
-                }
-            }
+            Proof::Tokens(known) => match known.has(&token) {
+                true => Ok(None),
+                false => Err(Denied::Wrong("it is none of the tokens")),
+            },
             #[cfg(feature = "jwt")]
             Proof::Jwt(jwts) => jwts.check(&token),
         }
@@ -149,22 +144,5 @@ impl Auth {
             Source::Subprotocol(prefix) => subprotocol.starts_with(prefix.as_str()),
             _ => false,
         })
-    }
-}
-
-/// The tokens of a file, one a line.
-///
-/// # Errors
-///
-/// Why there are none, as a sentence.
-pub fn read_tokens(path: &Path) -> Result<Vec<String>, String> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| format!("cannot read the tokens in '{}': {error}", path.display()))?;
-    let lines = text.lines().map(str::trim);
-    let tokens = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let tokens: Vec<_> = tokens.map(str::to_owned).collect();
-    match tokens.is_empty() {
-        true => Err(format!("there is no token in '{}'", path.display())),
-        false => Ok(tokens),
     }
 }
