@@ -1,8 +1,11 @@
 //! The command line: what a person can ask for.
 //!
-//! Knows: the subcommands. Refuses to know: what they do.
+//! Knows: the subcommands, and how shells and the manual have them. Refuses to know: what they do.
 
-use clap::{Arg, Args as _, Command};
+use std::io;
+
+use clap::{Arg, Args as _, Command, value_parser};
+use clap_complete::Shell;
 
 use crate::{doctor, settings};
 
@@ -28,6 +31,22 @@ pub fn command() -> Command {
              is wrong with them and all stays as it was, with 2 when nobody could be asked",
         )
         .args(settings::arguments());
+    let completions = Command::new("completions")
+        .about("Print what a shell completes: 'ringwire completions bash > \
+                /usr/share/bash-completion/completions/ringwire'")
+        .arg(
+            Arg::new("shell")
+                .value_name("SHELL")
+                .value_parser(value_parser!(Shell))
+                .required(true),
+        );
+    let man = Command::new("man")
+        .about("Print a page of the manual: 'ringwire man serve > ringwire-serve.1'")
+        .arg(
+            Arg::new("command")
+                .value_name("COMMAND")
+                .help("Of this subcommand; without one, of the command itself"),
+        );
     let doctor = doctor::Args::augment_args(
         Command::new("doctor")
             .about("Look at this host: can it run ringwire, and what would make it better"),
@@ -40,13 +59,63 @@ pub fn command() -> Command {
         )
         .args_conflicts_with_subcommands(true)
         .args(settings::arguments())
-        .subcommands([serve, check, config, reload, doctor])
+        .subcommands([serve, check, config, reload, doctor, completions, man])
+}
+
+/// Writes what this shell completes.
+pub fn complete(shell: Shell, out: &mut impl io::Write) {
+    clap_complete::generate(shell, &mut command(), "ringwire", out);
+}
+
+/// Writes a page of the manual (`man(1)`): of a subcommand, or of the command itself.
+///
+/// # Errors
+///
+/// When there is no such subcommand, or nothing can be written.
+pub fn man(of: Option<&str>, out: &mut impl io::Write) -> io::Result<()> {
+    let command = command();
+    let page = match of {
+        None => command,
+        Some(name) => {
+            let found = command.find_subcommand(name).cloned();
+            let found = found.ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("'{name}' is no command of ringwire: 'ringwire --help' has them"),
+                )
+            })?;
+            found.name(format!("ringwire-{name}"))
+        }
+    };
+    clap_mangen::Man::new(page).render(out)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn the_command_is_sound() {
         super::command().debug_assert();
+    }
+
+    #[test]
+    fn shells_and_the_manual_have_every_command() {
+        for shell in [Shell::Bash, Shell::Elvish, Shell::Fish, Shell::Zsh] {
+            let mut script = Vec::new();
+            complete(shell, &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for word in ["reload", "admin-listen", "drain-spread-ms"] {
+                assert!(script.contains(word), "{shell} has no {word}");
+            }
+        }
+        let mut page = Vec::new();
+        man(None, &mut page).unwrap();
+        assert!(String::from_utf8(page).unwrap().contains("completions"));
+        let mut page = Vec::new();
+        man(Some("serve"), &mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        assert!(page.contains("ringwire\\-serve") && page.contains("access\\-log"), "{page}");
+        assert!(man(Some("server"), &mut Vec::new()).is_err());
     }
 }

@@ -33,6 +33,22 @@ fn main() -> ExitCode {
             Err(error) => error.exit(),
         },
         Some(("check", matches)) => check::run(matches, &mut out).unwrap_or(ExitCode::FAILURE),
+        Some(("completions", matches)) => {
+            if let Some(shell) = matches.get_one("shell").copied() {
+                cli::complete(shell, &mut out);
+            }
+            ExitCode::SUCCESS
+        }
+        Some(("man", matches)) => {
+            let of = matches.get_one::<String>("command").map(String::as_str);
+            match cli::man(of, &mut out) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("ringwire: {error}");
+                    ExitCode::from(serve::WRONG_USAGE)
+                }
+            }
+        }
         Some(("reload", matches)) => {
             control::ask::reload(matches, &mut out).unwrap_or(ExitCode::FAILURE)
         }
