@@ -319,7 +319,8 @@ settings! {
     /// the send.
     send_in_place_bytes_min: usize = 4 << 10, Bytes(0, 1 << 50), fixed;
     /// Measure where the time goes in a shard: one message at a time is followed, from its receive
-    /// to when the service has it, to when the answer is queued, to when the kernel has taken that.
+    /// to when the service has it, to when the answer is queued, to when the kernel has taken all
+    /// of that. The async API does not.
     trace_stages: bool = false, Switch, live;
     /// Unused message buffers that one shard keeps, in bytes.
     message_kept_bytes_max: usize = 64 << 20, Bytes(0, 1 << 50), fixed;
@@ -517,6 +518,11 @@ impl Config {
                 })
             }),
         ]
+    }
+
+    /// How long it takes at most until a server that stops has no connections.
+    pub(crate) const fn drain_ms(&self) -> u64 {
+        self.drain_spread_ms + self.drain_timeout_ms
     }
 
     /// The same with a limit on memory for each of so many shards, where none was set.

@@ -227,7 +227,7 @@ impl Builder {
         let service = Arc::new(service);
         let ballot = Arc::new(Ballot::new(self.ring, shards));
         let (reports, reported) = mpsc::channel();
-        let mut crew = Crew::new(self.config.drain_timeout_ms);
+        let mut crew = Crew::new(self.config.drain_ms());
         let mut started = Ok(());
         for id in 0..shards {
             let sockets = ground.sockets();
@@ -335,6 +335,7 @@ impl<S: Service, F: Fn(u16) -> S> Starting<F> {
                 Some(tls) => running.listen_tls(socket, tls),
             }
         }
+        let _says_end = SaysEnd(running.stats());
         let _ = reports.send((shard.into(), running.postbox(), running.stats()));
         drop(reports);
         running.run().map_err(refused)
@@ -518,16 +519,25 @@ pub enum Pulse {
     Stopped,
 }
 
-/// What is known of a thread, which is asked again if it has answered.
-pub(crate) fn pulse_of(stats: &Stats, ask: impl FnOnce() -> bool) -> Pulse {
-    let (beats, has_answered) = stats.beats();
-    if has_answered {
-        stats.ask_for_beat();
-        if !ask() {
-            return Pulse::Stopped;
-        }
+/// What is known of a thread, which is asked for another sign.
+pub(crate) fn pulse_of(stats: &Stats, wake: impl FnOnce()) -> Pulse {
+    if stats.has_ended() {
+        return Pulse::Stopped;
+    }
+    let (beats, is_asked) = stats.ask_for_beat();
+    if is_asked {
+        wake();
     }
     Pulse::Beats(beats)
+}
+
+/// Says that a thread has ended, however it does.
+pub(crate) struct SaysEnd(pub Arc<Stats>);
+
+impl Drop for SaysEnd {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// Has every thread walk over its connections, and waits for what they have seen.
@@ -731,17 +741,11 @@ impl Handle {
         }
     }
 
-    /// Asks every shard for a sign of life, and tells what came of the times before: a shard that
-    /// serves gives it within a turn or two. Whoever is asked is not asked again before he has
-    /// answered.
+    /// Asks every shard for a sign of life, and tells how many came of the times before: a shard
+    /// that serves gives one at the end of its turn.
     pub fn pulse(&self) -> Vec<Pulse> {
         let shards = self.inner.postboxes.iter().zip(&self.inner.stats);
-        let pulse = shards.map(|(postbox, stats)| {
-            pulse_of(stats, || {
-                // A full mailbox will be read, or is its shard's trouble.
-                postbox.post(Command::Beat) != Err(PostError::Stopped)
-            })
-        });
+        let pulse = shards.map(|(postbox, stats)| pulse_of(stats, || postbox.wake()));
         pulse.collect()
     }
 

@@ -32,8 +32,10 @@ pub fn command() -> Command {
         )
         .args(settings::arguments());
     let completions = Command::new("completions")
-        .about("Print what a shell completes: 'ringwire completions bash > \
-                /usr/share/bash-completion/completions/ringwire'")
+        .about(
+            "Print what a shell completes: 'ringwire completions bash > \
+                /usr/share/bash-completion/completions/ringwire'",
+        )
         .arg(
             Arg::new("shell")
                 .value_name("SHELL")
@@ -115,7 +117,10 @@ mod tests {
         let mut page = Vec::new();
         man(Some("serve"), &mut page).unwrap();
         let page = String::from_utf8(page).unwrap();
-        assert!(page.contains("ringwire\\-serve") && page.contains("access\\-log"), "{page}");
+        assert!(
+            page.contains("ringwire\\-serve") && page.contains("access\\-log"),
+            "{page}"
+        );
         assert!(man(Some("server"), &mut Vec::new()).is_err());
     }
 }

@@ -80,12 +80,17 @@ const VARIABLE: &str = "RUST_LOG";
 ///
 /// What is wrong about the variable, as a sentence.
 pub fn filter(level: &str) -> Result<Targets, String> {
-    match env::var(VARIABLE) {
-        Ok(text) if !text.is_empty() => text.parse().map_err(|error| {
+    match variable() {
+        Some(text) => text.parse().map_err(|error| {
             format!("{VARIABLE} is '{text}', but it has to be like ringwire=debug,warn: {error}")
         }),
-        _ => Ok(of_level(level)),
+        None => Ok(of_level(level)),
     }
+}
+
+/// What `RUST_LOG` says, if anything.
+pub fn variable() -> Option<String> {
+    env::var(VARIABLE).ok().filter(|text| !text.is_empty())
 }
 
 /// What is written at the level of this name.

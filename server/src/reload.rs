@@ -26,6 +26,7 @@ use ringwire::tls::ServerTls;
 
 use crate::{
     control::{Operations, SetLevel},
+    log,
     router::{Router, Routes},
     settings::{self, Settings},
     tokens::Tokens,
@@ -105,6 +106,12 @@ impl Reloading {
                 return report.refused(format!("the settings stay as they were: {error}"));
             }
         };
+        if tokens.is_none() && self.operations.is_open() {
+            return report.refused(
+                "the settings stay as they were: others reach the admin side until a restart, and \
+                 without admin_token_file they could stop the server",
+            );
+        }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             match tls.reload() {
@@ -126,7 +133,10 @@ impl Reloading {
         self.router.replace(routes);
         self.router.access().set(settings.access_log);
         self.operations.set_tokens(tokens);
-        (self.set_level)(&settings.log);
+        // The variable, which was right at the start, wins over the settings.
+        if let Ok(targets) = log::filter(&settings.log) {
+            (self.set_level)(targets);
+        }
         let changes = self.operations.adopt(&settings);
         if changes.is_empty() {
             report.info("the settings are what they were");

@@ -15,7 +15,7 @@ use std::{
 
 use clap::ArgMatches;
 use listenfd::ListenFd;
-use ringwire::Address;
+use ringwire::{Address, Listener};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
@@ -33,7 +33,7 @@ use crate::{
     control::{self, Admin, Operations, SetLevel},
     engine::{Building, Serving},
     log::{self, Log},
-    reload::{Reloader, Reloading, admin_tokens as reload_tokens},
+    reload::{Reloader, Reloading, admin_tokens},
     router::{Router, Routes},
     settings::{self, Finding, Settings},
 };
@@ -102,9 +102,9 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let set_level = move |word: &str| {
+    let set_level = move |targets| {
         // It is there for as long as the process is.
-        let _ = level.reload(log::of_level(word));
+        let _ = level.reload(targets);
     };
     let code = match serve(matches, settings, routes, &log, Arc::new(set_level)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -161,7 +161,17 @@ fn serve(
     // Before anything is served: whoever runs the server is to reach it.
     let mut admin = Admin::bind(&settings.admin_listen)?;
     let admin_addresses = admin.addresses();
-    let tokens = reload_tokens(&settings)?;
+    let tokens = admin_tokens(&settings)?;
+    let admin_places = admin_addresses.iter().chain(&handed.admin_addresses);
+    let is_open = admin_places.clone().any(settings::is_open);
+    if is_open && tokens.is_none() {
+        // Those of settings were looked at already.
+        return Err(
+            "others reach the socket of the service manager's that is named admin, and can stop \
+             the server: have it on loopback or a Unix path, or set admin_token_file"
+                .to_owned(),
+        );
+    }
     let server = builder.start(router.clone());
     let server = server.map_err(|error| error.to_string())?;
     let operations = Arc::new(Operations::new(
@@ -170,6 +180,7 @@ fn serve(
         Arc::new(RwLock::new(settings)),
         log.clone(),
         set_level.clone(),
+        is_open,
     ));
     operations.set_tokens(tokens);
     let reloader = Reloader::start(Reloading {
@@ -215,6 +226,8 @@ fn plain_addresses<'a>(settings: &'a Settings, handed: &Handed) -> Vec<&'a str> 
 struct Handed {
     plain: Vec<OwnedFd>,
     admin: Vec<OwnedFd>,
+    /// Where those listen.
+    admin_addresses: Vec<Address>,
 }
 
 impl Handed {
@@ -225,7 +238,7 @@ impl Handed {
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let names: Vec<&str> = names.split(':').collect();
         let mut handed = ListenFd::from_env();
-        let (mut plain, mut admin) = (Vec::new(), Vec::new());
+        let (mut plain, mut admin, mut admin_addresses) = (Vec::new(), Vec::new(), Vec::new());
         for at in 0..handed.len() {
             let socket = handed
                 .take_tcp_listener(at)
@@ -237,12 +250,21 @@ impl Handed {
                          to be a ListenStream= of TCP or a Unix path"
                     )
                 })?;
-            match names.get(at) {
-                Some(&"admin") => admin.extend(socket),
-                _ => plain.extend(socket),
+            match (names.get(at), socket) {
+                (Some(&"admin"), Some(socket)) => {
+                    let taken = Listener::of_open(&socket, 0);
+                    let taken = taken.map_err(|errno| format!("socket {at}: {errno}"))?;
+                    admin_addresses.push(taken.address().clone());
+                    admin.push(socket);
+                }
+                (_, socket) => plain.extend(socket),
             }
         }
-        Ok(Self { plain, admin })
+        Ok(Self {
+            plain,
+            admin,
+            admin_addresses,
+        })
     }
 }
 

@@ -28,6 +28,11 @@ impl Tokens {
         }
     }
 
+    /// Each of them, for whoever shows them.
+    pub fn into_each(self) -> impl Iterator<Item = String> {
+        self.0.into_iter()
+    }
+
     /// Whether this is one of them. All are compared, and each to its end: the time tells nothing
     /// of them but how long they are.
     pub fn has(&self, token: &str) -> bool {

@@ -277,6 +277,8 @@ impl Input {
                     let payload_bytes = frames.len() as u64 - 2 * messages;
                     counts.messages_received += messages;
                     counts.payload_bytes_received += payload_bytes;
+                    let received = &state.shared.stats.spread.message_received;
+                    received.add_small(messages, payload_bytes);
                     connection.count(|tally| tally.receive(messages, payload_bytes));
                     return self.next_of_batch();
                 }

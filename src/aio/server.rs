@@ -31,8 +31,8 @@ use crate::{
     proto::endpoint::CLOSE_REASON_BYTES_MAX,
     ring::{Ballot, choice},
     server::{
-        Crew, Current, Ground, Listen, Listeners, Place, Pulse, gather, no_ring_of, not_started,
-        pin, pulse_of, seed,
+        Crew, Current, Ground, Listen, Listeners, Place, Pulse, SaysEnd, gather, no_ring_of,
+        not_started, pin, pulse_of, seed,
     },
     tls::ServerTls,
 };
@@ -267,7 +267,7 @@ impl Builder {
         let door = Arc::new(Door::new(&thread_config));
         let proxies = Arc::new(self.proxies);
         let ballot = Arc::new(Ballot::new(self.ring, count));
-        let mut crew = Crew::new(self.config.drain_timeout_ms);
+        let mut crew = Crew::new(self.config.drain_ms());
         let mut started = Ok(());
         for (id, stats) in stats.iter().enumerate() {
             let sockets = ground.sockets();
@@ -291,6 +291,7 @@ impl Builder {
                 let uring = || in_turn(Runtime::uring);
                 let made = ballot_of_thread.decide(uring, || in_turn(Runtime::epoll));
                 let runtime = made.map_err(|no_ring| no_ring_of(shard, no_ring))?;
+                let _says_end = SaysEnd(stats.clone());
                 let seed = seed().map_err(refused)?;
                 runtime.block_on(async move {
                     let (local, listening) = in_turn(|| {
@@ -428,8 +429,12 @@ impl Handle {
     /// [`Handle::pulse`](crate::Handle::pulse) of a server of shards.
     pub fn pulse(&self) -> Vec<Pulse> {
         let threads = self.inner.orders.iter().zip(&self.inner.stats);
-        let pulse =
-            threads.map(|(thread, stats)| pulse_of(stats, || thread.send(Order::Beat).is_ok()));
+        let pulse = threads.map(|(thread, stats)| {
+            pulse_of(stats, || {
+                // One that has stopped says so.
+                let _ = thread.send(Order::Beat);
+            })
+        });
         pulse.collect()
     }
 

@@ -130,7 +130,8 @@ async fn take_leave(local: &Rc<Local>, orders: &mut UnboundedReceiver<Order>, dr
         }
         while let Some(key) = farewell.as_mut().and_then(|it| it.next(now)) {
             if let Some(connection) = local.connection(key) {
-                say_goodbye(&connection, &drain);
+                let drain = farewell.as_ref().map_or(&drain, |it| it.drain());
+                say_goodbye(&connection, drain);
             }
         }
         if farewell
@@ -138,7 +139,7 @@ async fn take_leave(local: &Rc<Local>, orders: &mut UnboundedReceiver<Order>, dr
             .is_some_and(|it| it.is_over() && it.due_at() <= now)
         {
             // Those who have come since.
-            farewell = None;
+            let drain = farewell.take().map_or(drain, |it| *it.drain());
             say_all_goodbye(local, &drain);
         }
         let next_at = farewell.as_ref().map_or(until, |it| it.due_at().min(until));
@@ -157,11 +158,15 @@ async fn take_leave(local: &Rc<Local>, orders: &mut UnboundedReceiver<Order>, dr
         })
         .await;
         if let Some(sooner) = sooner {
-            until = until.min(sooner.until(Time::monotonic()));
-            if sooner.spread_ms == 0 {
-                farewell = None;
-                say_all_goodbye(local, &sooner);
+            let now = Time::monotonic();
+            if sooner.until(now) < until
+                && let Some(before) = farewell.take()
+            {
+                // All that are left have their turn in the shorter time.
+                let keys = &mut local.state.borrow_mut().shared.keys;
+                farewell = Some(Farewell::new(before.rest(), keys, now, sooner));
             }
+            until = until.min(sooner.until(now));
         }
     }
 }
@@ -196,7 +201,8 @@ async fn walk(local: Rc<Local>, mut survey: Survey) {
             };
             if let Some(connection) = found {
                 let link = connection.link.borrow();
-                survey.see(Seen::new(connection.id(), &link, Time::monotonic_coarse()));
+                let (id, now) = (connection.id(), Time::monotonic_coarse());
+                survey.see(Seen::new(id, &link, connection.born_ms, now));
             }
         }
         if survey.is_over(places) {

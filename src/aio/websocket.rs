@@ -441,7 +441,7 @@ impl Writer {
 }
 
 /// What is known of a connection whose [`WebSocket`] may be gone: for a log. It does not keep the
-/// connection open.
+/// connection open, but its place and its descriptor are free only when this is dropped.
 #[derive(Debug)]
 pub struct Observer {
     connection: Rc<Connection>,

@@ -6,7 +6,7 @@
 //! in, the one that other threads read, the sum over shards and what is exposed all come from it.
 //! The shard stores its numbers once a turn; nobody else writes, so that a store is all it takes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::distribution::{Distributions, Spread};
 
@@ -65,8 +65,10 @@ macro_rules! counts {
         pub struct Stats {
             connections_open: AtomicU64,
             queued_bytes: AtomicU64,
+            /// Signs of life: turns raise the second to the first.
             beats_asked: AtomicU64,
             beats: AtomicU64,
+            has_ended: AtomicBool,
             /// How it was spread, which whoever sees it writes here.
             pub spread: Distributions,
             $($field: AtomicU64,)*
@@ -78,38 +80,43 @@ macro_rules! counts {
             pub fn publish(&self, counts: &Counts, connections_open: usize, queued_bytes: usize) {
                 self.connections_open.store(connections_open as u64, Ordering::Relaxed);
                 self.queued_bytes.store(queued_bytes as u64, Ordering::Relaxed);
+                self.beat();
                 $(self.$field.store(counts.$field, Ordering::Relaxed);)*
             }
 
-            /// Gives a sign of life.
+            /// Gives all signs of life that were asked for.
+            #[inline]
             pub fn beat(&self) {
-                self.beats.fetch_add(1, Ordering::Relaxed);
+                self.beats.store(self.beats_asked.load(Ordering::Relaxed), Ordering::Relaxed);
             }
 
-            /// How many were given, and whether all were that anybody has asked for.
-            pub fn beats(&self) -> (u64, bool) {
+            /// Asks for one, unless one is owed already. Returns how many were given, and whether
+            /// it was asked for.
+            pub fn ask_for_beat(&self) -> (u64, bool) {
                 let beats = self.beats.load(Ordering::Relaxed);
-                (beats, beats == self.beats_asked.load(Ordering::Relaxed))
+                // Whoever comes second asks for nothing more.
+                let asked = self.beats_asked.compare_exchange(
+                    beats,
+                    beats + 1,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+                (beats, asked.is_ok())
             }
 
-            /// Another one is asked for.
-            pub fn ask_for_beat(&self) {
-                self.beats_asked.fetch_add(1, Ordering::Relaxed);
+            /// Its thread has come to its end.
+            pub fn end(&self) {
+                self.has_ended.store(true, Ordering::Relaxed);
+            }
+
+            /// Whether it has.
+            pub fn has_ended(&self) -> bool {
+                self.has_ended.load(Ordering::Relaxed)
             }
 
             /// How what was measured is spread.
             pub fn spread(&self) -> Vec<Spread> {
-                let counts = self.snapshot().counts;
-                let mut all = self.spread.read();
-                let received = all.iter_mut().find(|it| it.name == "message_received");
-                if let Some(received) = received {
-                    // Those of a batch, behind headers of two bytes, are counted together and not
-                    // measured one by one: they are all of the first kind.
-                    let others = received.count();
-                    received.buckets[0] += counts.messages_received.saturating_sub(others);
-                    received.sum = counts.payload_bytes_received;
-                }
-                all
+                self.spread.read()
             }
 
             /// The counts as of the last turn.

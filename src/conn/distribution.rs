@@ -88,6 +88,22 @@ impl Distribution {
         raise(&self.sum, value);
     }
 
+    /// Adds a number of [`NUMBERS`], whose bounds are powers of two.
+    #[inline]
+    pub fn add_number(&self, number: u64) {
+        let bits = u64::BITS - number.saturating_sub(1).leading_zeros();
+        let bucket = bits as usize + usize::from(number > 0);
+        raise(&self.buckets[bucket.min(NUMBERS.len())], 1);
+        raise(&self.sum, number);
+    }
+
+    /// Adds so many values that are all in the first bucket, and what they add up to.
+    #[inline]
+    pub fn add_small(&self, count: u64, sum: u64) {
+        raise(&self.buckets[0], count);
+        raise(&self.sum, sum);
+    }
+
     fn read(&self) -> (Vec<u64>, u64) {
         let buckets = self.buckets.iter().take(self.bounds.len() + 1);
         let buckets = buckets.map(|bucket| bucket.load(Ordering::Relaxed));
@@ -201,7 +217,7 @@ mod tests {
     fn a_value_is_in_the_first_bucket_that_it_fits_into() {
         let spread = Distributions::default();
         for value in [0, 1, 2, 3, 128, 129, u64::from(u32::MAX)] {
-            spread.turn_completions.add(value);
+            spread.turn_completions.add_number(value);
         }
         let all = spread.read();
         let read = all.iter().find(|it| it.name == "turn_completions").unwrap();
@@ -209,6 +225,18 @@ mod tests {
         assert_eq!(read.count(), 7);
         assert_eq!(read.sum, 1 + 2 + 3 + 128 + 129 + u64::from(u32::MAX));
         assert_eq!(read.buckets.len(), read.bounds.len() + 1);
+    }
+
+    #[test]
+    fn bits_find_the_bucket_that_bounds_do() {
+        for number in (0..300).chain([u64::MAX]) {
+            let spread = Distributions::default();
+            spread.turn_completions.add_number(number);
+            let (by_bits, _) = spread.turn_completions.read();
+            let other = Distributions::default();
+            other.turn_completions.add(number);
+            assert_eq!(by_bits, other.turn_completions.read().0, "{number}");
+        }
     }
 
     #[test]

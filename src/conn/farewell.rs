@@ -95,6 +95,11 @@ impl Farewell {
         &self.drain
     }
 
+    /// Those who have not had their turn.
+    pub fn rest(&self) -> Vec<Key> {
+        self.keys.get(self.said..).unwrap_or_default().to_vec()
+    }
+
     /// When the next one's turn comes, or all have had theirs.
     pub fn due_at(&self) -> Time {
         let (said, all) = (self.said as u64, self.keys.len().max(1) as u64);

@@ -84,6 +84,12 @@ use crate::{
     tls::TlsError,
 };
 
+/// How long something has been there that began then, in milliseconds of 32 bits: up to 49 days,
+/// after which it is young again.
+pub const fn age(born_ms: u32, now: Time) -> Duration {
+    Duration::from_millis((now.as_ms() as u32).wrapping_sub(born_ms) as u64)
+}
+
 /// What a ping carries that asks a silent peer.
 const PING_BYTES: usize = 8;
 
@@ -317,6 +323,14 @@ impl Shared {
         bytes > self.ledger.bytes_max().saturating_sub(self.held_bytes())
     }
 
+    /// An opening handshake that a client has sent is answered, on a connection that began then.
+    pub fn handshake_done(&self, role: Role, born_ms: u32) {
+        if role == Role::Server {
+            let took = age(born_ms, self.now);
+            self.stats.spread.handshake.add(took.as_nanos() as u64);
+        }
+    }
+
     /// What a ping carries that asks a silent peer: by it its pong tells how long both took.
     pub fn ping_payload(&self) -> [u8; PING_BYTES] {
         let mut payload = [0; PING_BYTES];
@@ -334,6 +348,8 @@ impl Shared {
             && let Ok(sent_us) = sent_us.try_into()
         {
             let took_us = self.now_us().wrapping_sub(u32::from_be_bytes(sent_us));
+            // A coarse clock may be behind the one that the ping was sent by.
+            let took_us = if took_us > u32::MAX / 2 { 0 } else { took_us };
             self.stats.spread.ping.add(u64::from(took_us) * 1000);
             return &[];
         }
@@ -452,8 +468,6 @@ pub struct Link {
     /// When something last came from the peer or was taken by it, in milliseconds of the ring's
     /// clock, wrapping after 49 days.
     pub heard_ms: u32,
-    /// When it was accepted or dialled, in the same milliseconds.
-    pub born_ms: u32,
     /// When the send in flight was submitted, in the same milliseconds.
     pub sent_ms: u32,
     /// Operations in flight, as the ring counts them.
@@ -672,7 +686,6 @@ impl Rare {
 }
 
 // An idle connection is little else than this.
-#[cfg(not(feature = "sim"))]
 const _: () = assert!(size_of::<Link>() <= 128);
 
 impl Link {
@@ -687,7 +700,6 @@ impl Link {
             counted_bytes: 0,
             charged_bytes: 0,
             heard_ms: 0,
-            born_ms: 0,
             sent_ms: 0,
             in_flight: 0,
             receiving: false,
@@ -710,17 +722,6 @@ impl Link {
             dirty: false,
             pings: 0,
         }
-    }
-
-    /// It begins now.
-    pub const fn begins(&mut self, now: Time) {
-        self.born_ms = now.as_ms() as u32;
-        self.heard_ms = self.born_ms;
-    }
-
-    /// How long it has been there: up to 49 days, after which it is young again.
-    pub const fn age(&self, now: Time) -> Duration {
-        Duration::from_millis((now.as_ms() as u32).wrapping_sub(self.born_ms) as u64)
     }
 
     /// Bytes that the peer has not taken yet.
@@ -1031,6 +1032,9 @@ pub struct Connection<K, T> {
     pub link: Link,
     /// The socket, until it is closed.
     pub socket: Option<K>,
+    /// When it was accepted or dialled, in milliseconds of the ring's clock, wrapping after 49
+    /// days.
+    pub born_ms: u32,
     /// Its entry at the door, if it had to have one.
     pub ticket: Option<Ticket>,
     /// The service's own, once its opening handshake was accepted.

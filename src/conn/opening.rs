@@ -383,10 +383,6 @@ impl Link {
         shared: &mut Shared,
     ) -> Opened<T> {
         let content = Content::for_method(request.method());
-        if matches!(reply, Reply::Accepted { .. }) {
-            let took = self.age(shared.now);
-            shared.stats.spread.handshake.add(took.as_nanos() as u64);
-        }
         if let Reply::Accepted { answer, .. } = &reply
             && let Some(bytes_max) = answer.message_bytes_max()
         {

@@ -7,7 +7,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{ConnId, Link};
+use super::{ConnId, Link, age};
 use crate::ring::{PeerAddress, Time};
 
 /// Connections that are looked at in one go.
@@ -48,13 +48,13 @@ pub struct Seen {
 
 impl Seen {
     /// A connection, as it is now; its peer is not known yet.
-    pub fn new(id: ConnId, link: &Link, now: Time) -> Self {
+    pub fn new(id: ConnId, link: &Link, born_ms: u32, now: Time) -> Self {
         Self {
             id,
             peer: PeerAddress::Unknown,
             is_secure: link.rare.tls().is_some(),
             stage: link.stage.name(),
-            age: link.age(now),
+            age: age(born_ms, now),
             silence: link.silence(now.as_ms()),
             held_bytes: link.held_bytes(),
             queued_bytes: link.queued_bytes(),

@@ -5,7 +5,7 @@
 
 use crate::{
     Answer, CloseCause, Conn, ConnId, HandshakeError, HttpReply, Message, Refusal, Remote, Request,
-    SendError, Service, Upgrade, service::Origins,
+    SendError, Service, Tally, Upgrade, service::Origins,
 };
 
 /// A service with [`Origins`] before it: any service, without a change.
@@ -155,6 +155,15 @@ impl<S: Service> Service for Gate<S> {
     #[inline]
     fn on_send_failed(&mut self, id: ConnId, error: SendError) {
         self.service.on_send_failed(id, error);
+    }
+
+    #[inline]
+    fn tally(state: &mut S::State) -> Option<&mut Tally> {
+        S::tally(state)
+    }
+
+    fn on_stop(&mut self) {
+        self.service.on_stop();
     }
 
     #[inline]

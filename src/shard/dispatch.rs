@@ -265,7 +265,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// the connection.
     #[inline]
     fn receive_frames(&mut self, key: Key, mut input: &mut [u8]) -> usize {
-        let handed_over = self.trace_handed_over();
+        if self.trace.is_due {
+            self.trace_handed_over();
+        }
         let id = self.id_of(key);
         let Some(Connection {
             link,
@@ -371,6 +373,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut left = input.len();
         shared.counts.messages_received += messages;
         shared.counts.payload_bytes_received += payload_bytes;
+        if messages > 0 {
+            // Behind headers of two bytes: all of them are short.
+            let received = &shared.stats.spread.message_received;
+            received.add_small(messages, payload_bytes);
+        }
         if let (Some(then), Some(tally)) = (counted, S::tally(state)) {
             tally.add(&then, &Tally::of(&shared.counts));
         }
@@ -384,8 +391,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
             ended = Some(Ending::Linger);
         }
         self.keep_pace(pace);
-        if let Some(handed_over) = handed_over {
-            self.trace_queued(key, handed_over);
+        if self.trace.is_handed_over {
+            self.trace_queued(key);
         }
         if called.is_err() {
             self.service_panicked(key);
@@ -460,7 +467,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 }
             },
         };
-        self.trace_taken(key);
+        if self.trace.is_followed {
+            let connection = self.slab.get_mut(key);
+            let left = connection.map_or(0, |it| it.link.queued_bytes());
+            self.trace_taken(key, failed.is_none().then_some(left));
+        }
         if let Some(errno) = failed {
             self.transport_failed(key, errno);
         }

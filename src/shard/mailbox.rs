@@ -33,8 +33,6 @@ pub enum Command {
     Stop(Drain),
     /// Look who is there.
     Survey(Box<Survey>),
-    /// Give a sign of life.
-    Beat,
 }
 
 /// What a command takes beside its payload, about.
@@ -53,7 +51,7 @@ impl Command {
             (Self::Send(_, message), _) => message.payload_len(),
             (Self::Close(_, _, reason), _) => reason.len(),
             // All shards share one.
-            (Self::Reconfigure(_) | Self::Stop(_) | Self::Survey(_) | Self::Beat, _) => 0,
+            (Self::Reconfigure(_) | Self::Stop(_) | Self::Survey(_), _) => 0,
         };
         COMMAND_BYTES + bytes
     }
@@ -218,6 +216,11 @@ impl Postbox {
         }
         self.waker.wake();
         Ok(())
+    }
+
+    /// Wakes the shard for a turn.
+    pub fn wake(&self) {
+        self.waker.wake();
     }
 
     /// Ready when a command would not be refused for want of room: there is some, or the shard has

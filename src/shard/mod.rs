@@ -332,7 +332,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
             .begin_turn(self.recv_sizes.lent_bytes_max);
         self.turn_bytes = 0;
         self.budget.begin_turn(self.now);
-        self.begin_trace();
+        if self.shared.config.trace_stages {
+            self.begin_trace();
+        }
         self.answered_some = false;
         self.dispatch_completions();
         if !self.rota.is_empty() {
@@ -376,7 +378,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
     fn measure_turn(&mut self) {
         let spread = &self.shared.stats.spread;
         spread.turn.add(self.ring.now().ns_since(self.now));
-        spread.turn_completions.add(self.turn_completions);
+        spread.turn_completions.add_number(self.turn_completions);
     }
 
     /// Serves those who need little in passing, in the order in which they came.
@@ -543,7 +545,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
             Command::Reconfigure(config) => self.reconfigure(&config),
             Command::Stop(drain) => self.stop(drain),
             Command::Survey(survey) => self.surveys.push_back(*survey),
-            Command::Beat => self.shared.stats.beat(),
         }
     }
 }

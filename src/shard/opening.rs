@@ -174,6 +174,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
     fn open(&mut self, key: Key) {
         self.shared.counts.handshakes += 1;
         if let Some(connection) = self.slab.get_mut(key) {
+            let role = connection.link.endpoint.role();
+            self.shared.handshake_done(role, connection.born_ms);
             connection.link.stage = Stage::Open;
         }
         self.set_idle_deadline(key);

@@ -33,11 +33,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.look_at_clock();
         let until = drain.until(self.now);
         if let Some(before) = self.drain_until {
-            self.drain_until = Some(before.min(until));
-            if drain.spread_ms == 0 && self.farewell.is_some() {
-                self.say_all_goodbye(&drain);
+            if until < before
+                && let Some(farewell) = &self.farewell
+            {
+                // All that are left have their turn in the shorter time.
+                let rest = farewell.rest();
+                self.take_leave_of(rest, drain);
                 self.settle_touched();
             }
+            self.drain_until = Some(before.min(until));
             return;
         }
         self.drain_until = Some(until);
@@ -47,15 +51,19 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.shared.counts.service_panics += 1;
             tracing::error!(shard = self.id, "on_stop panicked");
         }
+        let slots = 0..self.slab.capacity() as u32;
+        let keys = slots.filter_map(|slot| self.slab.key_at(slot)).collect();
+        self.take_leave_of(keys, drain);
+        self.settle_touched();
+    }
+
+    fn take_leave_of(&mut self, keys: Vec<Key>, drain: Drain) {
         if drain.spread_ms == 0 {
             self.say_all_goodbye(&drain);
         } else {
-            let slots = 0..self.slab.capacity() as u32;
-            let keys = slots.filter_map(|slot| self.slab.key_at(slot)).collect();
             let random = &mut self.shared.keys;
             self.farewell = Some(Farewell::new(keys, random, self.now, drain));
         }
-        self.settle_touched();
     }
 
     /// Takes leave of those whose turn it is. Those who have come since, when all have had theirs.
@@ -134,7 +142,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
             };
             let id = self.id_of(key);
             if let Some(connection) = self.slab.get_mut(key) {
-                survey.see(Seen::new(id, &connection.link, self.now));
+                let born_ms = connection.born_ms;
+                survey.see(Seen::new(id, &connection.link, born_ms, self.now));
             }
         }
         self.budget.charge(cost::SURVEY_NS);

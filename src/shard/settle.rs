@@ -33,7 +33,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.set_close_deadline(key);
         }
         self.flush(key);
-        self.trace_sent(key);
+        if self.trace.is_followed {
+            self.trace_sent(key);
+        }
         self.balance(key);
         self.receive(key);
         self.advance(key);
@@ -249,7 +251,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     pub(super) fn close_completed(&mut self, key: Key) {
         self.wheel.clear(key.slot);
-        self.trace_lost(key);
+        if self.trace.is_followed {
+            self.trace_taken(key, None);
+        }
         let removed = self.slab.remove(key);
         debug_assert!(
             removed.is_some(),

@@ -20,42 +20,53 @@ use crate::{
 /// Of so many turns, one has a message that is followed.
 const TURNS: u64 = 16;
 
-/// What is followed.
+/// An answer that the kernel has not taken by then is given up: its peer does not read, and there
+/// are others to be followed.
+const PATIENCE_NS: u64 = 1_000_000_000;
+
+/// What is followed. Whether there is anything is asked for each message, and nothing else.
 #[derive(Debug, Default)]
 pub struct Trace {
     /// The next message of this turn is.
-    is_due: bool,
-    /// The answer to one, from when it was queued.
-    followed: Option<(Key, Time)>,
-}
-
-impl Trace {
-    /// Whether this connection's answer is followed.
-    #[inline]
-    fn follows(&self, key: Key) -> bool {
-        self.followed.is_some_and(|(followed, _)| followed == key)
-    }
+    pub is_due: bool,
+    /// One was handed over, and the service has not returned.
+    pub is_handed_over: bool,
+    /// There is an answer that was not taken yet.
+    pub is_followed: bool,
+    handed_over: Time,
+    /// Whose answer it is, and when it was queued.
+    answer: Option<(Key, Time)>,
 }
 
 impl<R: Ring, S: Service> Shard<R, S> {
-    /// A turn begins.
-    #[inline]
+    /// A turn begins, of a shard that is to follow messages.
+    #[cold]
     pub(super) fn begin_trace(&mut self) {
-        let shared = &self.shared;
-        self.trace.is_due = shared.config.trace_stages
-            && shared.counts.turns.is_multiple_of(TURNS)
-            && self.trace.followed.is_none();
+        let is_late = |(_, since): (Key, Time)| self.now.ns_since(since) > PATIENCE_NS;
+        if self.trace.answer.is_some_and(is_late) {
+            self.trace_ends();
+        }
+        let turns = self.shared.counts.turns;
+        self.trace.is_due = turns.is_multiple_of(TURNS) && !self.trace.is_followed;
     }
 
-    /// Messages are about to be handed over. Returns when, if they are followed.
-    #[inline]
-    pub(super) fn trace_handed_over(&mut self) -> Option<Time> {
-        std::mem::take(&mut self.trace.is_due).then(|| self.ring.now())
+    fn trace_ends(&mut self) {
+        self.trace.is_followed = false;
+        self.trace.answer = None;
+    }
+
+    /// Messages are about to be handed over.
+    #[cold]
+    pub(super) fn trace_handed_over(&mut self) {
+        self.trace.is_due = false;
+        self.trace.is_handed_over = true;
+        self.trace.handed_over = self.ring.now();
     }
 
     /// They were, and the service has returned.
     #[cold]
-    pub(super) fn trace_queued(&mut self, key: Key, handed_over: Time) {
+    pub(super) fn trace_queued(&mut self, key: Key) {
+        self.trace.is_handed_over = false;
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
@@ -64,16 +75,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         }
         let now = self.ring.now();
+        let handed_over = self.trace.handed_over;
         let spread = &self.shared.stats.spread;
         spread.stage_handed_over.add(handed_over.ns_since(self.now));
         spread.stage_queued.add(now.ns_since(handed_over));
-        self.trace.followed = Some((key, now));
+        self.trace.answer = Some((key, now));
+        self.trace.is_followed = true;
     }
 
     /// What a connection had queued is on its way to the kernel.
-    #[inline]
+    #[cold]
     pub(super) fn trace_sent(&mut self, key: Key) {
-        if self.trace.follows(key)
+        if self.trace.answer.is_some_and(|(whose, _)| whose == key)
             && let Some(connection) = self.slab.get_mut(key)
             && connection.link.sending
             && connection.link.send_urgency == Urgency::Unawaited
@@ -83,23 +96,20 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
-    /// The kernel has taken what a connection sent, or refused it.
-    #[inline]
-    pub(super) fn trace_taken(&mut self, key: Key) {
-        if let Some((followed, queued_at)) = self.trace.followed
-            && followed == key
-        {
-            self.trace.followed = None;
+    /// A send has ended, after which so much is left of what the connection had queued; or in an
+    /// error, after which nothing is known.
+    #[cold]
+    pub(super) fn trace_taken(&mut self, key: Key, left: Option<usize>) {
+        let Some((whose, queued_at)) = self.trace.answer else {
+            return;
+        };
+        if whose != key || left.is_some_and(|bytes| bytes > 0) {
+            return;
+        }
+        self.trace_ends();
+        if left.is_some() {
             let took_ns = self.now.ns_since(queued_at);
             self.shared.stats.spread.stage_taken.add(took_ns);
-        }
-    }
-
-    /// A connection is gone, and its answer with it.
-    #[inline]
-    pub(super) fn trace_lost(&mut self, key: Key) {
-        if self.trace.follows(key) {
-            self.trace.followed = None;
         }
     }
 }

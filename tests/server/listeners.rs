@@ -472,3 +472,46 @@ fn a_neighbour_on_every_engine_is_served() {
         });
     }
 }
+
+/// Sockets that somebody else has opened are served by all shards, on every family.
+#[test]
+fn sockets_that_are_open_already_are_served() {
+    in_a_folder(|folder| {
+        let path = folder.join("socket");
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let unix = UnixListener::bind(&path).unwrap();
+        let inet = Address::Inet(tcp.local_addr().unwrap());
+        let server = crate::host::builder()
+            .shards(2)
+            .listen_on(tcp)
+            .listen_on(unix)
+            .start(|_| Echo)
+            .unwrap();
+        assert_eq!(server.addresses(), [inet, Address::Unix(path.clone())]);
+        for address in server.addresses() {
+            for _ in 0..4 {
+                let mut peer = Peer::open(address, "/");
+                peer.echo("here");
+                peer.close();
+            }
+        }
+        server.handle().stop();
+        server.join().unwrap();
+        // It is whoever has opened it that removes it.
+        assert!(path.exists());
+    });
+}
+
+#[test]
+fn a_socket_that_does_not_listen_is_refused() {
+    guarded(|| {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let builder = crate::host::builder().listen_on(socket);
+        let refused = builder.start(|_| Echo).unwrap_err();
+        assert!(matches!(refused, StartError::Socket { .. }), "{refused}");
+        assert!(
+            refused.to_string().contains("has to be a stream socket"),
+            "{refused}"
+        );
+    });
+}

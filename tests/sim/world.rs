@@ -37,6 +37,9 @@ const PUSHES_MAX: u32 = 50;
 const SURVEY_ONE_IN: u64 = 500;
 const SURVEY_MOST: usize = 3;
 
+/// Over how long a server takes its leave at most.
+const SPREAD_MS_MAX: u64 = 100;
+
 /// What may come on top of the drain timeout: completions that are late, and ticks of the wheel.
 const FINISH_SLACK_MS: u64 = 500;
 
@@ -404,7 +407,7 @@ impl World {
         let drain = Drain::at_once(drain_timeout_ms);
         // One after the other; what is left when it stops once more is told at once then.
         let spread = Drain {
-            spread_ms: self.prng.below(100),
+            spread_ms: self.prng.below(SPREAD_MS_MAX),
             ..drain
         };
         match self.plan.stop_order {
@@ -423,7 +426,8 @@ impl World {
             }
         }
         self.stopped_at = Some(self.kernel.now());
-        self.server.stop(drain);
+        // Sooner or not: what is left has to be told in time all the same.
+        self.server.stop(spread);
         self.client.stop(drain);
         Ok(())
     }
@@ -444,7 +448,7 @@ impl World {
         let stopped_at = self.stopped_at.unwrap_or_default();
         let took_ms = self.kernel.now().ns_since(stopped_at) / 1_000_000;
         let slow_ms = (self.plan.slowness - 1) * FINISH_TURNS_MS;
-        let most_ms = self.plan.drain_timeout_ms + FINISH_SLACK_MS + slow_ms;
+        let most_ms = self.plan.drain_timeout_ms + SPREAD_MS_MAX + FINISH_SLACK_MS + slow_ms;
         if self.sim_marks().count(SimMark::ClockJump) == 0 {
             journal.check(Mark::CheckFinishedInTime, took_ms <= most_ms, || {
                 format!("stopping took {took_ms} ms of at most {most_ms}")

@@ -44,6 +44,7 @@ use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Semaphore, oneshot},
     task::{spawn_blocking, spawn_local},
+    time::timeout,
 };
 
 use super::{
@@ -57,6 +58,12 @@ const CONNECTIONS_MAX: usize = 64;
 
 /// How long a request's head may take, and a quiet connection stay.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long one connection may last: a reload has a minute. Whoever has more to ask connects again.
+const TALK_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How long the body of a request may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest body that anything here has.
 const BODY_BYTES_MAX: usize = 4096;
@@ -151,17 +158,19 @@ async fn accept(listener: Accepting, operations: Arc<Operations>, seats: Arc<Sem
             return;
         };
         let operations = operations.clone();
+        // Whoever has to show a token is no page.
+        let has_tokens = operations.tokens().is_some();
         let accepted = match &listener {
             Accepting::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
                 spawn_local(async move {
                     let _seat = seat;
-                    talk(stream, operations).await;
+                    talk(stream, operations, has_tokens).await;
                 });
             }),
             Accepting::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                 spawn_local(async move {
                     let _seat = seat;
-                    talk(stream, operations).await;
+                    talk(stream, operations, true).await;
                 });
             }),
         };
@@ -175,19 +184,49 @@ async fn accept(listener: Accepting, operations: Arc<Operations>, seats: Arc<Sem
 }
 
 /// One connection.
-async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, operations: Arc<Operations>) {
-    let service = service_fn(move |request| {
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    operations: Arc<Operations>,
+    is_local: bool,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
         let operations = operations.clone();
-        async move { Ok::<_, Infallible>(answer(&operations, request).await) }
+        async move {
+            let reply = match is_local || is_named_by_address(&request) {
+                true => answer(&operations, request).await,
+                false => text(StatusCode::MISDIRECTED_REQUEST, BY_ADDRESS),
+            };
+            Ok::<_, Infallible>(reply)
+        }
     });
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!("a connection of the admin side ended: {error}");
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(TALK_TIMEOUT, serving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!("a connection of the admin side ended: {error}"),
+        Err(_) => tracing::debug!("a connection of the admin side had its time"),
     }
+}
+
+const BY_ADDRESS: &str = "Ask by an address, or as localhost: by another name pages of a browser \
+                          could ask as well. With admin_token_file any name is welcome.";
+
+/// Whether a request is for an address or for localhost. A page of a browser can have a name of its
+/// own stand for 127.0.0.1 (DNS rebinding), and then it may read what comes from there.
+fn is_named_by_address(request: &Request<Incoming>) -> bool {
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|it| it.to_str().ok()).unwrap_or_default();
+    if host.is_empty() || host.parse::<net::SocketAddr>().is_ok() {
+        return true;
+    }
+    let without_port = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let is_address = |name: &str| {
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        name == "localhost" || name.parse::<net::IpAddr>().is_ok()
+    };
+    is_address(host) || is_address(without_port)
 }
 
 fn text(status: StatusCode, words: impl Into<String>) -> Reply {
@@ -368,9 +407,9 @@ async fn fulfil(
         Wish::Drain => drain(operations, query)?,
         Wish::Level => text(StatusCode::OK, operations.level()),
         Wish::SetLevel => {
-            let body = Limited::new(request.into_body(), BODY_BYTES_MAX)
-                .collect()
-                .await;
+            let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+            let body = timeout(BODY_TIMEOUT, body).await;
+            let body = body.map_err(|_| "The level did not come in time".to_owned())?;
             let body = body.map_err(|error| format!("The level did not come: {error}"))?;
             let body = body.to_bytes();
             let level = str::from_utf8(&body).unwrap_or_default().trim();

@@ -3,7 +3,19 @@
 //! Knows: where the settings say that it is, and what its answer means for the status of the end.
 //! Refuses to know: what a reload does.
 
-use std::{io, path::Path, process::ExitCode, time::Duration};
+use std::{
+    io,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            ffi::OsStrExt as _,
+            net::{self as unix, SocketAddr},
+        },
+    },
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::ArgMatches;
 use http_body_util::{BodyExt as _, Empty};
@@ -19,6 +31,7 @@ use tokio::{
 use crate::{
     serve::WRONG_USAGE,
     settings::{self, Settings},
+    tokens::Tokens,
 };
 
 /// How long a server has to answer: it reads files.
@@ -37,7 +50,8 @@ pub fn reload(matches: &ArgMatches, out: &mut impl io::Write) -> io::Result<Exit
             for finding in findings {
                 writeln!(out, "ringwire: {finding}")?;
             }
-            return Ok(ExitCode::from(WRONG_USAGE));
+            // The server would say the same of them.
+            return Ok(ExitCode::FAILURE);
         }
     };
     match ask(&settings) {
@@ -81,29 +95,38 @@ fn ask(settings: &Settings) -> Result<(StatusCode, String), String> {
     let Some(address) = addresses.first() else {
         return Err(format!("'{text}' is no address"));
     };
-    let token = match settings.admin_token_file.as_str() {
-        "" => None,
-        path => Some(first_token(Path::new(path))?),
+    let tokens = match settings.admin_token_file.as_str() {
+        "" => vec![None],
+        path => Tokens::read(Path::new(path))?
+            .into_each()
+            .map(Some)
+            .collect(),
     };
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let asked =
-        runtime.block_on(async { timeout(PATIENCE, post(address, token.as_deref())).await });
+    let asking = async {
+        let mut answered = Err("there is no token to show".to_owned());
+        for token in tokens {
+            answered = post(address, token.as_deref()).await;
+            // The file may have new ones, which the server is only to read.
+            if !matches!(answered, Ok((StatusCode::UNAUTHORIZED, _))) {
+                break;
+            }
+        }
+        answered
+    };
+    let asked = runtime.block_on(async { timeout(PATIENCE, asking).await });
     asked
         .unwrap_or_else(|_| Err(format!("it has not answered for {} s", PATIENCE.as_secs())))
         .map_err(|error| {
             format!("the admin side at {address} cannot be asked: {error}; does the server run?")
         })
-}
-
-/// A token that the server knows.
-fn first_token(path: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("cannot read the tokens in '{}': {error}", path.display()))?;
-    let mut lines = text.lines().map(str::trim);
-    let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
-    let none = || format!("there is no token in '{}'", path.display());
-    first.map(str::to_owned).ok_or_else(none)
+        .and_then(|(status, words)| match status {
+            StatusCode::UNAUTHORIZED => Err(format!(
+                "the server knows none of these tokens any more: send it SIGHUP; it says: {words}"
+            )),
+            _ => Ok((status, words)),
+        })
 }
 
 async fn post(address: &Address, token: Option<&str>) -> Result<(StatusCode, String), String> {
@@ -113,10 +136,21 @@ async fn post(address: &Address, token: Option<&str>) -> Result<(StatusCode, Str
             post_over(TokioIo::new(stream.map_err(in_words)?), token).await
         }
         Address::Unix(path) => {
-            let stream = UnixStream::connect(path).await;
-            post_over(TokioIo::new(stream.map_err(in_words)?), token).await
+            let stream = connect_unix(path).map_err(in_words)?;
+            post_over(TokioIo::new(stream), token).await
         }
     }
+}
+
+/// Connects to a path, or to the abstract name behind an `@` (`unix(7)`).
+fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let address = match path.as_os_str().as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(path)?,
+    };
+    let stream = unix::UnixStream::connect_addr(&address)?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 fn in_words(error: impl ToString) -> String {

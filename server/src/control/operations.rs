@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringwire::Drain;
+use ringwire::{Drain, Pulse};
+use tracing_subscriber::filter::Targets;
 
 use super::{
     life::{Life, Turn},
@@ -19,14 +20,14 @@ use super::{
 };
 use crate::{
     engine::Operator,
-    log::Log,
+    log::{self, Log},
     reload::{Outcome, Reloader},
     settings::{Change, Settings},
     tokens::Tokens,
 };
 
-/// Has the log go on at a level of this name.
-pub type SetLevel = dyn Fn(&str) + Send + Sync;
+/// Has the log go on with what passes this.
+pub type SetLevel = dyn Fn(Targets) + Send + Sync;
 
 /// A running server, for those who run it.
 pub struct Operations {
@@ -44,6 +45,7 @@ pub struct Operations {
     pub settings: Arc<RwLock<Settings>>,
     /// Who is told.
     pub supervisor: Supervisor,
+    is_open: bool,
     /// Who may ask, where not everybody may.
     tokens: RwLock<Option<Arc<Tokens>>>,
     reloader: Mutex<Option<Reloader>>,
@@ -74,6 +76,7 @@ impl Operations {
         settings: Arc<RwLock<Settings>>,
         log: Log,
         set_level: Arc<SetLevel>,
+        is_open: bool,
     ) -> Self {
         Self {
             operator,
@@ -83,6 +86,7 @@ impl Operations {
             log,
             settings,
             supervisor: Supervisor,
+            is_open,
             tokens: RwLock::default(),
             reloader: Mutex::default(),
             set_level,
@@ -113,6 +117,11 @@ impl Operations {
     /// Whoever shows one of these may ask; or everybody, without any.
     pub fn set_tokens(&self, tokens: Option<Arc<Tokens>>) {
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
+    }
+
+    /// Whether others than this host's users reach the admin side, so that it has to have tokens.
+    pub const fn is_open(&self) -> bool {
+        self.is_open
     }
 
     /// Who may ask, unless everybody may.
@@ -195,20 +204,26 @@ impl Operations {
         let asked = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         match &*asked {
             Some(level) => level.clone(),
-            None => self.with_settings(|settings| settings.log.clone()),
+            None => log::variable()
+                .unwrap_or_else(|| self.with_settings(|settings| settings.log.clone())),
         }
     }
 
     /// Has the log go on at this level, until the settings are read again.
     pub fn set_level(&self, level: &str) {
         *self.level.lock().unwrap_or_else(PoisonError::into_inner) = Some(level.to_owned());
-        (self.set_level)(level);
+        (self.set_level)(log::of_level(level));
         tracing::info!("the log goes on at the level {level}");
     }
 
     /// Looks whether every shard is well, says what is new, and tells the supervisor if all are.
     pub fn look(&self, feeds: bool) {
-        for turn in self.life.look(&self.operator.pulse(), Instant::now()) {
+        let pulse = self.operator.pulse();
+        if pulse.contains(&Pulse::Stopped) && !self.life.begin_drain() {
+            // Nobody has asked for it: a shard has died, and the others stop for it.
+            self.supervisor.stopping();
+        }
+        for turn in self.life.look(&pulse, Instant::now()) {
             match turn {
                 Turn::Stalled(shard) => {
                     tracing::error!(

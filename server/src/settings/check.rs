@@ -27,6 +27,7 @@ const OF_RINGS: &[&str] = &[
     "recv_buffers",
     "recv_incremental",
     "send_in_place_bytes_min",
+    "trace_stages",
 ];
 
 /// Everything that is wrong, and then everything that is unwise.
@@ -159,6 +160,15 @@ fn of_addresses(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
+/// Whether others than the users of this host, or than its owner, can connect to an address.
+pub fn is_open(address: &Address) -> bool {
+    match address {
+        Address::Inet(inet) => !inet.ip().is_loopback(),
+        // An abstract name has no owner and no mode.
+        Address::Unix(path) => path.to_string_lossy().starts_with('@'),
+    }
+}
+
 /// Whoever reaches the admin side can stop the server.
 fn of_admin(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -169,11 +179,6 @@ fn of_admin(settings: &Settings) -> Vec<Finding> {
     for text in &settings.admin_listen {
         // What is no address was said already.
         let meant = addresses(text).unwrap_or_default();
-        let is_open = |address: &Address| match address {
-            Address::Inet(inet) => !inet.ip().is_loopback(),
-            // An abstract name has no owner and no mode.
-            Address::Unix(path) => path.to_string_lossy().starts_with('@'),
-        };
         if settings.admin_token_file.is_empty() && meant.iter().any(is_open) {
             let sentence = format!(
                 "{name} is '{text}', where others can stop the server: name a loopback address \
@@ -185,8 +190,14 @@ fn of_admin(settings: &Settings) -> Vec<Finding> {
     }
     if settings.admin_listen.is_empty() && !settings.admin_token_file.is_empty() {
         let name = settings.name("admin_token_file");
-        let sentence = format!("{name} has no effect without admin_listen");
-        findings.push(Finding::error(settings.place("admin_token_file"), sentence));
+        let sentence = format!(
+            "{name} has no effect without admin_listen, or a socket of the service manager's that \
+             is named admin"
+        );
+        findings.push(Finding::warning(
+            settings.place("admin_token_file"),
+            sentence,
+        ));
     }
     findings
 }

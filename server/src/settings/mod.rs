@@ -29,7 +29,7 @@ use ringwire::{CloseCode, Config, Drain, Proxies, ProxyError};
 
 pub use addresses::addresses;
 pub use allowed::Allowed;
-pub use check::check;
+pub use check::{check, is_open};
 use file::ROUTE;
 pub use finding::{Finding, Place};
 pub use flags::{arguments, load, load_file, load_unchecked};

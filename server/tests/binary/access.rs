@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
+    admin::metrics,
     common::{Peer, TEXT, request},
     guard::{guarded, in_a_folder},
     peer::{CLOSE, close_payload, until},
@@ -180,11 +181,22 @@ fn rust_log_wins_over_the_settings() {
     guarded(|| {
         let mut command = command(&LISTEN);
         command.args(["--log-format", "json", "--log", "debug", "--access-log"]);
+        command.args(["--admin-listen", "127.0.0.1:0"]);
         command.env("RUST_LOG", "ringwire::access=info,error");
         let ringwire = Ringwire::start(&mut command);
         drop(Peer::open(&ringwire.addresses[0], "/"));
         until("it has left", || {
             ringwire.log().contains("connection ended")
+        });
+        // Reading the settings again does not change that.
+        ringwire.signal(Signal::HUP);
+        until("they were read", || {
+            let all = metrics(&ringwire.admin[0]);
+            all["ringwire_reloads_total{result=\"applied\"}"] == 1.0
+        });
+        drop(Peer::open(&ringwire.addresses[0], "/"));
+        until("another one has", || {
+            ringwire.log().matches("connection ended").count() == 2
         });
         let log = stop(ringwire);
         assert_eq!(

@@ -63,7 +63,7 @@ fn ask(admin: &Address, method_and_path: &str) -> Reply {
 }
 
 /// Every series, by its name with its labels.
-fn metrics(admin: &Address) -> BTreeMap<String, f64> {
+pub fn metrics(admin: &Address) -> BTreeMap<String, f64> {
     let reply = ask(admin, "GET /metrics");
     assert_eq!(reply.status, 200, "{}", reply.body);
     let lines = reply.body.lines().filter(|line| !line.starts_with('#'));
@@ -101,7 +101,11 @@ fn stop(ringwire: Ringwire) -> String {
 fn the_counts_are_what_was_sent_and_received() {
     for engine in ENGINES {
         guarded(|| {
-            let (ringwire, admin) = start(engine, &["--trace-stages"]);
+            let traced: &[&str] = match *engine {
+                "shard" => &["--trace-stages"],
+                _ => &[],
+            };
+            let (ringwire, admin) = start(engine, traced);
             let payloads = [1, 125, 126, 1_000, 70_000].map(|len| vec![b'x'; len]);
             let mut peers: Vec<_> = (0..4)
                 .map(|_| Peer::open(&ringwire.addresses[0], "/"))
@@ -421,8 +425,9 @@ fn who_reaches_the_admin_side_shows_a_token_where_there_are_some() {
         assert_eq!(with("Bearer second-secret", "GET /metrics"), 200);
         assert_eq!(with("bearer first-secret", "GET /config"), 200);
         // A token that is taken out of the file is none any more.
-        fs::write(&tokens, "first-secret\n").unwrap();
+        fs::write(&tokens, "new-secret\nfirst-secret\n").unwrap();
         assert_eq!(with("Bearer second-secret", "POST /reload"), 200);
+        assert_eq!(with("Bearer new-secret", "GET /metrics"), 200);
         assert_eq!(with("Bearer second-secret", "GET /metrics"), 401);
         fs::write(&tokens, "").unwrap();
         assert_eq!(with("Bearer first-secret", "POST /reload"), 422);
@@ -506,6 +511,118 @@ fn a_client_that_stops_in_its_head_is_not_waited_for() {
         assert_eq!(ask(&admin, "GET /healthz").status, 200);
         assert!(began.elapsed() < PATIENCE);
         drop(slow);
+        stop(ringwire);
+    });
+}
+
+/// A shard that has come to its end has no more to say, and does not stand still for that.
+#[test]
+fn a_shard_that_has_ended_in_a_drain_is_not_said_to_stand_still() {
+    for engine in ENGINES {
+        guarded(|| {
+            let mut command = command(&LISTEN);
+            command.args(["--admin-listen", "127.0.0.1:0", "--shards", "2"]);
+            command.args(["--engine", engine, "--close-timeout-ms", "4s"]);
+            let ringwire = Ringwire::start(&mut command);
+            let admin = ringwire.admin[0].clone();
+            // It does not answer its close: one shard waits for it, and the other ends.
+            let peer = Peer::open(&ringwire.addresses[0], "/");
+            until("it is looked after", || {
+                sum(&metrics(&admin), "ringwire_ready") == 1.0
+            });
+            ringwire.signal(Signal::TERM);
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_secs(3) {
+                let reply = ask(&admin, "GET /healthz");
+                assert_eq!(reply.status, 200, "{}", reply.body);
+                pause(200);
+            }
+            let (status, log) = ringwire.wait();
+            assert!(status.success(), "{log}");
+            assert!(!log.contains("stands still"), "{log}");
+            drop(peer);
+        });
+    }
+}
+
+/// A drain that is to be over sooner has everybody's turn come sooner.
+#[test]
+fn a_second_drain_that_is_sooner_closes_all_in_its_time() {
+    for engine in ENGINES {
+        guarded(|| {
+            let spread = ["--drain-spread-ms", "1s"];
+            let (ringwire, admin) = start(engine, &spread);
+            let mut peers: Vec<_> = (0..50)
+                .map(|_| Peer::open(&ringwire.addresses[0], "/"))
+                .collect();
+            assert_eq!(ask(&admin, "POST /drain?spread=10m").status, 202);
+            ringwire.signal(Signal::TERM);
+            for peer in &mut peers {
+                let frame = peer.read_frame();
+                assert_eq!(
+                    (frame.first, frame.payload),
+                    (CLOSE, close_payload(1001, b""))
+                );
+                peer.send(CLOSE, &close_payload(1001, b""));
+            }
+            let (status, log) = ringwire.wait();
+            assert!(status.success(), "{log}");
+        });
+    }
+}
+
+#[test]
+fn an_admin_side_that_others_reach_keeps_its_tokens() {
+    in_a_folder(|folder| {
+        let (file, tokens) = (folder.join("it.toml"), folder.join("tokens"));
+        fs::write(&tokens, "secret\n").unwrap();
+        let write = |admin: &str, more: &str| {
+            let text = format!("listen = '127.0.0.1:0'\nadmin_listen = '{admin}'\n{more}");
+            fs::write(&file, text).unwrap();
+        };
+        write(
+            "0.0.0.0:0",
+            &format!("admin_token_file = '{}'\n", tokens.display()),
+        );
+        let mut command = command(&["--config", file.to_str().unwrap()]);
+        let ringwire = Ringwire::start(&mut command);
+        let Address::Inet(anywhere) = ringwire.admin[0] else {
+            panic!("{:?}", ringwire.admin);
+        };
+        let admin = Address::Inet((std::net::Ipv4Addr::LOCALHOST, anywhere.port()).into());
+        assert_eq!(ask(&admin, "GET /metrics").status, 401);
+        // The file is right for a server that starts with it, and this one has started.
+        write("127.0.0.1:0", "");
+        ringwire.signal(Signal::HUP);
+        until("it is refused", || {
+            ringwire
+                .log()
+                .contains("without admin_token_file they could stop")
+        });
+        assert_eq!(ask(&admin, "GET /metrics").status, 401);
+        stop(ringwire);
+    });
+}
+
+#[test]
+fn names_that_a_page_could_have_are_not_answered_without_a_token() {
+    guarded(|| {
+        let (ringwire, admin) = start("shard", &[]);
+        for (host, status) in [
+            ("127.0.0.1:9002", 200),
+            ("localhost:9002", 200),
+            ("[::1]:9002", 200),
+            ("::1", 200),
+            ("rebound.example:9002", 421),
+        ] {
+            let mut peer = Peer::connect(&admin);
+            peer.write(format!("GET /config HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+            let head = peer.read_head();
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{host}: {head}"
+            );
+        }
         stop(ringwire);
     });
 }
