@@ -110,18 +110,16 @@ impl AccessLog {
         request: &Request<'_>,
         answer: &Answer,
         user: Option<String>,
-    ) -> Option<Box<Record>> {
-        self.is_on().then(|| {
-            Box::new(Record {
-                began: Instant::now(),
-                peer: client.peer.to_string().into(),
-                forwarded: client.forwarded,
-                host: host_of(request).into(),
-                path: path_of(request).into(),
-                user: user.map(Into::into),
-                subprotocol: answer.subprotocol().map(Into::into),
-                tally: Tally::default(),
-            })
+    ) -> Option<Record> {
+        self.is_on().then(|| Record {
+            began: Instant::now(),
+            peer: client.peer.to_string().into(),
+            forwarded: client.forwarded,
+            host: host_of(request).into(),
+            path: path_of(request).into(),
+            user: user.map(Into::into),
+            subprotocol: answer.subprotocol().map(Into::into),
+            tally: Tally::default(),
         })
     }
 

@@ -76,8 +76,6 @@ pub struct Connection {
     pub halves: Cell<u32>,
     /// What its task has cost since it last gave way.
     pub share: Share,
-    /// When it was accepted or dialled, in milliseconds that wrap after 49 days.
-    pub born_ms: u32,
     /// What passed on it.
     pub tally: Cell<Tally>,
     /// Its entry at the door, if it had to have one.
@@ -117,8 +115,8 @@ impl Connection {
 
     fn with_key(local: &Rc<Local>, key: Key, socket: Socket, mut link: Link) -> Rc<Self> {
         let now = Time::monotonic_coarse();
-        let born_ms = now.as_ms() as u32;
-        link.heard_ms = born_ms;
+        link.born_ms = now.as_ms() as u32;
+        link.heard_ms = link.born_ms;
         let connection = Rc::new(Self {
             socket,
             local: local.clone(),
@@ -135,7 +133,6 @@ impl Connection {
             halves: Cell::new(0),
             share: Share::default(),
             tally: Cell::default(),
-            born_ms,
             ticket: RefCell::default(),
         });
         let state = &mut *local.state.borrow_mut();

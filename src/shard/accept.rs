@@ -246,12 +246,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         let Newcomer { socket, ticket, .. } = newcomer;
         self.shared.counts.connections += 1;
-        let born_ms = self.now.as_ms() as u32;
-        link.heard_ms = born_ms;
+        link.born_ms = self.now.as_ms() as u32;
+        link.heard_ms = link.born_ms;
         let connection = Connection {
             link,
             socket: Some(socket),
-            born_ms,
             ticket,
             state: None,
         };

@@ -37,14 +37,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
             Some(from) => self.ring.open_from(&dial.address, from)?,
         };
         let mut link = Link::new(Role::Client, Stage::Connecting(Box::new(dial.request)));
-        let born_ms = self.now.as_ms() as u32;
-        link.heard_ms = born_ms;
+        link.born_ms = self.now.as_ms() as u32;
+        link.heard_ms = link.born_ms;
         link.in_flight = 1;
         link.rare = rare;
         let connection = Connection {
             link,
             socket: Some(socket),
-            born_ms,
             ticket: None,
             state: Some(S::State::default()),
         };

@@ -175,7 +175,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.shared.counts.handshakes += 1;
         if let Some(connection) = self.slab.get_mut(key) {
             let role = connection.link.endpoint.role();
-            self.shared.handshake_done(role, connection.born_ms);
+            self.shared.handshake_done(role, connection.link.born_ms);
             connection.link.stage = Stage::Open;
         }
         self.set_idle_deadline(key);

@@ -142,8 +142,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             };
             let id = self.id_of(key);
             if let Some(connection) = self.slab.get_mut(key) {
-                let born_ms = connection.born_ms;
-                survey.see(Seen::new(id, &connection.link, born_ms, self.now));
+                survey.see(Seen::new(id, &connection.link, self.now));
             }
         }
         self.budget.charge(cost::SURVEY_NS);

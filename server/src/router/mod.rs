@@ -89,7 +89,14 @@ pub struct Visitor {
     echo: EchoState,
     /// What it has said lately, where that is limited.
     meter: Option<Box<Meter>>,
-    /// What its line in the access log is made of, if it gets one.
+    /// What few have: one place for it, which most leave empty.
+    kept: Option<Box<Kept>>,
+}
+
+/// What is kept for connections at routes with so many places, and for those with a line in the
+/// access log.
+#[derive(Debug, Default)]
+struct Kept {
     record: Option<Box<Record>>,
     _seat: Option<Seat>,
 }
@@ -413,17 +420,18 @@ impl Route {
         if let Some(bytes_max) = self.message_bytes_max {
             answer.limit_message_bytes(bytes_max);
         }
-        let _seat = match self.seats_max {
+        let seat = match self.seats_max {
             None => None,
             Some(most) => Some(self.seat(most)?),
         };
         let meter = (!self.rate.is_any()).then(|| Box::new(Meter::new(self.rate)));
-        let visitor = Visitor {
-            echo,
-            meter,
-            record: None,
-            _seat,
-        };
+        let kept = seat.map(|seat| {
+            Box::new(Kept {
+                record: None,
+                _seat: Some(seat),
+            })
+        });
+        let visitor = Visitor { echo, meter, kept };
         Ok((visitor, user))
     }
 
@@ -518,7 +526,11 @@ impl Router {
         let judged = self.judge(upgrade, client, answer);
         match judged {
             Ok((mut visitor, user)) => {
-                visitor.record = self.access.record(client, request, answer, user);
+                let record = self.access.record(client, request, answer, user);
+                if let Some(record) = record {
+                    let kept = visitor.kept.get_or_insert_default();
+                    kept.record = Some(Box::new(record));
+                }
                 Ok(visitor)
             }
             Err(Turned { refusal, why }) => {
@@ -605,11 +617,12 @@ impl Service for Router {
 
     #[inline]
     fn tally(visitor: &mut Visitor) -> Option<&mut Tally> {
-        visitor.record.as_mut().map(|record| &mut record.tally)
+        let record = visitor.kept.as_mut()?.record.as_mut()?;
+        Some(&mut record.tally)
     }
 
     fn on_close(&mut self, id: ConnId, visitor: Visitor, cause: &CloseCause) {
-        if let Some(record) = visitor.record {
+        if let Some(record) = visitor.kept.and_then(|kept| kept.record) {
             record.end(id, cause);
         }
     }
@@ -661,9 +674,9 @@ impl ringwire::aio::Handler for Router {
         let Visitor {
             echo,
             meter,
-            record,
-            _seat,
+            mut kept,
         } = visitor;
+        let record = kept.as_mut().and_then(|kept| kept.record.take());
         // Also when the server does not wait for this to end.
         let _told = record.map(|record| ToldAtLast {
             record,
