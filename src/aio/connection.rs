@@ -76,8 +76,8 @@ pub struct Connection {
     pub halves: Cell<u32>,
     /// What its task has cost since it last gave way.
     pub share: Share,
-    /// What passed on it.
-    pub tally: Cell<Tally>,
+    /// What passed on it, from when somebody wants to know.
+    pub tally: OnceCell<Box<Cell<Tally>>>,
     /// Its entry at the door, if it had to have one.
     pub ticket: RefCell<Option<Ticket>>,
 }
@@ -132,7 +132,7 @@ impl Connection {
             subprotocol: OnceCell::new(),
             halves: Cell::new(0),
             share: Share::default(),
-            tally: Cell::default(),
+            tally: OnceCell::new(),
             ticket: RefCell::default(),
         });
         let state = &mut *local.state.borrow_mut();
@@ -147,12 +147,14 @@ impl Connection {
         connection
     }
 
-    /// Adds something to what passed on it.
+    /// Adds something to what passed on it, if somebody wants to know.
     #[inline]
     pub fn count(&self, add: impl FnOnce(&mut Tally)) {
-        let mut tally = self.tally.get();
-        add(&mut tally);
-        self.tally.set(tally);
+        if let Some(place) = self.tally.get() {
+            let mut tally = place.get();
+            add(&mut tally);
+            place.set(tally);
+        }
     }
 
     /// Its name.

@@ -245,8 +245,11 @@ impl WebSocket {
         self.reader.connection.id()
     }
 
-    /// Something that knows how the connection ends when the socket is gone.
+    /// Something that knows what passes on the connection from here on, and how it ends, when the
+    /// socket is gone.
     pub fn observer(&self) -> Observer {
+        // From here on it is counted.
+        let _ = self.reader.connection.tally.get_or_init(Box::default);
         Observer {
             connection: self.reader.connection.clone(),
         }
@@ -453,9 +456,10 @@ impl Observer {
         self.connection.id()
     }
 
-    /// What passed on it so far.
+    /// What has passed since the first observer was made.
     pub fn tally(&self) -> Tally {
-        self.connection.tally.get()
+        let tally = self.connection.tally.get();
+        tally.map_or_else(Tally::default, |tally| tally.get())
     }
 
     /// Why it ended, once it does.

@@ -653,6 +653,19 @@ impl Drop for ToldAtLast {
     }
 }
 
+/// Serves one connection to its end, within what it may say.
+#[cfg(feature = "aio")]
+async fn serve_echo(echo: EchoState, meter: Option<Box<Meter>>, socket: ringwire::aio::WebSocket) {
+    match meter {
+        None => echo.serve(socket).await,
+        Some(mut meter) => {
+            let begin = std::time::Instant::now();
+            let allows = |bytes| meter.allows(bytes, begin.elapsed());
+            echo.serve_while(socket, allows, TOO_MUCH).await;
+        }
+    }
+}
+
 #[cfg(feature = "aio")]
 impl ringwire::aio::Handler for Router {
     type State = Visitor;
@@ -676,19 +689,19 @@ impl ringwire::aio::Handler for Router {
             meter,
             mut kept,
         } = visitor;
-        let record = kept.as_mut().and_then(|kept| kept.record.take());
-        // Also when the server does not wait for this to end.
-        let _told = record.map(|record| ToldAtLast {
-            record,
-            observer: socket.observer(),
-        });
+        if let Some(record) = kept.as_mut().and_then(|kept| kept.record.take()) {
+            let observer = socket.observer();
+            // In memory of its own: connections without a line do without it.
+            return Box::pin(async move {
+                let _told = ToldAtLast { record, observer };
+                serve_echo(echo, meter, socket).await;
+                drop(kept);
+            })
+            .await;
+        }
         match meter {
             None => echo.serve(socket).await,
-            Some(mut meter) => {
-                let begin = std::time::Instant::now();
-                let allows = |bytes| meter.allows(bytes, begin.elapsed());
-                echo.serve_while(socket, allows, TOO_MUCH).await;
-            }
+            meter => Box::pin(serve_echo(echo, meter, socket)).await,
         }
     }
 }
