@@ -435,7 +435,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.wheel.first(),
             self.accept_retry_at,
             self.drain_until,
-            self.farewell.as_ref().map(Farewell::due_at),
+            // Of nobody there is no leave to take.
+            (!self.slab.is_empty())
+                .then(|| self.farewell.as_ref().map(Farewell::due_at))
+                .flatten(),
             self.idle.due_at(held_bytes, kept_bytes),
             (!self.choked.is_empty()).then_some(self.relief.again_at()),
             self.places.late_at(),
