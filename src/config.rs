@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::{
-    conn::token::SLOTS_MAX,
+    conn::{farewell::Drain, token::SLOTS_MAX},
     proto::{
         CloseCode, Limits,
         deflate::{
@@ -518,6 +518,16 @@ impl Config {
                 })
             }),
         ]
+    }
+
+    /// How a server under it stops.
+    pub fn drain(&self) -> Drain {
+        Drain {
+            // Another one cannot be sent: it was not checked.
+            code: CloseCode::new(self.drain_code).unwrap_or(CloseCode::GOING_AWAY),
+            spread_ms: self.drain_spread_ms,
+            timeout_ms: self.drain_timeout_ms,
+        }
     }
 
     /// How long it takes at most until a server that stops has no connections.

@@ -483,13 +483,7 @@ impl Current {
 
     /// How to stop.
     pub fn drain(&self) -> Drain {
-        let config = self.config();
-        Drain {
-            spread_ms: config.drain_spread_ms,
-            timeout_ms: config.drain_timeout_ms,
-            // Another one cannot be sent: it was not checked.
-            code: CloseCode::new(config.drain_code).unwrap_or(CloseCode::GOING_AWAY),
-        }
+        self.config().drain()
     }
 
     /// Takes over what can change, and tells so many threads what they run under then. Returns the

@@ -162,8 +162,8 @@ fn serve(
     let mut admin = Admin::bind(&settings.admin_listen)?;
     let admin_addresses = admin.addresses();
     let tokens = admin_tokens(&settings)?;
-    let admin_places = admin_addresses.iter().chain(&handed.admin_addresses);
-    let is_open = admin_places.clone().any(settings::is_open);
+    let mut admin_places = admin_addresses.iter().chain(&handed.admin_addresses);
+    let is_open = admin_places.any(settings::is_open);
     if is_open && tokens.is_none() {
         // Those of settings were looked at already.
         return Err(

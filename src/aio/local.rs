@@ -425,15 +425,17 @@ impl Local {
         self.state.borrow_mut().slab.get_mut(key)?.upgrade()
     }
 
+    /// Whoever is in this place.
+    pub fn connection_at(&self, slot: u32) -> Option<Rc<Connection>> {
+        let key = self.state.borrow().slab.key_at(slot)?;
+        self.connection(key)
+    }
+
     /// Every connection that there is.
     pub fn connections(&self) -> Vec<Rc<Connection>> {
-        let mut state = self.state.borrow_mut();
-        let slab = &mut state.slab;
-        (0..slab.capacity() as u32)
-            .filter_map(|slot| slab.key_at(slot))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .filter_map(|key| slab.get_mut(key)?.upgrade())
+        let places = self.state.borrow().slab.capacity() as u32;
+        (0..places)
+            .filter_map(|slot| self.connection_at(slot))
             .collect()
     }
 

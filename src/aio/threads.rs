@@ -194,12 +194,7 @@ async fn walk(local: Rc<Local>, mut survey: Survey) {
     loop {
         let places = local.state.borrow().slab.capacity();
         for slot in survey.piece(places) {
-            let found = {
-                let state = &mut *local.state.borrow_mut();
-                let key = state.slab.key_at(slot);
-                key.and_then(|key| state.slab.get_mut(key)?.upgrade())
-            };
-            if let Some(connection) = found {
+            if let Some(connection) = local.connection_at(slot) {
                 let link = connection.link.borrow();
                 survey.see(Seen::new(connection.id(), &link, Time::monotonic_coarse()));
             }

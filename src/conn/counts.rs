@@ -22,8 +22,6 @@ pub enum CountKind {
 /// A number of the table, for whoever shows all of them.
 ///
 /// ```
-/// let mut config = ringwire::Config::default();
-/// # config.backlog = 64;
 /// let stats = ringwire::Snapshot::default();
 /// for count in stats.counts() {
 ///     println!("{} {}: {}", count.name, count.value, count.help);

@@ -69,12 +69,10 @@ pub fn exposition(operations: &Arc<Operations>, format: Format) -> String {
 
 /// The name without its unit in the middle: the unit is its end.
 fn name_of(count: &Count) -> String {
-    let name = match count.name.split_once("_bytes_") {
+    match count.name.split_once("_bytes_") {
         Some((before, behind)) => format!("{before}_{behind}_bytes"),
         None => count.name.to_owned(),
-    };
-    // The encoder of the older format does not add it.
-    name
+    }
 }
 
 type ByShard = [(&'static str, String); 1];

@@ -170,7 +170,7 @@ impl Operations {
 
     /// How it stops, by the settings.
     pub fn drain_of_settings(&self) -> Drain {
-        self.with_settings(Settings::drain)
+        self.with_settings(|settings| settings.config.drain())
     }
 
     /// Takes leave of everybody: readiness goes down first, then the listeners are closed, then

@@ -25,7 +25,7 @@ mod value;
 
 use std::collections::BTreeMap;
 
-use ringwire::{CloseCode, Config, Drain, Proxies, ProxyError};
+use ringwire::{Config, Proxies, ProxyError};
 
 pub use addresses::addresses;
 pub use allowed::Allowed;
@@ -173,17 +173,6 @@ impl Settings {
     pub fn unix_mode(&self) -> Option<u32> {
         let mode = u32::from_str_radix(&self.unix_mode, 8).ok();
         mode.filter(|&mode| mode <= 0o777)
-    }
-
-    /// How the server stops.
-    pub fn drain(&self) -> Drain {
-        let config = &self.config;
-        Drain {
-            // It was checked.
-            code: CloseCode::new(config.drain_code).unwrap_or(CloseCode::GOING_AWAY),
-            spread_ms: config.drain_spread_ms,
-            timeout_ms: config.drain_timeout_ms,
-        }
     }
 
     /// The proxies that say whom they speak for.
