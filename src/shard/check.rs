@@ -373,7 +373,13 @@ impl<R: Watched, S: Service> Shard<R, S> {
             // The rota is served in every second turn at least.
             let round = 2 * (others + 1);
             // Whoever is told to wait for another one gets on in the round after that one is done.
-            let rounds = if self.waits_for_another(key) { 2 } else { 1 };
+            // And of receive memory for one only, each line of the rota gets half.
+            let is_scarce = !self.ring.recv_ready(Arrival::Announced);
+            let rounds = if is_scarce || self.waits_for_another(key) {
+                2
+            } else {
+                1
+            };
             let turns_max = ready + rounds * round + SLACK_TURNS;
             let wait = watch.waits.entry(slot).or_insert(Wait {
                 generation: key.generation,

@@ -20,7 +20,8 @@
 //! a line of its own: two hundred long messages before it would be a twentieth of a second. Each
 //! step serves the first of both lines, so that neither waits for the other. In every second turn
 //! there is a step at least, and whoever finds no memory then keeps its place: with N in the rota,
-//! nobody in it waits for more than 2 N turns.
+//! nobody in it waits for more than 2 N turns. When there is memory for one only, the line that got
+//! none has its first served first in the next turn, so that each gets every second one.
 
 use std::collections::VecDeque;
 
@@ -51,6 +52,8 @@ pub(super) enum Line {
 pub(super) struct Rota {
     modest: VecDeque<Key>,
     common: VecDeque<Key>,
+    /// The others went first, and took the memory there was.
+    common_goes_first: bool,
 }
 
 impl Rota {
@@ -70,6 +73,15 @@ impl Rota {
     #[cfg(feature = "sim")]
     pub(super) const fn common(&self) -> &VecDeque<Key> {
         &self.common
+    }
+
+    /// The lines, in the order in which each step serves them.
+    const fn order(&self) -> [Line; 2] {
+        if self.common_goes_first {
+            [Line::Common, Line::Modest]
+        } else {
+            [Line::Modest, Line::Common]
+        }
     }
 
     const fn line(&mut self, line: Line) -> &mut VecDeque<Key> {
@@ -141,7 +153,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
     pub(super) fn serve_rota(&mut self) {
         self.rota_blocked = true;
         // Whoever is put back is looked at again in the next turn.
-        let mut left = [Line::Modest, Line::Common].map(|line| (line, self.rota.line(line).len()));
+        let order = self.rota.order();
+        let mut left = order.map(|line| (line, self.rota.line(line).len()));
         let mut starved = [const { Vec::new() }; 2];
         while left.iter().any(|&(_, waiting)| waiting > 0) {
             for ((line, waiting), starved) in left.iter_mut().zip(&mut starved) {
@@ -155,6 +168,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 break;
             }
         }
+        let has_second_starved = starved.last().is_some_and(|second| !second.is_empty());
+        self.rota.common_goes_first = has_second_starved && order[1] == Line::Common;
         // Whoever found no receive memory keeps its place: behind those who have it now, it would
         // find none again.
         for ((line, _), starved) in left.into_iter().zip(starved) {

@@ -138,11 +138,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return;
         };
         let link = &mut connection.link;
-        if link.receiving && !link.rare.has_unread()
-            || link.paused
-            || link.choked
-            || !link.wants_receive()
-        {
+        if link.receiving && !link.rare.has_unread() {
+            return;
+        }
+        if link.paused || link.choked {
+            // What was received before that may have begun a message that others wait for.
+            link.hold_up_inflating(&mut self.shared);
+            return;
+        }
+        if !link.wants_receive() {
             return;
         }
         let has_turn = link.readable || link.rare.has_unread();

@@ -47,6 +47,11 @@ const FINISH_SLACK_MS: u64 = 500;
 /// takes many times as long.
 const FINISH_TURNS_MS: u64 = 32;
 
+/// Turns after which all that is left of an end has to be gone, and those that there are anyway, in
+/// which nothing may come back.
+const CLEAN_TURNS_MAX: usize = 10_000;
+const CLEAN_TURNS_MIN: usize = 64;
+
 /// What a turn may take beside the calls of the service: nothing else takes time here.
 const TURN_NS_MAX: u64 = 1_000;
 
@@ -454,8 +459,11 @@ impl World {
                 format!("stopping took {took_ms} ms of at most {most_ms}")
             });
         }
-        // The cancellation of a tick may be under way still.
-        for _ in 0..64 {
+        // The cancellation of a tick may be under way still, and fail and be tried again.
+        for turn in 0..CLEAN_TURNS_MAX {
+            if turn >= CLEAN_TURNS_MIN && self.kernel.is_clean() {
+                break;
+            }
             self.turn()?;
         }
         let spread = self.server.stats().spread();

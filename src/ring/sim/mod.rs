@@ -188,6 +188,11 @@ impl SimKernel {
         );
     }
 
+    /// Whether [`assert_clean`](Self::assert_clean) would find nothing.
+    pub fn is_clean(&self) -> bool {
+        self.shared.borrow_mut().remains().is_empty()
+    }
+
     fn socket(&self, id: SocketId) -> SimSocket {
         SimSocket {
             shared: Rc::clone(&self.shared),
