@@ -26,7 +26,7 @@ use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use ringwire::{
     Answer, CloseCause, Config, Conn, ConnId, Handle, HandleError, HandshakeError, Message,
-    Refusal, Remote, RingKind, Server, Service, Upgrade,
+    Refusal, Remote, RingKind, Server, Service, Turn, Upgrade,
     client::{Client, Dial, Wait},
 };
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -167,7 +167,7 @@ impl Service for Costly {
         }
     }
 
-    fn on_close(&mut self, id: ConnId, route: Route, _cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, route: Route, _cause: &CloseCause) {
         if route == Route::Posted {
             let _ = self.mail.send(Mail::Gone(id));
         }
@@ -291,7 +291,7 @@ impl Service for Dialled {
         let _ = conn.send(message);
     }
 
-    fn on_close(&mut self, _id: ConnId, _state: (), _cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, _id: ConnId, _state: (), _cause: &CloseCause) {
         self.gone += 1;
     }
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use ringwire::{
-    CloseCause, CloseCode, Config, Conn, ConnId, Message, Outgoing, Server, Service,
+    CloseCause, CloseCode, Config, Conn, ConnId, Message, Outgoing, Server, Service, Turn,
     aio::bridge::{self, Limits, Payload, Refused, Request, Sender},
 };
 use rusqlite::{Connection, params};
@@ -97,7 +97,7 @@ impl Service for Chat {
         }
     }
 
-    fn on_close(&mut self, id: ConnId, (): (), _cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, (): (), _cause: &CloseCause) {
         self.members.lock().remove(&id);
     }
 }

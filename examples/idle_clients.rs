@@ -15,7 +15,7 @@ use std::{
 };
 
 use ringwire::{
-    CloseCause, Config, Conn, ConnId, Message, Service,
+    CloseCause, Config, Conn, ConnId, Message, Service, Turn,
     client::{Client, CompressionOffer, Dial, Wait},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -46,7 +46,7 @@ impl Service for Greeter {
         self.echoed += 1;
     }
 
-    fn on_close(&mut self, id: ConnId, _state: (), cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, _state: (), cause: &CloseCause) {
         self.lost = Some(format!("connection {id}: {cause}"));
     }
 }

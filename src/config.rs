@@ -293,6 +293,8 @@ settings! {
     backlog: u32 = 4096, Count(1, i32::MAX as u64), fixed;
     /// Messages from other threads that may wait for one shard.
     mailbox_messages_max: usize = 65_536, Count(1, 1 << 24), fixed;
+    /// The most subscriptions to topics that one connection may have.
+    topic_subscriptions_max: u32 = 1024, Count(0, u32::MAX as u64), live;
     /// Receive buffers of one shard, a power of two.
     recv_buffers: u16 = ring().recv_buffers, Count(1, 1 << 15), fixed;
     /// Bytes in each receive buffer.

@@ -50,8 +50,9 @@
 //! | [`proto`] | kernels | descriptors, clocks, threads |
 //! | [`tls`] | rustls, proto's [`Sink`](proto::Sink) | descriptors, clocks, threads |
 //! | `ring` | kernels, io_uring, epoll, libc | frames, connections, services |
-//! | `conn` | proto, tls, the ring's trait | threads, listeners, a concrete ring |
-//! | `shard` | conn, tls, the ring's trait | concrete services, the command line |
+//! | [`topics`] | nothing of ours | connections, shards, the wire |
+//! | `conn` | proto, tls, topics, the ring's trait | threads, listeners, a concrete ring |
+//! | `shard` | conn, tls, topics, the ring's trait | concrete services, the command line |
 //! | [`service`] | [`Service`], [`Conn`], [`aio`], proto's vocabulary | ring, tokens, buffers |
 //! | [`aio`] | conn, tls, the ring's clock and addresses | concrete services, a concrete ring |
 //! | `server`, [`client`] | all | parsing, buffers |
@@ -75,6 +76,7 @@ pub mod tls;
 #[cfg(not(feature = "tls"))]
 #[path = "tls/off.rs"]
 mod tls;
+pub mod topics;
 
 mod server;
 
@@ -99,6 +101,7 @@ pub use conn::{
     proxied::{Proxies, ProxyError},
     survey::{Seen, SurveyOrder},
     tally::Tally,
+    turn::{PublishError, SubscribeError, Turn},
 };
 pub use proto::{
     CloseCode, Message, MessageKind, ProtocolError, SendError, Version,

@@ -26,6 +26,7 @@ use crate::{
         farewell::Drain,
         proxied::Proxies,
         survey::{Seen, Survey, SurveyOrder, keep_best},
+        turn::{Publication, PublishError},
     },
     proto::{CloseCode, SendError, endpoint::CLOSE_REASON_BYTES_MAX, message::Outgoing},
     ring::{
@@ -34,10 +35,12 @@ use crate::{
     },
     shard::{
         Shard,
+        exchange::Exchange,
         mailbox::{Command, PostError, Postbox},
         service::Service,
     },
     tls::ServerTls,
+    topics::{TopicError, TopicOptions, rules::Rules},
 };
 
 /// Serves WebSocket on `address` with one shard for each processor until the process ends.
@@ -75,6 +78,7 @@ pub struct Builder {
     ring: RingKind,
     proxies: Proxies,
     unix_mode: Option<u32>,
+    topics: Rules,
     config: Config,
 }
 
@@ -89,6 +93,7 @@ impl Server {
             ring: RingKind::Auto,
             proxies: Proxies::default(),
             unix_mode: None,
+            topics: Rules::default(),
             config: Config::default(),
         }
     }
@@ -194,6 +199,21 @@ impl Builder {
         self
     }
 
+    /// How a topic is treated, or all topics that match a pattern. Of several patterns that match
+    /// one, that which was given last counts.
+    ///
+    /// # Errors
+    ///
+    /// When it is no pattern.
+    pub fn topic(
+        mut self,
+        pattern: impl AsRef<[u8]>,
+        options: TopicOptions,
+    ) -> Result<Self, TopicError> {
+        self.topics.add(pattern.as_ref(), options)?;
+        Ok(self)
+    }
+
     /// The limits.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
@@ -224,6 +244,7 @@ impl Builder {
         let shard_config = self.config.with_memory_for(shards);
         let door = Arc::new(Door::new(&shard_config));
         let proxies = Arc::new(self.proxies);
+        let exchange = Arc::new(Exchange::new(shards, self.topics, shard_config.clone()));
         let service = Arc::new(service);
         let ballot = Arc::new(Ballot::new(self.ring, shards));
         let (reports, reported) = mpsc::channel();
@@ -239,6 +260,7 @@ impl Builder {
                 config: shard_config.clone(),
                 door: door.clone(),
                 proxies: proxies.clone(),
+                exchange: exchange.clone(),
                 service: service.clone(),
                 reports: reports.clone(),
             };
@@ -271,6 +293,7 @@ impl Builder {
             stats,
             current: Current::new(self.config, door),
             listeners: ground.into_listeners(),
+            exchange,
         };
         let handle = Handle {
             inner: Arc::new(inner),
@@ -304,6 +327,7 @@ struct Starting<F> {
     config: Config,
     door: Arc<Door>,
     proxies: Arc<Proxies>,
+    exchange: Arc<Exchange>,
     service: Arc<F>,
     reports: mpsc::Sender<Report>,
 }
@@ -317,6 +341,7 @@ impl<S: Service, F: Fn(u16) -> S> Starting<F> {
             config,
             door,
             proxies,
+            exchange,
             service,
             reports,
         } = self;
@@ -329,6 +354,7 @@ impl<S: Service, F: Fn(u16) -> S> Starting<F> {
         let mut running = Shard::new(shard, ring, service(shard), config, seed);
         running.share_door(door);
         running.trust(proxies);
+        running.share_exchange(exchange);
         for (socket, tls) in sockets {
             match tls {
                 None => running.listen(socket),
@@ -610,6 +636,7 @@ struct Inner {
     stats: Vec<Arc<Stats>>,
     current: Current,
     listeners: Listeners,
+    exchange: Arc<Exchange>,
 }
 
 impl Handle {
@@ -628,6 +655,22 @@ impl Handle {
         message: impl Into<Outgoing<'m>>,
     ) -> Result<(), HandleError> {
         self.post(id, Command::Send(id.key(), message.into().into_owned()))
+    }
+
+    /// Sends a message to all who subscribe to a topic. What one thread publishes to one topic
+    /// arrives in that order.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Topic`], [`PublishError::Full`], [`PublishError::Stopped`]; nobody gets it
+    /// then.
+    pub fn publish<'m>(
+        &self,
+        topic: impl AsRef<[u8]>,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), PublishError> {
+        let publication = Publication::new(topic.as_ref(), &message.into())?;
+        self.inner.exchange.publish(publication)
     }
 
     /// Starts the closing handshake of a connection, with a reason of at most 123 bytes.

@@ -47,6 +47,11 @@ const LAYERS: &[Layer] = &[
         may_use: &["proto"],
         except: &[],
     },
+    Layer {
+        name: "topics",
+        may_use: &[],
+        except: &[],
+    },
     // Its defaults and bounds come from those who obey them.
     Layer {
         name: "config",
@@ -55,7 +60,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "conn",
-        may_use: &["proto", "ring", "config", "tls"],
+        may_use: &["proto", "ring", "config", "tls", "topics"],
         except: &[
             ("ring::uring", CONCRETE_RING),
             ("ring::Uring", CONCRETE_RING),
@@ -65,7 +70,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "shard",
-        may_use: &["conn", "proto", "ring", "config", "tls"],
+        may_use: &["conn", "proto", "ring", "config", "tls", "topics"],
         except: &[
             ("ring::uring", CONCRETE_RING),
             ("ring::Uring", CONCRETE_RING),

@@ -25,7 +25,7 @@ use std::{
 
 use hdrhistogram::Histogram;
 use ringwire::{
-    CloseCause, Config, Conn, ConnId, Counts, Errno, Message, Service,
+    CloseCause, Config, Conn, ConnId, Counts, Errno, Message, Service, Turn,
     client::{Client, Dial, Time, Wait},
 };
 
@@ -612,7 +612,7 @@ impl<W: Workload> Service for Driver<W> {
         self.work.pong(&mut self.hub, conn.state().0 as usize);
     }
 
-    fn on_close(&mut self, id: ConnId, state: Index, cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, state: Index, cause: &CloseCause) {
         match self.hub.dialling.remove(&id) {
             Some(_) => self.hub.failed(sentence(cause)),
             None if state != Index::default() => self.hub.lost(state.0, cause),

@@ -2,7 +2,7 @@
 //!
 //! Knows: which of them exclude each other. Refuses to know: how they came about.
 
-use super::{Link, Shared, Stage, liveness::first_look_ms};
+use super::{Backlog, Link, Settles, Shared, Stage, liveness::first_look_ms};
 use crate::ring::send::Holdings;
 
 /// What of a connection is in flight, as the ring has it.
@@ -53,6 +53,9 @@ impl Link {
         if let Some(queue) = &self.outgoing {
             queue.add_to(holdings);
         }
+        for frame in self.rare.backlog().into_iter().flat_map(Backlog::frames) {
+            holdings.add_common(frame);
+        }
         if let Some(tls) = self.rare.tls() {
             tls.add_to(holdings);
         }
@@ -96,7 +99,14 @@ impl Link {
                 !has_deadline || wants_deadline,
                 "there is a deadline in a stage without one",
             ),
-            (!self.dirty, "it was touched and not settled"),
+            (
+                self.settles != Settles::Now,
+                "it was touched and not settled",
+            ),
+            (
+                self.rare.backlog().is_none() || self.sending,
+                "messages of topics wait for a send that is not there",
+            ),
             (
                 self.charged_bytes == self.charge_due(),
                 "what it holds was not charged",

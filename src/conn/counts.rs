@@ -158,6 +158,24 @@ counts! {
     /// Messages sent through a handle that did not get into their connection's queue: it was full,
     /// or the connection closing or gone.
     handle_sends_dropped: Counter,
+    /// Messages that were published to a topic, on this shard or by a handle.
+    topic_publications: Counter,
+    /// Messages that were not, because too many waited for their subscribers already.
+    topic_publications_refused: Counter,
+    /// Messages of topics that were queued for a subscriber, each for each of them.
+    topic_deliveries: Counter,
+    /// Subscriptions that there are now.
+    topic_subscriptions: Gauge,
+    /// Messages of topics that took the place of one that still waited for the subscriber.
+    topic_conflated: Counter,
+    /// Messages of topics that were left out because older ones waited for the subscriber.
+    topic_dropped_newest: Counter,
+    /// Messages of topics that were left out for newer ones.
+    topic_dropped_oldest: Counter,
+    /// Messages of topics that a subscriber could not take: hixie-76 has no binary ones.
+    topic_dropped_unsupported: Counter,
+    /// Subscribers that were closed with 1013 because they read too slowly.
+    topic_disconnects: Counter,
     /// Plain HTTP requests that were answered, with whatever status: a 404 is one, and a 426.
     http_requests: Counter,
     /// Messages received.

@@ -14,7 +14,10 @@
 
 use std::{fmt, ops::Range};
 
-use super::{CloseCause, ConnId, Link, Shared, Stage};
+use super::{
+    CloseCause, ConnId, Link, Shared, Stage, Turn,
+    turn::{Publication, PublishError, SubscribeError},
+};
 use crate::{
     proto::{
         CloseCode, SendError, Sink, Version,
@@ -308,6 +311,7 @@ impl<'a, T> Conn<'a, T> {
     /// already.
     pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<(), SendError> {
         self.end_run();
+        self.link.load_whole_backlog(&mut self.shared.arena);
         let (endpoint, mut context) = self.link.split(self.shared);
         endpoint.close(code, reason, &mut context)?;
         self.link.ends(CloseCause::Application(code));
@@ -337,6 +341,69 @@ impl<'a, T> Conn<'a, T> {
         endpoint.send_fragmented(&message, fragment_bytes, &mut context)?;
         self.count_sent(payload_len);
         Ok(self.status(self.link.queued_bytes()))
+    }
+
+    /// Subscribes this connection to a topic, or to all topics that match a pattern: from now on it
+    /// gets what is published there, by whomever. Returns whether it had not subscribed to it
+    /// before. How topics are called is told in [`topics`](crate::topics).
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::Topic`], [`SubscribeError::TooMany`] beyond `topic_subscriptions_max`,
+    /// [`SubscribeError::Closed`] once the connection is closing, [`SubscribeError::NoMemory`].
+    pub fn subscribe(&mut self, pattern: impl AsRef<[u8]>) -> Result<bool, SubscribeError> {
+        if self.is_closing() {
+            return Err(SubscribeError::Closed);
+        }
+        self.shared.subscribe(self.id.key(), pattern.as_ref())
+    }
+
+    /// Ends a subscription, to exactly this topic or pattern. Returns whether there was one. What
+    /// was published before and waits for the peer to read still goes out.
+    pub fn unsubscribe(&mut self, pattern: impl AsRef<[u8]>) -> bool {
+        self.shared.unsubscribe(self.id.key(), pattern.as_ref())
+    }
+
+    /// How many subscriptions this connection has.
+    pub fn subscriptions(&self) -> usize {
+        self.shared.asked.table.subscriptions_of(self.id.key().slot)
+    }
+
+    /// Sends a message to all who subscribe to a topic, on every shard: also to this connection, if
+    /// it does. It goes out behind what is sent in this call.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Topic`], [`PublishError::Full`]; nobody gets it then.
+    pub fn publish<'m>(
+        &mut self,
+        topic: impl AsRef<[u8]>,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), PublishError> {
+        self.turn().publish(topic, message)
+    }
+
+    /// As [`publish`](Self::publish), but not to this connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    pub fn publish_to_others<'m>(
+        &mut self,
+        topic: impl AsRef<[u8]>,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), PublishError> {
+        let mut publication = Publication::new(topic.as_ref(), &message.into())?;
+        publication.except = Some(self.id);
+        self.turn().put_publication(publication)
+    }
+
+    /// The shard, to do something beyond this connection.
+    #[inline]
+    pub const fn turn(&mut self) -> Turn<'_> {
+        Turn {
+            shared: self.shared,
+        }
     }
 
     /// When this turn of the shard began: the time at which what it received was taken from the

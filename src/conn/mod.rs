@@ -26,6 +26,7 @@
 //! message: no peer can keep a connection in any stage by stopping here. [`liveness`] judges who
 //! gets on.
 
+pub mod backlog;
 #[cfg(feature = "sim")]
 pub mod check;
 pub mod counts;
@@ -49,12 +50,14 @@ pub mod stages;
 pub mod survey;
 pub mod tally;
 pub mod token;
+pub mod turn;
 pub mod unread;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use backlog::Backlog;
 pub use counts::Counts;
 use counts::Stats;
 use date::DateText;
@@ -69,6 +72,8 @@ use proxied::Proxies;
 pub use remote::Remote;
 pub use secure::Secure;
 pub use token::{ConnId, Key};
+use turn::Asked;
+pub use turn::Turn;
 use unread::Unread;
 
 use crate::{
@@ -115,6 +120,9 @@ pub enum CloseCause {
     Protocol(ProtocolError),
     /// Memory ran short, and the connection held more of it than others.
     Overloaded,
+    /// It read the topics that it subscribes to too slowly
+    /// ([`SlowPolicy::Disconnect`](crate::topics::SlowPolicy::Disconnect)).
+    TooSlow,
     /// The server is stopping.
     Stopping,
     /// The service panicked on it.
@@ -170,6 +178,9 @@ impl fmt::Display for CloseCause {
             Self::Overloaded => f.write_str(
                 "ended because memory ran short (memory_bytes_max) and it held most of it",
             ),
+            Self::TooSlow => {
+                f.write_str("failed with 1013: it read the topics that it subscribes to too slowly")
+            }
             Self::Stopping => f.write_str("closed because the server is stopping"),
             Self::ServicePanicked => f.write_str("closed because the service panicked on it"),
             Self::Timeout(Timeout::Close) => {
@@ -233,6 +244,8 @@ pub struct Shared {
     pub proxies: Arc<Proxies>,
     /// Who counts where connections come from: for all shards of a server, once they share it.
     pub door: Arc<Door>,
+    /// What services have asked for beyond their connections.
+    pub asked: Asked,
     /// What is done wrong, for a simulation to find.
     #[cfg(feature = "sim")]
     pub mistake: Option<mistake::Mistake>,
@@ -262,6 +275,7 @@ impl Shared {
             lending: Lending::default(),
             door: Arc::new(Door::new(&config)),
             proxies: Arc::default(),
+            asked: Asked::default(),
             #[cfg(feature = "sim")]
             mistake: None,
             config,
@@ -285,7 +299,7 @@ impl Shared {
             return self.arena.held_bytes() + self.codec.held_bytes() + self.charged_bytes;
         }
         let pools = self.arena.held_bytes() + self.pool.held_bytes();
-        pools + self.codec.held_bytes() + self.charged_bytes
+        pools + self.codec.held_bytes() + self.charged_bytes + self.asked.held_bytes()
     }
 
     /// Bytes of memory that is kept for later.
@@ -448,6 +462,17 @@ pub enum Ending {
     Stop,
 }
 
+/// When what has happened to a connection leads to sends, receives and its next stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settles {
+    /// Nothing has happened.
+    Not,
+    /// At the end of this turn.
+    Now,
+    /// When a turn has time for it: a message went to many at once.
+    Later,
+}
+
 /// Everything about a connection but its socket and its service's state.
 #[derive(Debug)]
 pub struct Link {
@@ -508,8 +533,8 @@ pub struct Link {
     pub send_urgency: Urgency,
     /// The peer did not take all of the last send: the next one waits for it.
     pub sent_in_part: bool,
-    /// It is in the shard's list of connections to flush.
-    pub dirty: bool,
+    /// Whether it is in one of the shard's lists of connections to settle.
+    pub settles: Settles,
     /// Pings that asked for a sign of life since the last one, as far as they are counted.
     pub pings: u8,
 }
@@ -528,6 +553,8 @@ struct RareParts {
     watch: Option<Box<Watch>>,
     /// Limits of its own.
     limits: Option<Box<Limits>>,
+    /// Messages of topics that wait for the send in flight.
+    backlog: Option<Box<Backlog>>,
 }
 
 impl Rare {
@@ -623,7 +650,8 @@ impl Rare {
             let has_words = parts.tls.is_some() || parts.cause.is_some();
             let is_watched = parts.watch.is_some();
             let is_put_off = parts.unread.is_some() || parts.kernel_bytes > 0;
-            !has_words && !is_watched && !is_put_off && parts.limits.is_none()
+            let is_plain = parts.limits.is_none() && parts.backlog.is_none();
+            !has_words && !is_watched && !is_put_off && is_plain
         });
     }
 
@@ -635,7 +663,38 @@ impl Rare {
                 .as_ref()
                 .map_or(0, |unread| unread.held_bytes());
             let tls = parts.tls.as_ref().map_or(0, Secure::held_bytes);
-            unread + tls + parts.kernel_bytes
+            let backlog = parts.backlog.as_ref().map_or(0, |it| it.held_bytes());
+            unread + tls + backlog + parts.kernel_bytes
+        })
+    }
+
+    /// Messages of topics that wait, if any do.
+    #[inline]
+    pub fn backlog(&self) -> Option<&Backlog> {
+        self.0.as_ref()?.backlog.as_deref()
+    }
+
+    /// As [`backlog`](Self::backlog), with a place for one.
+    pub fn backlog_mut(&mut self) -> &mut Backlog {
+        let parts = self.0.get_or_insert_default();
+        parts.backlog.get_or_insert_default()
+    }
+
+    /// Takes all that wait.
+    pub fn take_backlog(&mut self) -> Option<Box<Backlog>> {
+        let backlog = self.0.as_mut()?.backlog.take();
+        if backlog.is_some() {
+            self.forget_if_empty();
+        }
+        backlog
+    }
+
+    /// Bytes that wait to be sent: those of topics, and records of TLS.
+    #[inline]
+    fn waiting_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |parts| {
+            let records = parts.tls.as_ref().map_or(0, Secure::pending_bytes);
+            records + parts.backlog.as_ref().map_or(0, |it| it.bytes())
         })
     }
 
@@ -723,7 +782,7 @@ impl Link {
             sending: false,
             send_urgency: Urgency::Awaited,
             sent_in_part: false,
-            dirty: false,
+            settles: Settles::Not,
             pings: 0,
         }
     }
@@ -732,8 +791,7 @@ impl Link {
     #[inline]
     pub fn queued_bytes(&self) -> usize {
         let outgoing = self.outgoing.as_ref().map_or(0, |queue| queue.len());
-        let records = self.rare.tls().map_or(0, |tls| tls.pending_bytes());
-        self.sending_bytes + outgoing + records
+        self.sending_bytes + outgoing + self.rare.waiting_bytes()
     }
 
     /// Whether messages go both ways.
@@ -772,8 +830,35 @@ impl Link {
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
+    /// A send has ended: messages of topics that have waited for it are next.
+    #[inline]
+    pub fn load_backlog(&mut self, arena: &mut SendArena) {
+        if self.rare.backlog().is_some() {
+            self.load_some(arena);
+        }
+    }
+
+    #[inline(never)]
+    fn load_some(&mut self, arena: &mut SendArena) {
+        let backlog = self.rare.backlog_mut();
+        let queue = self.outgoing.get_or_insert_with(|| arena.queue());
+        backlog.load(queue);
+        if backlog.is_empty() {
+            self.rare.take_backlog();
+        }
+    }
+
+    /// Puts all messages of topics that wait before what is written next: a close frame.
+    pub fn load_whole_backlog(&mut self, arena: &mut SendArena) {
+        if let Some(backlog) = self.rare.take_backlog() {
+            let queue = self.outgoing.get_or_insert_with(|| arena.queue());
+            backlog.load_all(queue);
+        }
+    }
+
     /// Gives back what is queued: nothing will be sent any more.
     pub fn release_queues(&mut self, arena: &mut SendArena) {
+        self.rare.take_backlog();
         if let Some(queue) = self.outgoing.take() {
             arena.retire(queue);
         }
@@ -847,6 +932,7 @@ impl Link {
             && !self.sent_in_part
             && bytes <= config.queue_high_bytes
             && self.outgoing.is_none()
+            && self.rare.backlog().is_none()
     }
 
     /// Submits a send.

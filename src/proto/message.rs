@@ -246,6 +246,66 @@ impl From<Vec<u8>> for Outgoing<'_> {
     }
 }
 
+/// A message as a server sends it to whoever has agreed on nothing: the header and the payload in
+/// one piece, made once for all who get it.
+///
+/// ```
+/// use ringwire::proto::message::Frame;
+///
+/// let frame = Frame::new(&"to all".into());
+/// assert_eq!(&frame.bytes()[..], b"\x81\x06to all");
+/// assert_eq!(frame.message().text(), Some("to all"));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Frame {
+    kind: MessageKind,
+    header_len: u8,
+    bytes: Bytes,
+}
+
+impl Frame {
+    /// The frame of a message. Its payload is copied: once, and not for each who gets it.
+    pub fn new(message: &Outgoing<'_>) -> Self {
+        let payload = message.payload();
+        let header = FrameHeader::of_server(message.kind.opcode(), payload.len() as u64);
+        let header_len = header.encoded_len();
+        let mut bytes = Vec::with_capacity(header_len + payload.len());
+        bytes.resize(header_len, 0);
+        header.encode(&mut bytes);
+        bytes.extend_from_slice(payload);
+        Self {
+            kind: message.kind,
+            header_len: header_len as u8,
+            bytes: bytes.into(),
+        }
+    }
+
+    /// The header and the payload.
+    pub const fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Bytes of payload.
+    #[inline]
+    pub fn payload_len(&self) -> usize {
+        self.bytes.len() - usize::from(self.header_len)
+    }
+
+    /// The message that it is.
+    pub fn message(&self) -> Message<'_> {
+        Message::framed(self.kind, self.header_len, &self.bytes)
+    }
+
+    /// The message for those who need another frame: they share the payload.
+    pub fn outgoing(&self) -> Outgoing<'static> {
+        let payload = self.bytes.slice(usize::from(self.header_len)..);
+        Outgoing {
+            kind: self.kind,
+            payload: OutgoingPayload::Shared(payload),
+        }
+    }
+}
+
 /// A payload, and in front of it a server's header for the same message.
 #[derive(Debug)]
 pub struct Framed<'a> {

@@ -53,7 +53,7 @@ pub use choice::{AnyRing, Ballot, NoRing, RingKind, RingOptions};
 pub use epoll::{Epoll, EpollOptions, EpollSocket};
 pub use errno::Errno;
 pub use recv_pool::{RecvLease, RecvSizes};
-pub use send::{Lent, SendArena, SendQueue};
+pub use send::{Common, Lent, SendArena, SendQueue};
 pub use socket::{Address, PeerAddress};
 pub use standing::{Outgoing, Taken};
 pub use uring::{Uring, UringOptions};

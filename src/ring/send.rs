@@ -17,9 +17,11 @@
 //! with [`SendQueue::promise`], and [`SendQueue::fulfil`] puts them there before the queue is sent.
 
 use std::{
+    cell::Cell,
     collections::{HashMap, VecDeque, hash_map::Entry},
     fmt, mem,
     ops::Range,
+    rc::Rc,
 };
 
 use bytes::Bytes;
@@ -70,6 +72,8 @@ pub struct Holdings {
     chunk_bytes: usize,
     shared: std::collections::BTreeSet<(usize, usize)>,
     shared_bytes: usize,
+    common: std::collections::BTreeSet<usize>,
+    common_bytes: usize,
     /// Bytes of memory that messages were put together in.
     pub lent_bytes: usize,
 }
@@ -79,6 +83,13 @@ impl Holdings {
     /// Bytes that no other queue has.
     pub const fn own_bytes(&self) -> usize {
         self.chunk_bytes + self.lent_bytes
+    }
+
+    /// Adds bytes that many may hold, once.
+    pub fn add_common(&mut self, common: &Common) {
+        if self.common.insert(common.identity()) {
+            self.common_bytes += common.len();
+        }
     }
 }
 
@@ -96,7 +107,50 @@ enum Piece {
     Promised {
         len: usize,
     },
+    Common(Common),
     Shared(Bytes),
+}
+
+/// Bytes that many queues of one thread hold, each by a reference of 8 bytes. They count as held
+/// once, in the arena that [made](SendArena::common) them, until the last reference is gone.
+#[derive(Clone, Debug)]
+pub struct Common(Rc<CommonBytes>);
+
+#[derive(Debug)]
+struct CommonBytes {
+    bytes: Bytes,
+    held: Rc<Cell<usize>>,
+}
+
+impl Common {
+    /// What they are.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    /// How many there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.0.bytes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.bytes.is_empty()
+    }
+
+    /// Which they are, to be told from others.
+    #[cfg(feature = "sim")]
+    fn identity(&self) -> usize {
+        Rc::as_ptr(&self.0).addr()
+    }
+}
+
+impl Drop for CommonBytes {
+    fn drop(&mut self) {
+        self.held.set(self.held.get() - self.bytes.len());
+    }
 }
 
 /// The most bytes that are kept in front of shared ones without a chunk: a frame's header.
@@ -110,6 +164,7 @@ impl Piece {
             Self::Lent(Lent::Lease(lease)) => lease,
             Self::Lent(Lent::Memory { bytes, part }) => &bytes[part.clone()],
             Self::Promised { .. } => unreachable!("a queue is read only once promises are kept"),
+            Self::Common(common) => common.bytes(),
             Self::Shared(bytes) => bytes,
         }
     }
@@ -251,6 +306,21 @@ impl SendQueue {
         }
     }
 
+    /// Puts bytes at the end that other queues may hold as well.
+    #[inline]
+    pub fn push_common(&mut self, common: Common) {
+        self.seal();
+        self.len += common.len();
+        self.pieces.push_back(Piece::Common(common));
+    }
+
+    /// Pieces that it has room for in what one send takes.
+    #[inline]
+    pub fn room_for_pieces(&self) -> usize {
+        let open = usize::from(self.open_len > 0);
+        PIECES_MAX.saturating_sub(self.pieces.len() + open)
+    }
+
     /// Puts a header of at most [`HEADER_BYTES_MAX`] bytes at the end and `payload` behind it,
     /// without copying that. It takes a chunk only where one is open.
     ///
@@ -279,6 +349,8 @@ impl SendQueue {
             Piece::Shared(bytes) => bytes.len(),
             Piece::Lent(Lent::Memory { bytes, .. }) => bytes.len(),
             Piece::Lent(Lent::Lease(_)) | Piece::Header { .. } | Piece::Promised { .. } => 0,
+            // Nobody gets any of it back before all are done with it.
+            Piece::Common(_) => 0,
         });
         self.open.capacity() + pieces.sum::<usize>() + self.pieces.capacity() * size_of::<Piece>()
     }
@@ -302,6 +374,7 @@ impl SendQueue {
                     holdings.shared_bytes += bytes.len();
                 }
                 Piece::Lent(Lent::Memory { bytes, .. }) => holdings.lent_bytes += bytes.len(),
+                Piece::Common(common) => holdings.add_common(common),
                 _ => {}
             }
         }
@@ -512,8 +585,16 @@ pub const SMALL_CHUNK_BYTES: usize = 8 * 1024;
 /// handshake: several of them lie in one page. A queue that gets more moves on.
 const TINY_CHUNK_BYTES: usize = 512;
 
-/// Small chunks and queues kept for the next turn: as many as a turn uses at most.
+/// Small chunks kept for the next turn: as many as a turn of answers uses at most.
 const SMALL_KEPT_MAX: usize = 128;
+
+/// Queues kept, likewise. A message that goes to thousands is sent to as many at a time as a turn
+/// has time for, and then to the next.
+const QUEUES_KEPT_MAX: usize = 1024;
+
+/// Pieces that a kept queue has room for at most: one that once held a long row keeps no room for
+/// it.
+const KEPT_PIECES_MAX: usize = PIECES_MAX;
 
 /// Chunks and queues not in use, last used first so that the next writer finds them in cache.
 #[derive(Debug)]
@@ -526,6 +607,8 @@ pub struct SendArena {
         reason = "the queues move in and out of the ring as boxes"
     )]
     queues: Vec<Box<SendQueue>>,
+    /// As [`Chunks::idle`].
+    queues_idle: usize,
     returned: Vec<Lent>,
     chunks_out: usize,
     chunk_bytes_out: usize,
@@ -533,6 +616,8 @@ pub struct SendArena {
     /// Shared bytes that queues hold, by their address and length, and in how many places.
     shared: HashMap<(usize, usize), usize>,
     shared_bytes: usize,
+    /// Bytes that are common to several queues.
+    common_bytes: Rc<Cell<usize>>,
 }
 
 /// Unused chunks of one size.
@@ -575,20 +660,35 @@ impl SendArena {
             small: chunks(chunk_bytes.min(SMALL_CHUNK_BYTES), SMALL_KEPT_MAX),
             tiny: chunks(tiny_bytes, SMALL_KEPT_MAX),
             queues: Vec::new(),
+            queues_idle: 0,
             returned: Vec::new(),
             chunks_out: 0,
             chunk_bytes_out: 0,
             queues_out: 0,
             shared: HashMap::new(),
             shared_bytes: 0,
+            common_bytes: Rc::default(),
         }
+    }
+
+    /// Bytes for as many queues as want them.
+    pub fn common(&self, bytes: Bytes) -> Common {
+        let held = self.common_bytes.clone();
+        held.set(held.get() + bytes.len());
+        Common(Rc::new(CommonBytes { bytes, held }))
     }
 
     /// An empty queue.
     #[inline]
     pub fn queue(&mut self) -> Box<SendQueue> {
         self.queues_out += 1;
-        self.queues.pop().unwrap_or_default()
+        match self.queues.pop() {
+            Some(queue) => {
+                self.queues_idle = self.queues_idle.min(self.queues.len());
+                queue
+            }
+            None => Box::default(),
+        }
     }
 
     /// Takes a queue back, whatever it still holds.
@@ -596,8 +696,7 @@ impl SendArena {
     pub fn retire(&mut self, mut queue: Box<SendQueue>) {
         queue.clear(self);
         self.queues_out -= 1;
-        // A queue that once held a long row of pieces would keep room for them.
-        if self.queues.len() < SMALL_KEPT_MAX && queue.pieces.capacity() <= PIECES_MAX {
+        if self.queues.len() < QUEUES_KEPT_MAX && queue.pieces.capacity() <= KEPT_PIECES_MAX {
             self.queues.push(queue);
         }
     }
@@ -667,8 +766,8 @@ impl SendArena {
     /// Bytes of memory that queues hold: chunks, whatever is in them, and shared bytes once,
     /// however many queues they are in. What was lent belongs to others.
     #[inline]
-    pub const fn out_bytes(&self) -> usize {
-        self.chunk_bytes_out + self.shared_bytes
+    pub fn out_bytes(&self) -> usize {
+        self.chunk_bytes_out + self.shared_bytes + self.common_bytes.get()
     }
 
     /// Bytes of memory, in queues or kept.
@@ -684,6 +783,8 @@ impl SendArena {
             chunks.unused = Vec::new();
             chunks.idle = 0;
         }
+        self.queues = Vec::new();
+        self.queues_idle = 0;
     }
 
     /// Lets go of chunks that were not needed since this was called before.
@@ -693,6 +794,9 @@ impl SendArena {
             chunks.unused.truncate(left);
             chunks.idle = left;
         }
+        let left = self.queues.len() - self.queues_idle;
+        self.queues.truncate(left);
+        self.queues_idle = left;
         if self.shared.is_empty() {
             self.shared = HashMap::new();
         }
@@ -721,6 +825,11 @@ impl SendArena {
                 self.shared_bytes,
                 holdings.shared_bytes,
             ),
+            (
+                "bytes that are common",
+                self.common_bytes.get(),
+                holdings.common_bytes,
+            ),
         ];
         for (what, counted, found) in sums {
             if counted != found {
@@ -742,7 +851,7 @@ impl SendArena {
             Piece::Chunk { bytes, .. } => self.keep(bytes),
             Piece::Lent(lent) => self.returned.push(lent),
             Piece::Shared(bytes) => self.unshare(&bytes),
-            Piece::Header { .. } | Piece::Promised { .. } => {}
+            Piece::Common(_) | Piece::Header { .. } | Piece::Promised { .. } => {}
         }
     }
 

@@ -5,7 +5,7 @@
 
 use crate::{
     Answer, CloseCause, Conn, ConnId, HandshakeError, HttpReply, Message, Refusal, Remote, Request,
-    SendError, Service, Tally, Upgrade, service::Origins,
+    SendError, Service, Tally, Turn, Upgrade, service::Origins,
 };
 
 /// A service with [`Origins`] before it: any service, without a change.
@@ -167,7 +167,7 @@ impl<S: Service> Service for Gate<S> {
     }
 
     #[inline]
-    fn on_close(&mut self, id: ConnId, state: S::State, cause: &CloseCause) {
-        self.service.on_close(id, state, cause);
+    fn on_close(&mut self, turn: &mut Turn<'_>, id: ConnId, state: S::State, cause: &CloseCause) {
+        self.service.on_close(turn, id, state, cause);
     }
 }

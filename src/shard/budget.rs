@@ -42,6 +42,8 @@ pub mod cost {
     pub const COMMAND_NS: u64 = 200;
     /// A piece of a walk over all connections.
     pub const SURVEY_NS: u64 = 20_000;
+    /// A message that is queued for one of those who subscribe to its topic.
+    pub const DELIVERY_NS: u64 = 50;
     /// A deadline that is due.
     pub const DEADLINE_NS: u64 = 200;
 

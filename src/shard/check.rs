@@ -276,13 +276,17 @@ impl<R: Watched, S: Service> Shard<R, S> {
             true => 0,
             false => self.commands_bytes,
         };
-        let found = shared.arena.held_bytes() + pool + codec + charged;
+        let asked = shared.asked.sum_bytes();
+        let found = shared.arena.held_bytes() + pool + codec + charged + asked;
+        let topics = self.distribution.sum_bytes();
         let mail = commands + self.mailbox.sum_bytes();
         for (what, counted, found) in [
             ("of messages", shared.pool.held_bytes(), pool),
             ("of windows", tally.windows_bytes as usize, windows),
             ("that no pool counts", shared.charged_bytes, charged),
             ("that are queued", shared.queued_bytes, queued),
+            ("of what was asked for", shared.asked.held_bytes(), asked),
+            ("that go to others", self.distribution.held_bytes(), topics),
             ("in all", shared.held_bytes(), found),
             ("of mail", self.mail_bytes(), mail),
         ] {
@@ -294,7 +298,7 @@ impl<R: Watched, S: Service> Shard<R, S> {
         }
         // What the kernel holds for those who are behind was queued here before, and is found out
         // when they are.
-        self.check_limit(found + mail - kernel, codec, watch)
+        self.check_limit(found + mail + topics - kernel, codec, watch)
     }
 
     /// A turn that began below the limit may end above it by what it has added: as much as was

@@ -447,6 +447,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 link.sent_in_part = !queue.is_empty();
                 if queue.is_empty() {
                     arena.retire(queue);
+                    link.load_backlog(arena);
                 } else {
                     link.put_back(queue, arena);
                 }

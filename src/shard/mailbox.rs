@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     config::Config,
-    conn::{Key, farewell::Drain, survey::Survey},
+    conn::{Key, farewell::Drain, survey::Survey, turn::Effect},
     proto::{CloseCode, message::Outgoing},
     ring::Waker,
 };
@@ -37,6 +37,15 @@ pub enum Command {
 
 /// What a command takes beside its payload, about.
 const COMMAND_BYTES: usize = size_of::<Command>();
+
+impl From<Effect> for Command {
+    fn from(effect: Effect) -> Self {
+        match effect {
+            Effect::Send(id, message) => Self::Send(id.key(), message),
+            Effect::Close(id, code, reason) => Self::Close(id.key(), code, reason),
+        }
+    }
+}
 
 impl Command {
     /// Bytes of memory that it holds behind another one. A payload that goes to many connections is

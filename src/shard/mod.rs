@@ -11,7 +11,8 @@
 //!   3  serve the rota                      those who had more than their share to be looked at
 //!   4  read the mailbox, if it rang
 //!   5  deadlines that are due
-//!   6  settle every connection touched     one send each; backpressure; the next stage
+//!   6  what services asked for             messages to others, and those of topics
+//!   7  settle every connection touched     one send each; backpressure; the next stage
 //! ```
 //!
 //! Each of these is bounded, in number and in cost ([`budget`]), and what is left is gone on with
@@ -28,6 +29,7 @@ pub mod budget;
 pub mod check;
 mod dial;
 mod dispatch;
+pub mod exchange;
 pub mod mailbox;
 mod opening;
 mod operations;
@@ -37,6 +39,7 @@ mod rota;
 pub mod service;
 mod settle;
 mod tls;
+mod topics;
 mod trace;
 
 use std::{collections::VecDeque, mem, sync::Arc};
@@ -46,12 +49,13 @@ use budget::{Budget, cost};
 use mailbox::{Command, Mailbox, Postbox, mailbox};
 use rota::Rota;
 use service::Service;
+use topics::Distribution;
 use trace::Trace;
 
 use crate::{
     config::Config,
     conn::{
-        Conn, ConnId, Connection, Key, Shared,
+        Conn, ConnId, Connection, Key, Settles, Shared,
         counts::Stats,
         deadline::Wheel,
         door::Door,
@@ -175,6 +179,7 @@ pub struct Shard<R: Ring, S: Service> {
     /// Of whom it is still to take its leave, one after the other.
     farewell: Option<Farewell>,
     trace: Trace,
+    distribution: Distribution,
     /// Walks over its connections that somebody waits for.
     surveys: VecDeque<Survey>,
     id: u16,
@@ -245,6 +250,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             drain_until: None,
             farewell: None,
             trace: Trace::default(),
+            distribution: Distribution::default(),
             surveys: VecDeque::new(),
             id,
         }
@@ -322,7 +328,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// When the kernel refuses the ring itself.
     pub fn turn(&mut self, wait: Wait) -> Result<(), Errno> {
         self.arm_tick();
-        let hurries = std::mem::take(&mut self.hurries);
+        let hurries = std::mem::take(&mut self.hurries) || self.has_asked();
         self.ring.turn(if hurries { Wait::Poll } else { wait })?;
         self.now = self.ring.now();
         self.shared.now = self.now;
@@ -353,12 +359,19 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.walk_on();
         }
         self.handle_deadlines();
+        if self.is_asked() {
+            self.do_what_was_asked();
+        }
         self.settle_touched();
+        if self.distribution.has_later() {
+            self.settle_later();
+        }
         return_lent(&mut self.ring, &mut self.shared);
         self.shared.settle_codec();
         let is_rota_left = !self.rota.is_empty() && (self.rota_waits || !self.rota_blocked);
         let is_walking = !self.surveys.is_empty();
         self.hurries |= is_rota_left || self.has_mail || self.deadlines_left || is_walking;
+        self.hurries |= self.distribution.has_later();
         if self.idle.is_due(self.now) {
             self.trim();
         }
@@ -484,9 +497,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
     #[inline]
     fn touch(&mut self, key: Key) {
         if let Some(connection) = self.slab.get_mut(key)
-            && !connection.link.dirty
+            && connection.link.settles != Settles::Now
         {
-            connection.link.dirty = true;
+            connection.link.settles = Settles::Now;
             self.touched.push(key);
         }
     }
@@ -523,7 +536,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Bytes of memory that its connections and its mailbox hold.
     fn held_bytes(&self) -> usize {
-        self.shared.held_bytes() + self.mail_bytes()
+        self.shared.held_bytes() + self.mail_bytes() + self.distribution.held_bytes()
     }
 
     /// Bytes that wait in the mailbox or were taken out of it.

@@ -100,6 +100,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         match connection.link.stage {
             Stage::Open => {
+                let arena = &mut self.shared.arena;
+                connection.link.load_whole_backlog(arena);
                 let (endpoint, mut context) = connection.link.split(&mut self.shared);
                 let _ = endpoint.close(drain.code, "", &mut context);
                 connection.link.ends(CloseCause::Stopping);

@@ -3,7 +3,7 @@
 //! Knows: what a service is told, and when. Refuses to know: any service.
 
 use crate::{
-    conn::{CloseCause, Conn, ConnId, Remote, opening::Judge, tally::Tally},
+    conn::{CloseCause, Conn, ConnId, Remote, Turn, opening::Judge, tally::Tally},
     proto::{
         Message, SendError,
         handshake::{Answer, HandshakeError, HttpReply, Refusal, Request, Upgrade},
@@ -87,7 +87,7 @@ pub trait Service {
     /// [`on_close`](Self::on_close) is called. A service that has none pays nothing for it.
     ///
     /// ```
-    /// use ringwire::{CloseCause, Conn, ConnId, Message, Service, Tally};
+    /// use ringwire::{CloseCause, Conn, ConnId, Message, Service, Tally, Turn};
     ///
     /// struct Accountant;
     ///
@@ -102,7 +102,7 @@ pub trait Service {
     ///         Some(state)
     ///     }
     ///
-    ///     fn on_close(&mut self, id: ConnId, tally: Tally, _: &CloseCause) {
+    ///     fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, tally: Tally, _: &CloseCause) {
     ///         println!("{id}: {} in, {} out", tally.messages_received, tally.messages_sent);
     ///     }
     /// }
@@ -121,9 +121,15 @@ pub trait Service {
     /// The connection is gone: the last thing that a service is told of it. It is called once for
     /// each connection whose handshake the service accepted, and once for each dialled one; without
     /// an `on_open` before it, when a dialled one came to nothing or a hixie-76 client stopped in
-    /// the middle of its handshake.
-    fn on_close(&mut self, id: ConnId, state: Self::State, cause: &CloseCause) {
-        let _ = (id, state, cause);
+    /// the middle of its handshake. What is to be said to others goes by the turn.
+    fn on_close(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnId,
+        state: Self::State,
+        cause: &CloseCause,
+    ) {
+        let _ = (turn, id, state, cause);
     }
 }
 

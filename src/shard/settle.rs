@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{Shard, TURN_DEADLINES_MAX, budget::cost, service::Service};
 use crate::{
     conn::{
-        CloseCause, Connection, Ending, Key, Link, Shared, Stage,
+        CloseCause, Connection, Ending, Key, Link, Settles, Shared, Stage, Turn,
         liveness::{OnRing, first_look_ms},
         mistake::Mistake,
         stages::{Due, Next},
@@ -24,11 +24,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
-    fn settle(&mut self, key: Key) {
+    pub(super) fn settle(&mut self, key: Key) {
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
-        connection.link.dirty = false;
+        connection.link.settles = Settles::Not;
         if connection.link.begins_to_close() {
             self.set_close_deadline(key);
         }
@@ -206,6 +206,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         let connecting = matches!(link.stage, Stage::Connecting(_));
         link.stage = Stage::Stopping;
+        link.rare.take_backlog();
         self.wheel.clear(key.slot);
         if connecting && !link.cancelling {
             link.cancelling = true;
@@ -237,6 +238,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         link.endpoint.release(&mut shared.pool, &mut shared.codec);
         link.endpoint.leave(&mut shared.codec);
         link.release_queues(&mut shared.arena);
+        shared.asked.leave(key);
         if let Some(socket) = connection.socket.take() {
             link.in_flight += 1;
             self.ring.submit_close(socket, key.token(Operation::Close));
@@ -245,7 +247,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
             let cause = cause.unwrap_or(CloseCause::Vanished);
             tracing::debug!(connection = %id, %cause, "connection closed");
             let service = &mut self.service;
-            let called = catch_unwind(AssertUnwindSafe(|| service.on_close(id, state, &cause)));
+            let turn = &mut Turn { shared };
+            let called = catch_unwind(AssertUnwindSafe(|| {
+                service.on_close(turn, id, state, &cause);
+            }));
             if called.is_err() {
                 self.shared.counts.service_panics += 1;
                 tracing::error!(shard = self.id, connection = %id, "on_close panicked");

@@ -20,7 +20,7 @@ use std::{
 
 use ringwire::{
     Address, Answer, Builder, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message,
-    Refusal, Remote, Request, RingKind, SendError, Server, Service, Snapshot, Upgrade,
+    Refusal, Remote, Request, RingKind, SendError, Server, Service, Snapshot, Turn, Upgrade,
     conn::{counts::Stats, farewell::Drain},
     ring::{Epoll, Ring, RingOptions, Uring, socket::Listener},
     shard::{
@@ -228,7 +228,7 @@ impl<S: Service> Service for Watched<S> {
         self.inner.on_send_failed(id, error);
     }
 
-    fn on_close(&mut self, id: ConnId, state: S::State, cause: &CloseCause) {
+    fn on_close(&mut self, turn: &mut Turn<'_>, id: ConnId, state: S::State, cause: &CloseCause) {
         if self.neighbours.remove(&id) {
             return;
         }
@@ -244,7 +244,7 @@ impl<S: Service> Service for Watched<S> {
                 events.mistakes.push(mistake);
             }
         });
-        self.inner.on_close(id, state, cause);
+        self.inner.on_close(turn, id, state, cause);
     }
 }
 

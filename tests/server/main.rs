@@ -48,3 +48,4 @@ mod tls;
 #[cfg(feature = "tls")]
 #[path = "../common/tls_peer.rs"]
 mod tls_peer;
+mod topics;

@@ -1,6 +1,6 @@
 //! A service that panics: it costs the connection it was called for, and nothing else.
 
-use ringwire::{CloseCause, CloseCode, Conn, ConnId, Message, Service};
+use ringwire::{CloseCause, CloseCode, Conn, ConnId, Message, Service, Turn};
 
 use crate::{
     common::{TEXT, masked, request},
@@ -71,7 +71,7 @@ impl Service for Nervous {
         panic!("{ON_PURPOSE}: on_drain");
     }
 
-    fn on_close(&mut self, _id: ConnId, state: Mood, _cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, _id: ConnId, state: Mood, _cause: &CloseCause) {
         assert!(!state.panics_at_the_end, "{ON_PURPOSE}: on_close");
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use ringwire::{
     Address, Answer, CloseCause, Config, Conn, ConnId, HandshakeError, HttpReply, Message, Refusal,
-    Remote, Request, Server, Service, Timeout, Upgrade,
+    Remote, Request, Server, Service, Timeout, Turn, Upgrade,
     client::{Client, Dial, Wait},
     service::Echo,
     tls::{ClientAuth, ClientTls, ServerTls, TlsError},
@@ -87,7 +87,7 @@ impl Service for Noting {
         let _ = conn.send(message);
     }
 
-    fn on_close(&mut self, _: ConnId, (): (), cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, _: ConnId, (): (), cause: &CloseCause) {
         self.note(Told::Closed(cause.clone()));
     }
 }
@@ -481,7 +481,7 @@ impl Service for Caller {
         conn.close(ringwire::CloseCode::NORMAL_CLOSURE, "").unwrap();
     }
 
-    fn on_close(&mut self, _: ConnId, (): (), cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, _: ConnId, (): (), cause: &CloseCause) {
         self.ended.push(cause.clone());
     }
 }

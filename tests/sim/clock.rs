@@ -1,7 +1,8 @@
 //! What a shard does after a long time in which nothing happened. Seeds draw this too, but seldom.
 
 use ringwire::{
-    Answer, CloseCause, Config, Conn, ConnId, Drain, Refusal, Remote, Service, Timeout, Upgrade,
+    Answer, CloseCause, Config, Conn, ConnId, Drain, Refusal, Remote, Service, Timeout, Turn,
+    Upgrade,
     client::{ClientRequest, Dial, Wait, WsUrl},
     ring::{
         Address,
@@ -39,7 +40,7 @@ impl Service for Told {
         self.opened += 1;
     }
 
-    fn on_close(&mut self, _id: ConnId, _state: (), cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, _id: ConnId, _state: (), cause: &CloseCause) {
         self.causes.push(cause.clone());
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use ringwire::{
     Answer, CloseCause, CloseCode, Conn, ConnId, HandshakeError, HttpReply, Message, MessageKind,
-    Outgoing, Refusal, Remote, Request, SendError, Service, Timeout, Upgrade, Version,
+    Outgoing, Refusal, Remote, Request, SendError, Service, Timeout, Turn, Upgrade, Version,
     conn::handle::SendStatus,
     ring::{Time, sim::SimKernel},
 };
@@ -377,7 +377,7 @@ impl Service for Echo {
         self.journal.reach(Mark::Drained);
     }
 
-    fn on_close(&mut self, id: ConnId, state: AcceptedState, cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, state: AcceptedState, cause: &CloseCause) {
         let accepted = state.0.map(|number| &mut self.accepted[number]);
         let first = accepted.is_some_and(|accepted| {
             let was_open = accepted.id == Some(id) && accepted.opened;
@@ -713,7 +713,7 @@ impl Service for Client {
         self.go_on(conn);
     }
 
-    fn on_close(&mut self, id: ConnId, _state: (), cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, _state: (), cause: &CloseCause) {
         let now = self.kernel.now();
         let index = self.by_id.get(&id).copied();
         let dialled = index.and_then(|index| self.dialled[index].as_mut());

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ringwire::{
-    CloseCause, CloseCode, Config, Conn, ConnId, Service,
+    CloseCause, CloseCode, Config, Conn, ConnId, Service, Turn,
     client::{Client, Dial, Time, Wait},
 };
 
@@ -83,7 +83,7 @@ impl Service for Opener {
         let _ = conn.close(CloseCode::NORMAL_CLOSURE, "");
     }
 
-    fn on_close(&mut self, id: ConnId, (): (), cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, (): (), cause: &CloseCause) {
         if let Some(Under { due_ns, .. }) = self.under_way.remove(&id) {
             self.failed(due_ns, sentence(cause));
         }

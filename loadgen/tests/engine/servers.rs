@@ -10,7 +10,7 @@ use std::{
 
 use ringwire::{
     Address, CloseCause, Config, Conn, ConnId, Handle, Message, MessageKind, Refusal, Remote,
-    Server, Service, Upgrade, proto::handshake::Answer, tls::ServerTls,
+    Server, Service, Turn, Upgrade, proto::handshake::Answer, tls::ServerTls,
 };
 
 /// A server on a port of the kernel's choice, until it is dropped.
@@ -278,7 +278,7 @@ impl Service for Repeater {
         }
     }
 
-    fn on_close(&mut self, id: ConnId, _: String, _: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, _: String, _: &CloseCause) {
         self.open.retain(|(open, _)| *open != id);
     }
 }

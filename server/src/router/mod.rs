@@ -31,7 +31,7 @@ use hosts::{Host, Hosts};
 use meter::{Meter, Rate};
 use ringwire::{
     Answer, CloseCause, CloseCode, Conn, ConnId, HandshakeError, HttpReply, Message, Proxies,
-    Refusal, Remote, Request, Service, Tally, Upgrade,
+    Refusal, Remote, Request, Service, Tally, Turn, Upgrade,
     service::{Echo, EchoState, OriginError, Origins},
 };
 
@@ -621,7 +621,7 @@ impl Service for Router {
         Some(&mut record.tally)
     }
 
-    fn on_close(&mut self, id: ConnId, visitor: Visitor, cause: &CloseCause) {
+    fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, visitor: Visitor, cause: &CloseCause) {
         if let Some(record) = visitor.kept.and_then(|kept| kept.record) {
             record.end(id, cause);
         }

@@ -1,0 +1,439 @@
+//! What a service asks for beyond the connection that it is called for: put down during the call,
+//! and carried out before the turn ends.
+//!
+//! Knows: what was asked for, in which order, and how much of it there may be. Refuses to know: how
+//! it is done, and by which shard.
+//!
+//! So a call never meets a connection that another call is in the middle of: there is nothing to
+//! lock and nothing that is borrowed twice. What comes to nothing is told by
+//! [`on_send_failed`](crate::Service::on_send_failed).
+
+use std::{collections::VecDeque, fmt, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{ConnId, Key, Shared};
+use crate::{
+    config::Config,
+    proto::{
+        CloseCode, SendError,
+        endpoint::CLOSE_REASON_BYTES_MAX,
+        message::{Frame, Outgoing},
+    },
+    ring::Time,
+    topics::{
+        TopicError,
+        interest::Interest,
+        name::{check_name, check_pattern},
+        rules::Rules,
+        table::{Joined, Left, Table},
+    },
+};
+
+/// What is to be done to another connection.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a message.
+    Send(ConnId, Outgoing<'static>),
+    /// Start the closing handshake.
+    Close(ConnId, CloseCode, Box<str>),
+}
+
+impl Effect {
+    fn held_bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Send(_, message) => message.payload_len(),
+                Self::Close(_, _, reason) => reason.len(),
+            }
+    }
+}
+
+/// A message for all who subscribe to a topic.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// The topic.
+    pub topic: Bytes,
+    /// The message.
+    pub frame: Frame,
+    /// What may be replaced by it where the topic is conflated; its topic if it has none.
+    pub key: Option<Bytes>,
+    /// Who does not get it.
+    pub except: Option<ConnId>,
+    /// It goes to the other shards as well.
+    pub is_for_all: bool,
+}
+
+impl Publication {
+    /// One that goes to everybody.
+    ///
+    /// # Errors
+    ///
+    /// When that is not the name of a topic.
+    pub fn new(topic: &[u8], message: &Outgoing<'_>) -> Result<Self, TopicError> {
+        check_name(topic)?;
+        Ok(Self {
+            topic: Bytes::copy_from_slice(topic),
+            frame: Frame::new(message),
+            key: None,
+            except: None,
+            is_for_all: true,
+        })
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn held_bytes(&self) -> usize {
+        let key = self.key.as_ref().map_or(0, Bytes::len);
+        size_of::<Self>() + self.topic.len() + self.frame.bytes().len() + key
+    }
+}
+
+/// Things that wait, within a limit.
+#[derive(Debug)]
+pub struct Waiting<T> {
+    all: VecDeque<T>,
+    bytes: usize,
+}
+
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Self {
+            all: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl<T> Waiting<T> {
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether nothing waits.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Bytes of memory that they hold.
+    #[inline]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether no more may wait than do. One of any size may.
+    pub fn is_full(&self, config: &Config) -> bool {
+        let messages = self.all.len();
+        messages >= config.mailbox_messages_max
+            || messages > 0 && self.bytes >= config.mailbox_bytes_max
+    }
+
+    /// Puts one behind all others, which holds so many bytes.
+    pub fn push(&mut self, one: T, bytes: usize) {
+        self.bytes += bytes;
+        self.all.push_back(one);
+    }
+
+    /// Bytes that all of them hold, of which `bytes` tells what one does.
+    #[cfg(feature = "sim")]
+    pub fn sum(&self, bytes: impl Fn(&T) -> usize) -> usize {
+        self.all.iter().map(bytes).sum()
+    }
+
+    /// The first one, of which `bytes` tells what it holds.
+    pub fn pop(&mut self, bytes: impl Fn(&T) -> usize) -> Option<T> {
+        let first = self.all.pop_front()?;
+        self.bytes -= bytes(&first);
+        if self.all.is_empty() {
+            // After a crowd of them, no room is kept.
+            self.all = VecDeque::new();
+        }
+        Some(first)
+    }
+}
+
+/// What a shard's services have asked for, and its topics.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// What is to be done to connections.
+    pub effects: Waiting<Effect>,
+    /// What was published and did not reach all yet.
+    pub publications: Waiting<Publication>,
+    /// Who has subscribed to what.
+    pub table: Table,
+    /// What of that others have to know.
+    pub interest: Arc<Interest>,
+    /// How those are treated who read too slowly.
+    pub rules: Arc<Rules>,
+}
+
+impl Asked {
+    /// Bytes of memory that it holds.
+    #[inline]
+    pub const fn held_bytes(&self) -> usize {
+        self.effects.bytes() + self.publications.bytes() + self.table.held_bytes()
+    }
+
+    /// The same, from walking over everything.
+    #[cfg(feature = "sim")]
+    pub fn sum_bytes(&self) -> usize {
+        let waiting = self.effects.sum(Effect::held_bytes);
+        let publications = self.publications.sum(Publication::held_bytes);
+        waiting + publications + self.table.sum_bytes()
+    }
+
+    /// The next thing that is to be done to a connection.
+    pub fn pop_effect(&mut self) -> Option<Effect> {
+        self.effects.pop(Effect::held_bytes)
+    }
+
+    /// A connection is gone.
+    #[inline]
+    pub fn leave(&mut self, key: Key) {
+        let interest = &self.interest;
+        self.table
+            .leave_all(key.slot, |pattern, reach| interest.end(&pattern, reach));
+    }
+}
+
+/// Why a connection was not subscribed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The connection is closing.
+    Closed,
+    /// There is no memory for it.
+    NoMemory,
+    /// It is no topic, and no pattern.
+    Topic(TopicError),
+    /// The connection has as many subscriptions as it may: `topic_subscriptions_max`.
+    TooMany,
+}
+
+impl fmt::Display for SubscribeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the connection is closing"),
+            Self::NoMemory => f.write_str("there is no memory for a subscription"),
+            Self::Topic(error) => error.fmt(f),
+            Self::TooMany => f.write_str(
+                "the connection has as many subscriptions as it may (topic_subscriptions_max)",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SubscribeError {}
+
+impl From<TopicError> for SubscribeError {
+    fn from(error: TopicError) -> Self {
+        Self::Topic(error)
+    }
+}
+
+/// Why a message was not published: nobody has got it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// As many messages wait to be given to their subscribers as may (`mailbox_messages_max`,
+    /// `mailbox_bytes_max`), or there is no memory for one more.
+    Full,
+    /// The server has stopped.
+    Stopped,
+    /// It is no topic.
+    Topic(TopicError),
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str(
+                "as many messages wait for their subscribers as may (mailbox_messages_max, \
+                 mailbox_bytes_max)",
+            ),
+            Self::Stopped => f.write_str("the server has stopped"),
+            Self::Topic(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+impl From<TopicError> for PublishError {
+    fn from(error: TopicError) -> Self {
+        Self::Topic(error)
+    }
+}
+
+/// The shard that a service runs on, for the length of one call: what it can do beyond the
+/// connection that it is called for.
+///
+/// ```
+/// use ringwire::{Conn, ConnId, Message, Service};
+///
+/// /// Hands what anybody says to the one who came last.
+/// #[derive(Default)]
+/// struct Relay {
+///     last: Option<ConnId>,
+/// }
+///
+/// impl Service for Relay {
+///     type State = ();
+///
+///     fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
+///         self.last = Some(conn.id());
+///     }
+///
+///     fn on_message(&mut self, conn: &mut Conn<'_, ()>, message: Message<'_>) {
+///         if let Some(last) = self.last {
+///             let _ = conn.turn().send(last, message);
+///         }
+///     }
+/// }
+/// ```
+pub struct Turn<'a> {
+    pub(crate) shared: &'a mut Shared,
+}
+
+impl Turn<'_> {
+    /// When this turn of the shard began.
+    #[inline]
+    pub const fn now(&self) -> Time {
+        self.shared.now
+    }
+
+    /// Sends a message on another connection of this server, when the call is over. Whether it is
+    /// still there shows only then: a message that comes to nothing is told to the service of that
+    /// connection's shard by [`on_send_failed`](crate::Service::on_send_failed).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::QueueFull`] when as much was asked for in this turn as may be
+    /// (`mailbox_messages_max`, `mailbox_bytes_max`), or there is no memory.
+    pub fn send<'m>(
+        &mut self,
+        id: ConnId,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), SendError> {
+        let message = message.into().into_owned();
+        self.put_down(Effect::Send(id, message))
+    }
+
+    /// Starts the closing handshake of another connection of this server, when the call is over,
+    /// with a reason of at most 123 bytes. One that is gone is left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::ControlTooLong`] for a longer reason, [`SendError::QueueFull`] as
+    /// [`send`](Self::send).
+    pub fn close(&mut self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), SendError> {
+        if reason.len() > CLOSE_REASON_BYTES_MAX {
+            return Err(SendError::ControlTooLong);
+        }
+        self.put_down(Effect::Close(id, code, reason.into()))
+    }
+
+    fn put_down(&mut self, effect: Effect) -> Result<(), SendError> {
+        let bytes = effect.held_bytes();
+        let effects = &self.shared.asked.effects;
+        if effects.is_full(&self.shared.config) || self.shared.lacks_room(effects.bytes(), bytes) {
+            return Err(SendError::QueueFull);
+        }
+        self.shared.asked.effects.push(effect, bytes);
+        Ok(())
+    }
+
+    /// Sends a message to all who subscribe to a topic, on every shard.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Topic`], [`PublishError::Full`]; nobody gets it then.
+    pub fn publish<'m>(
+        &mut self,
+        topic: impl AsRef<[u8]>,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), PublishError> {
+        let publication = Publication::new(topic.as_ref(), &message.into())?;
+        self.put_publication(publication)
+    }
+
+    /// As [`publish`](Self::publish), with a key: where the topic is conflated
+    /// ([`SlowPolicy::Conflate`](crate::topics::SlowPolicy::Conflate)) the message takes the place
+    /// of one with the same topic and key.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    pub fn publish_keyed<'m>(
+        &mut self,
+        topic: impl AsRef<[u8]>,
+        key: impl AsRef<[u8]>,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), PublishError> {
+        let mut publication = Publication::new(topic.as_ref(), &message.into())?;
+        publication.key = Some(Bytes::copy_from_slice(key.as_ref()));
+        self.put_publication(publication)
+    }
+
+    pub(super) fn put_publication(&mut self, publication: Publication) -> Result<(), PublishError> {
+        let bytes = publication.held_bytes();
+        let waiting = &self.shared.asked.publications;
+        if waiting.is_full(&self.shared.config) || self.shared.lacks_room(waiting.bytes(), bytes) {
+            self.shared.counts.topic_publications_refused += 1;
+            return Err(PublishError::Full);
+        }
+        self.shared.asked.publications.push(publication, bytes);
+        self.shared.counts.topic_publications += 1;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Turn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turn")
+            .field("now", &self.now())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// A connection subscribes to a topic or a pattern. Returns whether it had not before.
+    pub(super) fn subscribe(&mut self, key: Key, pattern: &[u8]) -> Result<bool, SubscribeError> {
+        let reach = check_pattern(pattern)?;
+        let Asked {
+            table, interest, ..
+        } = &mut self.asked;
+        let most = self.config.topic_subscriptions_max as usize;
+        if table.subscriptions_of(key.slot) >= most {
+            // What it has already, it may ask for again.
+            return match table.has(key.slot, pattern, reach) {
+                true => Ok(false),
+                false => Err(SubscribeError::TooMany),
+            };
+        }
+        if self.send_room < SUBSCRIPTION_BYTES_MAX {
+            return Err(SubscribeError::NoMemory);
+        }
+        let joined = table.join(key.slot, pattern, reach);
+        if joined == Joined::First {
+            interest.begin(pattern, reach);
+        }
+        Ok(joined != Joined::Again)
+    }
+
+    /// A connection does not subscribe to it any more. Returns whether it had.
+    pub(super) fn unsubscribe(&mut self, key: Key, pattern: &[u8]) -> bool {
+        let Ok(reach) = check_pattern(pattern) else {
+            return false;
+        };
+        let left = self.asked.table.leave(key.slot, pattern, reach);
+        if left == Left::Last {
+            self.asked.interest.end(pattern, reach);
+        }
+        left != Left::Nothing
+    }
+}
+
+/// A subscription takes less than this, were it the first to the longest pattern.
+const SUBSCRIPTION_BYTES_MAX: usize = 1024;

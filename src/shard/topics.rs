@@ -1,0 +1,492 @@
+//! Carries out what services have asked for beyond their connections: messages to others, and those
+//! of topics to everybody who subscribes.
+//!
+//! Knows: in which order it is done, and what is done with those who are behind. Refuses to know:
+//! who asked, and why.
+//!
+//! ```text
+//!   publish --> queue of the shard --> every subscriber's send queue, or its backlog while it sends
+//!                     |                             |
+//!                     v                             v
+//!           inbox of each other shard      settled when a turn has time: one send each,
+//!           that has subscribers           with all that came meanwhile
+//! ```
+//!
+//! Queueing is cheap and sending is not: a message is queued for all of its subscribers at once, and
+//! the sends are divided over as many turns as their cost needs, with a turn of everybody else's
+//! between them. What comes until then goes out in the same send. So the more is published, the less
+//! each message costs.
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher, RandomState},
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use super::{Shard, budget::cost, exchange::Exchange, service::Service};
+use crate::{
+    conn::{
+        CloseCause, Conn, ConnId, Connection, Key, Settles, Stage,
+        backlog::Backlog,
+        ledger::Pressure,
+        turn::{Effect, Publication, Waiting},
+    },
+    proto::{CloseCode, SendError, message::Outgoing},
+    ring::{Common, Ring},
+    topics::{SlowPolicy, TopicOptions},
+};
+
+/// What a shard has to do with the others.
+#[derive(Debug, Default)]
+pub(super) struct Distribution {
+    exchange: Option<Arc<Exchange>>,
+    shard: u16,
+    /// What other shards have published, for the subscribers of this one.
+    arrived: Waiting<Publication>,
+    /// For each shard what its inbox had no room for, or what it gets at the end of the turn.
+    leaving: Vec<VecDeque<Publication>>,
+    /// Bytes of these.
+    leaving_bytes: usize,
+    /// An inbox was full: nothing goes to the others until there is room in it.
+    is_held_up: bool,
+    /// Those whose sends were put off.
+    later: VecDeque<Key>,
+    /// What keys of messages are compared by.
+    keys: RandomState,
+}
+
+impl Distribution {
+    /// Whether sends were put off.
+    #[inline]
+    pub(super) fn has_later(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    /// Bytes of what has arrived or waits in the inbox, and of what waits for room in others.
+    #[inline]
+    pub(super) fn held_bytes(&self) -> usize {
+        let inbox = self.exchange.as_ref().map(|it| it.held_bytes(self.shard));
+        self.leaving_bytes + self.arrived.bytes() + inbox.unwrap_or(0)
+    }
+
+    /// The same, added up.
+    #[cfg(feature = "sim")]
+    pub(super) fn sum_bytes(&self) -> usize {
+        let leaving = self.leaving.iter().flatten();
+        let leaving: usize = leaving.map(Publication::held_bytes).sum();
+        let inbox = self.exchange.as_ref().map(|it| it.sum_bytes(self.shard));
+        leaving + self.arrived.sum(Publication::held_bytes) + inbox.unwrap_or(0)
+    }
+
+    /// Whether something is to be done for others, and can be.
+    #[inline]
+    fn has_work(&self) -> bool {
+        let exchange = self.exchange.as_ref();
+        !self.arrived.is_empty() || exchange.is_some_and(|it| it.has_mail(self.shard))
+    }
+}
+
+/// Nobody waits any more for a shard that is gone.
+impl Drop for Distribution {
+    fn drop(&mut self) {
+        if let Some(exchange) = &self.exchange {
+            exchange.leave(self.shard);
+        }
+    }
+}
+
+/// A message on its way to the subscribers of one shard.
+struct Delivery {
+    frame: Common,
+    /// For those who need another frame.
+    outgoing: Outgoing<'static>,
+    options: TopicOptions,
+    key: u64,
+    except: Option<Key>,
+    payload_len: usize,
+}
+
+/// What came of a delivery to one subscriber.
+enum Delivered {
+    Yes,
+    /// It has taken the place of another message.
+    Replaced,
+    /// It was left out.
+    LeftOut,
+    /// It is too slow to keep.
+    TooSlow,
+    /// It takes no such messages.
+    Unsupported,
+}
+
+impl<R: Ring, S: Service> Shard<R, S> {
+    /// Publishes to the subscribers of other shards as well, and they to those of this one.
+    pub fn share_exchange(&mut self, exchange: Arc<Exchange>) {
+        exchange.join(self.id, self.postbox());
+        let asked = &mut self.shared.asked;
+        asked.rules = exchange.rules();
+        asked.interest = exchange.interest(self.id);
+        self.distribution.exchange = Some(exchange);
+        self.distribution.shard = self.id;
+    }
+
+    /// Whether something was asked for, here or by another shard.
+    #[inline]
+    pub(super) fn is_asked(&self) -> bool {
+        let asked = &self.shared.asked;
+        !asked.effects.is_empty()
+            || !asked.publications.is_empty()
+            || self.distribution.has_work()
+            || self.distribution.is_held_up
+    }
+
+    /// Whether the next turn has something to do that was asked for.
+    #[inline]
+    pub(super) fn has_asked(&self) -> bool {
+        let asked = &self.shared.asked;
+        let can_publish = !asked.publications.is_empty() && !self.distribution.is_held_up;
+        !asked.effects.is_empty() || can_publish || !self.distribution.arrived.is_empty()
+    }
+
+    /// Does what was asked for, as much as a turn has time for.
+    #[inline(never)]
+    pub(super) fn do_what_was_asked(&mut self) {
+        self.carry_out_effects();
+        self.hand_over();
+        self.budget.begin_share();
+        // In turns, so that neither waits for all of the other.
+        let mut is_over = false;
+        while !is_over {
+            self.take_inbox();
+            let arrived = self.distribution.arrived.pop(Publication::held_bytes);
+            let own = if self.distribution.is_held_up {
+                None
+            } else {
+                let publications = &mut self.shared.asked.publications;
+                publications.pop(Publication::held_bytes)
+            };
+            is_over = arrived.is_none() && own.is_none();
+            for publication in arrived.into_iter().chain(own) {
+                self.publish(&publication);
+            }
+            self.look_at_budget();
+            // A share at least, whatever the turn has cost before.
+            is_over |= self.budget.is_turn_over() && self.budget.is_share_over();
+        }
+        self.hand_over();
+        let distribution = &self.distribution;
+        self.hurries |= distribution.has_work() && !distribution.is_held_up;
+        self.shared.counts.topic_subscriptions = self.shared.asked.table.subscriptions() as u64;
+    }
+
+    fn carry_out_effects(&mut self) {
+        while let Some(effect) = self.shared.asked.pop_effect() {
+            self.budget.charge(cost::COMMAND_NS);
+            match effect {
+                Effect::Send(id, message) if id.shard() == self.id => {
+                    self.send_posted(id.key(), message);
+                }
+                Effect::Close(id, code, reason) if id.shard() == self.id => {
+                    self.with_conn(id.key(), |_, conn| {
+                        let _ = conn.close(code, &reason);
+                    });
+                }
+                effect => self.post_effect(effect),
+            }
+        }
+    }
+
+    /// What is to be done on another shard goes into its mailbox.
+    fn post_effect(&mut self, effect: Effect) {
+        let id = match &effect {
+            Effect::Send(id, _) | Effect::Close(id, ..) => *id,
+        };
+        let exchange = self.distribution.exchange.as_ref();
+        let posted = exchange.is_some_and(|exchange| exchange.post(id.shard(), effect.into()));
+        if !posted {
+            self.tell_of_dropped_send(id, SendError::QueueFull);
+        }
+    }
+
+    fn tell_of_dropped_send(&mut self, id: ConnId, error: SendError) {
+        self.shared.counts.handle_sends_dropped += 1;
+        let service = &mut self.service;
+        let told = catch_unwind(AssertUnwindSafe(|| service.on_send_failed(id, error)));
+        if told.is_err() {
+            self.shared.counts.service_panics += 1;
+            tracing::error!(shard = self.id, connection = %id, "on_send_failed panicked");
+        }
+    }
+
+    /// What other shards and handles have published, as long as there is room for it.
+    fn take_inbox(&mut self) {
+        let Distribution {
+            exchange: Some(exchange),
+            arrived,
+            is_held_up,
+            ..
+        } = &mut self.distribution
+        else {
+            return;
+        };
+        if !exchange.has_mail(self.id) {
+            return;
+        }
+        if arrived.is_empty() {
+            *arrived = exchange.take_arrived(self.id);
+        }
+        let publications = &mut self.shared.asked.publications;
+        if publications.is_empty() && !*is_held_up {
+            *publications = exchange.take_posted(self.id);
+            self.shared.counts.topic_publications += publications.len() as u64;
+        }
+    }
+
+    fn publish(&mut self, publication: &Publication) {
+        self.budget.charge(cost::COMMAND_NS);
+        if publication.is_for_all {
+            self.publish_to_others(publication);
+        }
+        if !self.shared.asked.table.is_empty() {
+            self.deliver(publication);
+        }
+    }
+
+    fn publish_to_others(&mut self, publication: &Publication) {
+        let Distribution {
+            exchange: Some(exchange),
+            leaving,
+            leaving_bytes,
+            ..
+        } = &mut self.distribution
+        else {
+            return;
+        };
+        exchange.each_that_wants(self.id, &publication.topic, |shard| {
+            if leaving.len() <= shard {
+                leaving.resize_with(shard + 1, VecDeque::new);
+            }
+            *leaving_bytes += publication.held_bytes();
+            leaving[shard].push_back(Publication {
+                is_for_all: false,
+                ..publication.clone()
+            });
+        });
+    }
+
+    /// Gives the others what is for them.
+    fn hand_over(&mut self) {
+        let Distribution {
+            exchange: Some(exchange),
+            leaving,
+            leaving_bytes,
+            is_held_up,
+            ..
+        } = &mut self.distribution
+        else {
+            return;
+        };
+        if *leaving_bytes == 0 {
+            return;
+        }
+        *is_held_up = false;
+        *leaving_bytes = 0;
+        for (to, leaving) in leaving.iter_mut().enumerate() {
+            if !leaving.is_empty() && !exchange.hand_over(self.id, to, leaving) {
+                *is_held_up = true;
+                *leaving_bytes += leaving.iter().map(Publication::held_bytes).sum::<usize>();
+            }
+        }
+    }
+
+    /// Queues a message for every subscriber of this shard.
+    fn deliver(&mut self, publication: &Publication) {
+        // Nobody can subscribe while it is queued: no service is called.
+        let mut table = mem::take(&mut self.shared.asked.table);
+        let key = publication.key.as_ref();
+        let topic = &publication.topic;
+        let except = publication.except;
+        let delivery = Delivery {
+            frame: self.shared.arena.common(publication.frame.bytes().clone()),
+            outgoing: publication.frame.outgoing(),
+            options: self.shared.asked.rules.of(topic),
+            key: self.distribution.keys.hash_one((topic, key)),
+            except: except.filter(|id| id.shard() == self.id).map(ConnId::key),
+            payload_len: publication.frame.payload_len(),
+        };
+        let mut too_slow = Vec::new();
+        let mut delivered = 0;
+        table.each(topic, |place| {
+            let Some(key) = self.slab.key_at(place) else {
+                return;
+            };
+            match self.deliver_to(key, &delivery) {
+                None => {}
+                Some(Delivered::Yes) => delivered += 1,
+                Some(Delivered::Replaced) => {
+                    delivered += 1;
+                    self.shared.counts.topic_conflated += 1;
+                }
+                Some(Delivered::LeftOut) => self.shared.counts.topic_dropped_newest += 1,
+                Some(Delivered::TooSlow) => too_slow.push(key),
+                Some(Delivered::Unsupported) => {
+                    self.shared.counts.topic_dropped_unsupported += 1;
+                }
+            }
+        });
+        self.shared.asked.table = table;
+        let counts = &mut self.shared.counts;
+        counts.topic_deliveries += delivered;
+        counts.messages_sent += delivered;
+        counts.payload_bytes_sent += delivered * delivery.payload_len as u64;
+        self.budget.charge(delivered * cost::DELIVERY_NS);
+        for key in too_slow {
+            self.end_slow(key);
+        }
+    }
+
+    /// Queues a message for one subscriber. `None` if it gets none.
+    #[inline]
+    fn deliver_to(&mut self, key: Key, delivery: &Delivery) -> Option<Delivered> {
+        let Connection { link, .. } = self.slab.get_mut(key)?;
+        if !matches!(link.stage, Stage::Open) || delivery.except == Some(key) {
+            return None;
+        }
+        let endpoint = &link.endpoint;
+        let takes_frame = endpoint.sends_as_received()
+            && !endpoint.may_compress(&delivery.outgoing, &self.shared.codec);
+        let delivered = if !takes_frame {
+            self.deliver_apart(key, delivery)?
+        } else if link.sending {
+            self.deliver_behind(key, delivery)?
+        } else {
+            let arena = &mut self.shared.arena;
+            let queue = link.outgoing.get_or_insert_with(|| arena.queue());
+            queue.push_common(delivery.frame.clone());
+            Delivered::Yes
+        };
+        let Connection { link, state, .. } = self.slab.get_mut(key)?;
+        if link.settles == Settles::Not {
+            link.settles = Settles::Later;
+            self.distribution.later.push_back(key);
+        }
+        if let Delivered::Yes | Delivered::Replaced = delivered
+            && let Some(tally) = state.as_mut().and_then(S::tally)
+        {
+            tally.send(delivery.payload_len as u64);
+        }
+        Some(delivered)
+    }
+
+    /// To a subscriber to whom something is being sent.
+    fn deliver_behind(&mut self, key: Key, delivery: &Delivery) -> Option<Delivered> {
+        let Connection { link, .. } = self.slab.get_mut(key)?;
+        let options = &delivery.options;
+        let len = delivery.frame.len();
+        let is_short_of_memory = self.shared.ledger.pressure() >= Pressure::Pause;
+        let backlog = link.rare.backlog_mut();
+        let is_full = |backlog: &Backlog| {
+            !backlog.is_empty()
+                && (backlog.len() >= options.backlog_messages_max
+                    || backlog.bytes() + len > options.backlog_bytes_max
+                    || is_short_of_memory)
+        };
+        let mut frame = delivery.frame.clone();
+        if options.slow == SlowPolicy::Conflate {
+            frame = match backlog.replace(frame, delivery.key) {
+                Ok(()) => return Some(Delivered::Replaced),
+                Err(frame) => frame,
+            };
+        }
+        match options.slow {
+            SlowPolicy::Conflate | SlowPolicy::DropOldest => {
+                while is_full(backlog) && backlog.drop_oldest() {
+                    self.shared.counts.topic_dropped_oldest += 1;
+                }
+            }
+            SlowPolicy::Disconnect if is_full(backlog) => return Some(Delivered::TooSlow),
+            SlowPolicy::DropNewest if is_full(backlog) => return Some(Delivered::LeftOut),
+            SlowPolicy::Disconnect | SlowPolicy::DropNewest => {}
+        }
+        backlog.push(frame, delivery.key);
+        Some(Delivered::Yes)
+    }
+
+    /// To a subscriber that takes no server's plain frame: it has agreed on compression, speaks
+    /// hixie-76, or is a server that we have dialled.
+    #[inline(never)]
+    fn deliver_apart(&mut self, key: Key, delivery: &Delivery) -> Option<Delivered> {
+        let id = self.id_of(key);
+        let Connection { link, state, .. } = self.slab.get_mut(key)?;
+        let state = state.as_mut()?;
+        let options = &delivery.options;
+        let queued = link.queued_bytes();
+        let is_full = queued > 0 && queued + delivery.payload_len > options.backlog_bytes_max;
+        let counts = self.shared.counts;
+        let sent = if is_full {
+            Err(SendError::QueueFull)
+        } else {
+            Conn::new(id, link, state, &mut self.shared).send(delivery.outgoing.clone())
+        };
+        // Deliveries are counted together.
+        self.shared.counts.messages_sent = counts.messages_sent;
+        self.shared.counts.payload_bytes_sent = counts.payload_bytes_sent;
+        match sent {
+            Ok(_) => Some(Delivered::Yes),
+            Err(SendError::Closed) => None,
+            Err(SendError::QueueFull) => Some(match options.slow {
+                SlowPolicy::Disconnect => Delivered::TooSlow,
+                // What is queued for it are no whole messages any more.
+                _ => Delivered::LeftOut,
+            }),
+            Err(_) => Some(Delivered::Unsupported),
+        }
+    }
+
+    /// Closes a subscriber that reads too slowly. What waits for it is not sent any more.
+    fn end_slow(&mut self, key: Key) {
+        let id = self.id_of(key);
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return;
+        };
+        link.rare.take_backlog();
+        let (endpoint, mut context) = link.split(&mut self.shared);
+        if endpoint
+            .close(CloseCode::TRY_AGAIN_LATER, TOO_SLOW, &mut context)
+            .is_err()
+        {
+            return;
+        }
+        link.ends(CloseCause::TooSlow);
+        self.shared.counts.topic_disconnects += 1;
+        tracing::debug!(connection = %id, "the subscriber reads too slowly and is closed");
+        self.touch(key);
+    }
+
+    /// Settles those whose sends were put off, as many as a turn has time for.
+    #[inline(never)]
+    pub(super) fn settle_later(&mut self) {
+        self.budget.begin_share();
+        while let Some(key) = self.distribution.later.pop_front() {
+            let connection = self.slab.get_mut(key);
+            if connection.is_some_and(|it| it.link.settles == Settles::Later) {
+                self.budget.charge(cost::TRANSFER_NS);
+                self.settle(key);
+            }
+            self.look_at_budget();
+            if self.budget.is_turn_over() && self.budget.is_share_over() {
+                break;
+            }
+        }
+        if self.distribution.later.is_empty() {
+            self.distribution.later = VecDeque::new();
+            // A service may have been called.
+            self.settle_touched();
+        }
+    }
+}
+
+/// Why a subscriber that is behind is closed.
+const TOO_SLOW: &str = "messages of topics come faster than they are read";
