@@ -7,8 +7,10 @@ use std::{os::fd::OwnedFd, time::Duration};
 #[cfg(feature = "aio")]
 use ringwire::aio;
 use ringwire::{
-    Address, Builder, CloseCode, Config, ConfigError, ConnId, Drain, Handle, HandleError, Proxies,
-    Pulse, RingKind, Seen, Server, Snapshot, Spread, StartError, SurveyOrder,
+    Address, Builder, CloseCode, Config, ConfigError, ConnId, Drain, Handle, HandleError, Outgoing,
+    Proxies, PublishError, Pulse, RingKind, Seen, Server, Snapshot, Spread, StartError,
+    SurveyOrder,
+    topics::{TopicError, TopicOptions},
 };
 
 use crate::{router::Router, settings::Settings};
@@ -95,6 +97,22 @@ impl Building {
     #[cfg(feature = "tls")]
     pub fn listen_tls(self, address: String, tls: &ringwire::tls::ServerTls) -> Self {
         build!(self, builder => builder.listen_tls(address, tls))
+    }
+
+    /// How topics are treated, which only shards have.
+    ///
+    /// # Errors
+    ///
+    /// A pattern that is none.
+    pub fn topics(mut self, topics: Vec<(String, TopicOptions)>) -> Result<Self, TopicError> {
+        for (pattern, options) in topics {
+            self = match self {
+                Self::Shard(builder) => Self::Shard(builder.topic(pattern, options)?),
+                #[cfg(feature = "aio")]
+                building @ Self::Async(_) => building,
+            };
+        }
+        Ok(self)
     }
 
     fn threads(self, threads: usize) -> Self {
@@ -200,6 +218,15 @@ impl Operator {
     /// Closes a connection, if it is there.
     pub fn close(&self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), HandleError> {
         both!(self, handle => handle.close(id, code, reason))
+    }
+
+    /// Sends a message to all who subscribe to a topic. Nobody does on async threads.
+    pub fn publish(&self, topic: &[u8], message: Outgoing<'_>) -> Result<(), PublishError> {
+        match self {
+            Self::Shard(handle) => handle.publish(topic, message),
+            #[cfg(feature = "aio")]
+            Self::Async(_) => Ok(()),
+        }
     }
 
     /// The connections that stand out. Waits for all shards, for so long at most.

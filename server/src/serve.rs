@@ -156,6 +156,8 @@ fn serve(
     for socket in handed.plain {
         builder = builder.listen_on(socket);
     }
+    let topics = builder.topics(routes.topics());
+    builder = topics.map_err(|error| error.to_string())?;
     let router = Router::new(routes, proxies);
     router.access().set(settings.access_log);
     // Before anything is served: whoever runs the server is to reach it.

@@ -81,6 +81,11 @@ impl Publication {
         })
     }
 
+    /// Whether it goes to the same connections as another one.
+    pub fn is_for_those_of(&self, other: &Self) -> bool {
+        self.topic == other.topic && self.except == other.except
+    }
+
     /// Bytes of memory that it takes.
     pub fn held_bytes(&self) -> usize {
         let key = self.key.as_ref().map_or(0, Bytes::len);
@@ -139,6 +144,11 @@ impl<T> Waiting<T> {
     #[cfg(feature = "sim")]
     pub fn sum(&self, bytes: impl Fn(&T) -> usize) -> usize {
         self.all.iter().map(bytes).sum()
+    }
+
+    /// The first one, which stays.
+    pub fn first(&self) -> Option<&T> {
+        self.all.front()
     }
 
     /// The first one, of which `bytes` tells what it holds.

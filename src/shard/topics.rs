@@ -97,28 +97,43 @@ impl Drop for Distribution {
     }
 }
 
-/// A message on its way to the subscribers of one shard.
+/// The most messages, and bytes, that are queued as one piece for those who get them at once.
+const RUN_MESSAGES_MAX: usize = 64;
+const RUN_BYTES_MAX: usize = 32 << 10;
+
+/// Messages of one topic on their way to its subscribers of one shard, one behind the other.
 struct Delivery {
+    messages: Vec<Delivered>,
+    /// All of them in one piece.
+    whole: Common,
+    payload_bytes: usize,
+    options: TopicOptions,
+    except: Option<Key>,
+}
+
+/// One of these messages.
+struct Delivered {
     frame: Common,
     /// For those who need another frame.
     outgoing: Outgoing<'static>,
-    options: TopicOptions,
     key: u64,
-    except: Option<Key>,
     payload_len: usize,
 }
 
-/// What came of a delivery to one subscriber.
-enum Delivered {
-    Yes,
-    /// It has taken the place of another message.
-    Replaced,
-    /// It was left out.
-    LeftOut,
-    /// It is too slow to keep.
-    TooSlow,
-    /// It takes no such messages.
-    Unsupported,
+/// Of the messages for one subscriber, how many were queued, and bytes of payload in them.
+#[derive(Clone, Copy, Default)]
+struct Queued {
+    messages: u64,
+    payload_bytes: u64,
+    /// It reads too slowly to keep.
+    is_too_slow: bool,
+}
+
+impl Queued {
+    const fn add(&mut self, message: &Delivered) {
+        self.messages += 1;
+        self.payload_bytes += message.payload_len as u64;
+    }
 }
 
 impl<R: Ring, S: Service> Shard<R, S> {
@@ -160,16 +175,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut is_over = false;
         while !is_over {
             self.take_inbox();
-            let arrived = self.distribution.arrived.pop(Publication::held_bytes);
+            let arrived = next_run(&mut self.distribution.arrived);
             let own = if self.distribution.is_held_up {
-                None
+                Vec::new()
             } else {
-                let publications = &mut self.shared.asked.publications;
-                publications.pop(Publication::held_bytes)
+                next_run(&mut self.shared.asked.publications)
             };
-            is_over = arrived.is_none() && own.is_none();
-            for publication in arrived.into_iter().chain(own) {
-                self.publish(&publication);
+            is_over = arrived.is_empty() && own.is_empty();
+            for run in [arrived, own] {
+                self.publish(&run);
             }
             self.look_at_budget();
             // A share at least, whatever the turn has cost before.
@@ -244,13 +258,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
-    fn publish(&mut self, publication: &Publication) {
-        self.budget.charge(cost::COMMAND_NS);
-        if publication.is_for_all {
-            self.publish_to_others(publication);
+    /// Queues messages for all who get the first of them.
+    fn publish(&mut self, run: &[Publication]) {
+        for publication in run {
+            self.budget.charge(cost::COMMAND_NS);
+            if publication.is_for_all {
+                self.publish_to_others(publication);
+            }
         }
-        if !self.shared.asked.table.is_empty() {
-            self.deliver(publication);
+        if let Some(first) = run.first()
+            && !self.shared.asked.table.is_empty()
+        {
+            self.deliver(first, run);
         }
     }
 
@@ -301,147 +320,202 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
-    /// Queues a message for every subscriber of this shard.
-    fn deliver(&mut self, publication: &Publication) {
-        // Nobody can subscribe while it is queued: no service is called.
+    /// Queues messages for every subscriber of this shard.
+    fn deliver(&mut self, first: &Publication, run: &[Publication]) {
+        let topic = &first.topic;
+        // Nobody can subscribe while they are queued: no service is called.
         let mut table = mem::take(&mut self.shared.asked.table);
-        let key = publication.key.as_ref();
-        let topic = &publication.topic;
-        let except = publication.except;
-        let delivery = Delivery {
-            frame: self.shared.arena.common(publication.frame.bytes().clone()),
-            outgoing: publication.frame.outgoing(),
-            options: self.shared.asked.rules.of(topic),
-            key: self.distribution.keys.hash_one((topic, key)),
-            except: except.filter(|id| id.shard() == self.id).map(ConnId::key),
-            payload_len: publication.frame.payload_len(),
-        };
+        if !table.has_any(topic) {
+            self.shared.asked.table = table;
+            return;
+        }
+        let delivery = self.delivery(first, run);
         let mut too_slow = Vec::new();
-        let mut delivered = 0;
+        let mut queued = Queued::default();
         table.each(topic, |place| {
             let Some(key) = self.slab.key_at(place) else {
                 return;
             };
-            match self.deliver_to(key, &delivery) {
-                None => {}
-                Some(Delivered::Yes) => delivered += 1,
-                Some(Delivered::Replaced) => {
-                    delivered += 1;
-                    self.shared.counts.topic_conflated += 1;
-                }
-                Some(Delivered::LeftOut) => self.shared.counts.topic_dropped_newest += 1,
-                Some(Delivered::TooSlow) => too_slow.push(key),
-                Some(Delivered::Unsupported) => {
-                    self.shared.counts.topic_dropped_unsupported += 1;
-                }
+            let its = self.deliver_to(key, &delivery);
+            queued.messages += its.messages;
+            queued.payload_bytes += its.payload_bytes;
+            if its.is_too_slow {
+                too_slow.push(key);
             }
         });
         self.shared.asked.table = table;
         let counts = &mut self.shared.counts;
-        counts.topic_deliveries += delivered;
-        counts.messages_sent += delivered;
-        counts.payload_bytes_sent += delivered * delivery.payload_len as u64;
-        self.budget.charge(delivered * cost::DELIVERY_NS);
+        counts.topic_deliveries += queued.messages;
+        counts.messages_sent += queued.messages;
+        counts.payload_bytes_sent += queued.payload_bytes;
+        self.budget.charge(queued.messages * cost::DELIVERY_NS);
         for key in too_slow {
             self.end_slow(key);
         }
     }
 
-    /// Queues a message for one subscriber. `None` if it gets none.
-    #[inline]
-    fn deliver_to(&mut self, key: Key, delivery: &Delivery) -> Option<Delivered> {
-        let Connection { link, .. } = self.slab.get_mut(key)?;
-        if !matches!(link.stage, Stage::Open) || delivery.except == Some(key) {
-            return None;
+    fn delivery(&self, first: &Publication, run: &[Publication]) -> Delivery {
+        let arena = &self.shared.arena;
+        let messages: Vec<_> = run
+            .iter()
+            .map(|publication| Delivered {
+                frame: arena.common(publication.frame.bytes().clone()),
+                outgoing: publication.frame.outgoing(),
+                key: self
+                    .distribution
+                    .keys
+                    .hash_one((&publication.topic, &publication.key)),
+                payload_len: publication.frame.payload_len(),
+            })
+            .collect();
+        let whole = match &messages[..] {
+            [message] => message.frame.clone(),
+            all => {
+                let frames = all.iter().flat_map(|message| message.frame.bytes());
+                let frames: Vec<u8> = frames.copied().collect();
+                arena.common(frames.into())
+            }
+        };
+        Delivery {
+            payload_bytes: messages.iter().map(|message| message.payload_len).sum(),
+            whole,
+            messages,
+            options: self.shared.asked.rules.of(&first.topic),
+            except: first
+                .except
+                .filter(|id| id.shard() == self.id)
+                .map(ConnId::key),
         }
-        let endpoint = &link.endpoint;
-        let takes_frame = endpoint.sends_as_received()
-            && !endpoint.may_compress(&delivery.outgoing, &self.shared.codec);
-        let delivered = if !takes_frame {
-            self.deliver_apart(key, delivery)?
+    }
+
+    /// Queues messages for one subscriber.
+    #[inline]
+    fn deliver_to(&mut self, key: Key, delivery: &Delivery) -> Queued {
+        let mut queued = Queued::default();
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return queued;
+        };
+        if !matches!(link.stage, Stage::Open) || delivery.except == Some(key) {
+            return queued;
+        }
+        if link.endpoint.is_compressing() || !link.endpoint.sends_as_received() {
+            for message in &delivery.messages {
+                self.deliver_apart(key, message, &delivery.options, &mut queued);
+            }
         } else if link.sending {
-            self.deliver_behind(key, delivery)?
+            for message in &delivery.messages {
+                self.deliver_behind(key, message, &delivery.options, &mut queued);
+            }
         } else {
             let arena = &mut self.shared.arena;
             let queue = link.outgoing.get_or_insert_with(|| arena.queue());
-            queue.push_common(delivery.frame.clone());
-            Delivered::Yes
+            queue.push_common(delivery.whole.clone());
+            queued.messages = delivery.messages.len() as u64;
+            queued.payload_bytes = delivery.payload_bytes as u64;
+        }
+        let Some(Connection { link, state, .. }) = self.slab.get_mut(key) else {
+            return queued;
         };
-        let Connection { link, state, .. } = self.slab.get_mut(key)?;
         if link.settles == Settles::Not {
             link.settles = Settles::Later;
             self.distribution.later.push_back(key);
         }
-        if let Delivered::Yes | Delivered::Replaced = delivered
-            && let Some(tally) = state.as_mut().and_then(S::tally)
-        {
-            tally.send(delivery.payload_len as u64);
+        if let Some(tally) = state.as_mut().and_then(S::tally) {
+            tally.messages_sent += queued.messages;
+            tally.payload_bytes_sent += queued.payload_bytes;
         }
-        Some(delivered)
+        queued
     }
 
     /// To a subscriber to whom something is being sent.
-    fn deliver_behind(&mut self, key: Key, delivery: &Delivery) -> Option<Delivered> {
-        let Connection { link, .. } = self.slab.get_mut(key)?;
-        let options = &delivery.options;
-        let len = delivery.frame.len();
+    fn deliver_behind(
+        &mut self,
+        key: Key,
+        message: &Delivered,
+        options: &TopicOptions,
+        queued: &mut Queued,
+    ) {
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return;
+        };
+        let counts = &mut self.shared.counts;
         let is_short_of_memory = self.shared.ledger.pressure() >= Pressure::Pause;
-        let backlog = link.rare.backlog_mut();
         let is_full = |backlog: &Backlog| {
             !backlog.is_empty()
                 && (backlog.len() >= options.backlog_messages_max
-                    || backlog.bytes() + len > options.backlog_bytes_max
+                    || backlog.bytes() + message.frame.len() > options.backlog_bytes_max
                     || is_short_of_memory)
         };
-        let mut frame = delivery.frame.clone();
+        let backlog = link.rare.backlog_mut();
+        let mut frame = message.frame.clone();
         if options.slow == SlowPolicy::Conflate {
-            frame = match backlog.replace(frame, delivery.key) {
-                Ok(()) => return Some(Delivered::Replaced),
+            frame = match backlog.replace(frame, message.key) {
+                Ok(()) => {
+                    counts.topic_conflated += 1;
+                    return queued.add(message);
+                }
                 Err(frame) => frame,
             };
         }
         match options.slow {
             SlowPolicy::Conflate | SlowPolicy::DropOldest => {
                 while is_full(backlog) && backlog.drop_oldest() {
-                    self.shared.counts.topic_dropped_oldest += 1;
+                    counts.topic_dropped_oldest += 1;
                 }
             }
-            SlowPolicy::Disconnect if is_full(backlog) => return Some(Delivered::TooSlow),
-            SlowPolicy::DropNewest if is_full(backlog) => return Some(Delivered::LeftOut),
+            SlowPolicy::Disconnect if is_full(backlog) => {
+                queued.is_too_slow = true;
+                return;
+            }
+            SlowPolicy::DropNewest if is_full(backlog) => {
+                counts.topic_dropped_newest += 1;
+                return;
+            }
             SlowPolicy::Disconnect | SlowPolicy::DropNewest => {}
         }
-        backlog.push(frame, delivery.key);
-        Some(Delivered::Yes)
+        backlog.push(frame, message.key);
+        queued.add(message);
     }
 
     /// To a subscriber that takes no server's plain frame: it has agreed on compression, speaks
     /// hixie-76, or is a server that we have dialled.
     #[inline(never)]
-    fn deliver_apart(&mut self, key: Key, delivery: &Delivery) -> Option<Delivered> {
+    fn deliver_apart(
+        &mut self,
+        key: Key,
+        message: &Delivered,
+        options: &TopicOptions,
+        queued: &mut Queued,
+    ) {
         let id = self.id_of(key);
-        let Connection { link, state, .. } = self.slab.get_mut(key)?;
-        let state = state.as_mut()?;
-        let options = &delivery.options;
-        let queued = link.queued_bytes();
-        let is_full = queued > 0 && queued + delivery.payload_len > options.backlog_bytes_max;
+        let Some(Connection {
+            link,
+            state: Some(state),
+            ..
+        }) = self.slab.get_mut(key)
+        else {
+            return;
+        };
+        let waiting = link.queued_bytes();
+        let is_full = waiting > 0 && waiting + message.payload_len > options.backlog_bytes_max;
         let counts = self.shared.counts;
         let sent = if is_full {
             Err(SendError::QueueFull)
         } else {
-            Conn::new(id, link, state, &mut self.shared).send(delivery.outgoing.clone())
+            Conn::new(id, link, state, &mut self.shared).send(message.outgoing.clone())
         };
-        // Deliveries are counted together.
+        // They are counted together with all others.
         self.shared.counts.messages_sent = counts.messages_sent;
         self.shared.counts.payload_bytes_sent = counts.payload_bytes_sent;
         match sent {
-            Ok(_) => Some(Delivered::Yes),
-            Err(SendError::Closed) => None,
-            Err(SendError::QueueFull) => Some(match options.slow {
-                SlowPolicy::Disconnect => Delivered::TooSlow,
-                // What is queued for it are no whole messages any more.
-                _ => Delivered::LeftOut,
-            }),
-            Err(_) => Some(Delivered::Unsupported),
+            Ok(_) => queued.add(message),
+            Err(SendError::Closed) => {}
+            Err(SendError::QueueFull) if options.slow == SlowPolicy::Disconnect => {
+                queued.is_too_slow = true;
+            }
+            // What is queued for it are no whole messages any more, of which one could be left out.
+            Err(SendError::QueueFull) => self.shared.counts.topic_dropped_newest += 1,
+            Err(_) => self.shared.counts.topic_dropped_unsupported += 1,
         }
     }
 
@@ -490,3 +564,21 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
 /// Why a subscriber that is behind is closed.
 const TOO_SLOW: &str = "messages of topics come faster than they are read";
+
+/// The first of these and those behind it that go to the same connections.
+fn next_run(waiting: &mut Waiting<Publication>) -> Vec<Publication> {
+    let mut run: Vec<Publication> = Vec::new();
+    let mut bytes = 0;
+    while let Some(next) = waiting.first() {
+        bytes += next.frame.bytes().len();
+        let goes_along = run.first().is_none_or(|first| {
+            let fits = run.len() < RUN_MESSAGES_MAX && bytes <= RUN_BYTES_MAX;
+            fits && next.is_for_those_of(first)
+        });
+        if !goes_along {
+            break;
+        }
+        run.extend(waiting.pop(Publication::held_bytes));
+    }
+    run
+}

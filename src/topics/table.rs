@@ -301,6 +301,13 @@ impl Table {
         Some((pattern, reach))
     }
 
+    /// Whether anybody subscribes to this name.
+    pub fn has_any(&self, name: &[u8]) -> bool {
+        let mut has_any = false;
+        self.tree.matches(name, |_| has_any = true);
+        has_any
+    }
+
     /// Calls `found` with each place that subscribes to this name, once.
     pub fn each(&mut self, name: &[u8], mut found: impl FnMut(u32)) {
         let mut sets = std::mem::take(&mut self.found);

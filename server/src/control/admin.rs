@@ -11,6 +11,7 @@
 //! | `GET /connections?by=held&limit=20` | those that stand out; also by `age`, `queued` |
 //! | `DELETE /connections/ID?code=1008` | close one |
 //! | `GET /config` | the settings in force |
+//! | `POST /topics/NAME` | publish the body to all who subscribe |
 //! | `POST /reload` | read settings and certificates again |
 //! | `POST /drain?spread=10s&code=1012` | stop |
 //! | `GET`, `PUT /log-level` | the level of the log, until the next reload |
@@ -37,7 +38,8 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ringwire::{Address, CloseCode, ConnId, Listener, Seen, SurveyOrder};
+use percent_encoding::percent_decode_str;
+use ringwire::{Address, CloseCode, ConnId, Listener, Outgoing, PublishError, Seen, SurveyOrder};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -257,6 +259,7 @@ enum Wish {
     Ready,
     Connections,
     Close(String),
+    Publish(String),
     Config,
     Reload,
     Drain,
@@ -281,6 +284,12 @@ impl Wish {
             return match method {
                 "DELETE" => Ok(Self::Close(id.to_owned())),
                 _ => Err("DELETE"),
+            };
+        }
+        if let Some(topic) = path.strip_prefix("/topics/") {
+            return match method {
+                "POST" => Ok(Self::Publish(topic.to_owned())),
+                _ => Err("POST"),
             };
         }
         Ok(match (path, method) {
@@ -311,7 +320,7 @@ impl Wish {
     const fn changes_something(&self) -> bool {
         matches!(
             self,
-            Self::Close(_) | Self::Reload | Self::Drain | Self::SetLevel
+            Self::Close(_) | Self::Publish(_) | Self::Reload | Self::Drain | Self::SetLevel
         )
     }
 }
@@ -363,12 +372,60 @@ async fn answer(operations: &Arc<Operations>, request: Request<Incoming>) -> Rep
         .unwrap_or_else(|sentence| text(StatusCode::BAD_REQUEST, sentence))
 }
 
+/// The body of a request, which is called so.
+///
+/// # Errors
+///
+/// Why there is none.
+async fn body_of(
+    request: Request<Incoming>,
+    what: &str,
+    bytes_max: usize,
+) -> Result<Bytes, String> {
+    let body = Limited::new(request.into_body(), bytes_max).collect();
+    let body = timeout(BODY_TIMEOUT, body).await;
+    let body = body.map_err(|_| format!("{what} did not come in time"))?;
+    let body = body.map_err(|error| format!("{what} did not come: {error}"))?;
+    Ok(body.to_bytes())
+}
+
+/// Publishes a body: as binary, if its type says that it is one, and as text else.
+///
+/// # Errors
+///
+/// What is wrong with the topic or the body.
+async fn publish(
+    operations: &Operations,
+    topic: &str,
+    request: Request<Incoming>,
+) -> Result<Reply, String> {
+    let bytes_max = operations.with_settings(|settings| settings.config.message_bytes_max);
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let is_binary = content_type.is_some_and(|it| it == "application/octet-stream");
+    let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+    let body = body_of(request, "The message", bytes_max).await?;
+    let message = if is_binary {
+        Outgoing::from(body)
+    } else {
+        Outgoing::text(body).map_err(
+            |_| "The message is no UTF-8: send it with Content-Type: application/octet-stream",
+        )?
+    };
+    let topic: Vec<u8> = percent_decode_str(topic).collect();
+    Ok(match operations.operator.publish(&topic, message) {
+        Ok(()) => text(StatusCode::ACCEPTED, "published"),
+        Err(PublishError::Topic(error)) => return Err(format!("That is no topic: {error}")),
+        Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    })
+}
+
 const INDEX: &str = "\
 GET  /metrics                            counts, for Prometheus
 GET  /healthz                            503 while a shard stands still
 GET  /readyz                             503 from the start of a drain
 GET  /connections?by=held&limit=20       those that stand out; by age, held or queued
 DELETE /connections/ID?code=1008         close one
+POST /topics/NAME                        publish the body to all who subscribe
 GET  /config                             the settings in force
 POST /reload                             read settings and certificates again
 POST /drain?spread=10s&code=1012         stop
@@ -399,6 +456,7 @@ async fn fulfil(
         },
         Wish::Connections => connections(operations, query).await?,
         Wish::Close(id) => close(operations, &id, query)?,
+        Wish::Publish(topic) => publish(operations, &topic, request).await?,
         Wish::Config => object(
             StatusCode::OK,
             &operations.with_settings(settings::in_force),
@@ -407,11 +465,7 @@ async fn fulfil(
         Wish::Drain => drain(operations, query)?,
         Wish::Level => text(StatusCode::OK, operations.level()),
         Wish::SetLevel => {
-            let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
-            let body = timeout(BODY_TIMEOUT, body).await;
-            let body = body.map_err(|_| "The level did not come in time".to_owned())?;
-            let body = body.map_err(|error| format!("The level did not come: {error}"))?;
-            let body = body.to_bytes();
+            let body = body_of(request, "The level", BODY_BYTES_MAX).await?;
             let level = str::from_utf8(&body).unwrap_or_default().trim();
             if !log::LEVELS.contains(&level) {
                 let levels = log::LEVELS.join(", ");

@@ -14,6 +14,7 @@
 mod auth;
 mod hosts;
 mod meter;
+mod topics;
 
 use std::{
     path::Path,
@@ -33,7 +34,9 @@ use ringwire::{
     Answer, CloseCause, CloseCode, Conn, ConnId, HandshakeError, HttpReply, Message, Proxies,
     Refusal, Remote, Request, Service, Tally, Turn, Upgrade,
     service::{Echo, EchoState, OriginError, Origins},
+    topics::TopicOptions,
 };
+use topics::Topic;
 
 use crate::{
     access::{AccessLog, Client, Record},
@@ -42,12 +45,13 @@ use crate::{
 };
 
 /// What is served at a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Application {
     Echo,
     Sink,
     Page,
     Health,
+    Topics(topics::Rules),
 }
 
 /// One route.
@@ -93,11 +97,12 @@ pub struct Visitor {
     kept: Option<Box<Kept>>,
 }
 
-/// What is kept for connections at routes with so many places, and for those with a line in the
-/// access log.
+/// What is kept for connections at routes with so many places or with topics, and for those with a
+/// line in the access log.
 #[derive(Debug, Default)]
 struct Kept {
     record: Option<Box<Record>>,
+    topic: Option<Box<Topic>>,
     _seat: Option<Seat>,
 }
 
@@ -216,17 +221,25 @@ impl Routes {
             }),
         };
         let auth = auth_of(settings, &mut error);
+        let application = match settings.application.as_str() {
+            "sink" => Application::Sink,
+            "page" => Application::Page,
+            "health" => Application::Health,
+            "topics" => match topics::Rules::new(settings) {
+                Ok(rules) => Application::Topics(rules),
+                Err((key, sentence)) => {
+                    error(key, sentence);
+                    return;
+                }
+            },
+            _ => Application::Echo,
+        };
         if findings.len() > before {
             return;
         }
         self.routes.push(Route {
             name: format!("{hosts:?} {path}"),
-            application: match settings.application.as_str() {
-                "sink" => Application::Sink,
-                "page" => Application::Page,
-                "health" => Application::Health,
-                _ => Application::Echo,
-            },
+            application,
             origins,
             auth,
             subprotocols: settings.subprotocols.clone(),
@@ -242,12 +255,27 @@ impl Routes {
         });
     }
 
-    /// The route of a request.
-    fn find(&self, request: &Request<'_>) -> Result<&Route, HandshakeError> {
+    /// The route of a request, and what stands in its path for a topic.
+    fn find<'a>(
+        &'a self,
+        request: &Request<'a>,
+    ) -> Result<(&'a Route, Option<&'a str>), HandshakeError> {
         let mut paths = self.by_host.find(request.host());
         let found = paths.find_map(|paths| paths.at(request.path()).ok());
-        let route = found.and_then(|found| self.routes.get(*found.value));
-        route.ok_or(HandshakeError::NotFound)
+        let found = found.ok_or(HandshakeError::NotFound)?;
+        let route = self.routes.get(*found.value);
+        let topic = found.params.get(topics::HOLE);
+        Ok((route.ok_or(HandshakeError::NotFound)?, topic))
+    }
+
+    /// How topics of routes are treated.
+    pub fn topics(&self) -> Vec<(String, TopicOptions)> {
+        let routes = self.routes.iter();
+        let all = routes.filter_map(|route| match &route.application {
+            Application::Topics(rules) => Some(rules.of_server()),
+            _ => None,
+        });
+        all.collect()
     }
 
     /// Who has a seat at a route keeps it when routes are read anew.
@@ -390,6 +418,7 @@ impl Route {
     fn open(
         &self,
         upgrade: &Upgrade<'_>,
+        in_path: Option<&str>,
         answer: &mut Answer,
     ) -> Result<(Visitor, Option<String>), Turned> {
         let request = upgrade.request();
@@ -405,9 +434,14 @@ impl Route {
                 }
             })?;
         }
-        let echo = match self.application {
+        let mut topic = None;
+        let echo = match &self.application {
             Application::Echo | Application::Page => EchoState::echo(request)?,
             Application::Sink => EchoState::sink(),
+            Application::Topics(rules) => {
+                topic = Some(Box::new(rules.topic(in_path.unwrap_or_default())?));
+                EchoState::default()
+            }
             Application::Health => return Err(HandshakeError::NotFound.into()),
         };
         if let Some(chosen) = self.subprotocol(upgrade) {
@@ -425,10 +459,11 @@ impl Route {
             Some(most) => Some(self.seat(most)?),
         };
         let meter = (!self.rate.is_any()).then(|| Box::new(Meter::new(self.rate)));
-        let kept = seat.map(|seat| {
+        let kept = (seat.is_some() || topic.is_some()).then(|| {
             Box::new(Kept {
                 record: None,
-                _seat: Some(seat),
+                topic,
+                _seat: seat,
             })
         });
         let visitor = Visitor { echo, meter, kept };
@@ -457,17 +492,20 @@ impl Route {
     /// The answer to a request that is no handshake.
     fn reply(&self, request: &Request<'_>) -> Result<HttpReply, Refusal> {
         let is_read = matches!(request.method(), "GET" | "HEAD");
-        let is_options = request.method() == "OPTIONS" && self.application == Application::Health;
+        let is_health = matches!(self.application, Application::Health);
+        let is_options = request.method() == "OPTIONS" && is_health;
         if !is_read && !is_options {
             return Err(HandshakeError::MethodNotAllowed.into());
         }
         if request.announces_body() {
             return Err(HandshakeError::ContentTooLarge.into());
         }
-        match self.application {
+        match &self.application {
             Application::Page => Echo::page(),
             Application::Health => health(),
-            Application::Echo | Application::Sink => Err(HandshakeError::UpgradeRequired.into()),
+            Application::Echo | Application::Sink | Application::Topics(_) => {
+                Err(HandshakeError::UpgradeRequired.into())
+            }
         }
     }
 }
@@ -554,8 +592,8 @@ impl Router {
             client.peer.count_as(client.forwarded)?;
         }
         let routes = self.routes();
-        let route = routes.find(request)?;
-        let opened = route.open(upgrade, answer)?;
+        let (route, in_path) = routes.find(request)?;
+        let opened = route.open(upgrade, in_path, answer)?;
         if routes.like_kaazing {
             answer.imitate_kaazing(request);
         }
@@ -577,7 +615,7 @@ impl Router {
 
     fn reply_of_route(&self, request: &Request<'_>) -> Result<HttpReply, Refusal> {
         let routes = self.routes();
-        let route = routes.find(request)?;
+        let (route, _) = routes.find(request)?;
         if Origins::is_preflight(request) {
             if request.announces_body() {
                 return Err(HandshakeError::ContentTooLarge.into());
@@ -597,6 +635,26 @@ fn allows(conn: &mut Conn<'_, Visitor>, message: &Message<'_>) -> bool {
     let now = Duration::from_millis(conn.now().as_ms());
     let meter = conn.state().meter.as_mut();
     meter.is_none_or(|meter| meter.allows(message.payload().len(), now))
+}
+
+/// Does something with the topic of a connection. Returns whether it has one.
+#[inline(never)]
+fn with_topic(
+    conn: &mut Conn<'_, Visitor>,
+    act: impl FnOnce(&Topic, &mut Conn<'_, Visitor>),
+) -> bool {
+    let Some(kept) = &mut conn.state().kept else {
+        return false;
+    };
+    // It is back before anybody else looks for it.
+    let Some(topic) = kept.topic.take() else {
+        return false;
+    };
+    act(&topic, conn);
+    if let Some(kept) = &mut conn.state().kept {
+        kept.topic = Some(topic);
+    }
+    true
 }
 
 impl Service for Router {
@@ -628,9 +686,21 @@ impl Service for Router {
     }
 
     #[inline]
+    fn on_open(&mut self, conn: &mut Conn<'_, Visitor>) {
+        if conn.state().kept.is_some() {
+            with_topic(conn, |topic, conn| topic.open(conn));
+        }
+    }
+
+    #[inline]
     fn on_message(&mut self, conn: &mut Conn<'_, Visitor>, message: Message<'_>) {
         if conn.state().meter.is_some() && !allows(conn, &message) {
             let _ = conn.close(CloseCode::POLICY_VIOLATION, TOO_MUCH);
+            return;
+        }
+        if conn.state().kept.is_some()
+            && with_topic(conn, |topic, conn| topic.publish(conn, message))
+        {
             return;
         }
         EchoState::answer(conn, |visitor| &mut visitor.echo, message);

@@ -287,6 +287,15 @@ const OF_AUTH: &[(&str, &str)] = &[
 
 /// What the keys of a route have to agree on. Files, hosts and paths are looked at as they are put
 /// together.
+/// Keys that only routes with topics have a use for.
+const OF_TOPICS: &[&str] = &[
+    "topic_prefix",
+    "topic_publish",
+    "topic_slow",
+    "topic_backlog_messages_max",
+    "topic_backlog_bytes_max",
+];
+
 fn of_routes(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
     for route in &settings.routes {
@@ -300,6 +309,19 @@ fn of_routes(settings: &Settings) -> Vec<Finding> {
         if route.is_given("auth_from") && route.auth == "none" {
             let sentence = "auth_from has no effect without auth = 'token' or 'jwt'";
             findings.push(Finding::error(route.place("auth_from"), sentence));
+        }
+        for key in OF_TOPICS {
+            if route.is_given(key) && route.application != "topics" {
+                let sentence = format!("{key} has no effect without application = 'topics'");
+                findings.push(Finding::error(route.place(key), sentence));
+            }
+        }
+        if route.application == "topics" && settings.engine != "shard" {
+            let sentence = format!(
+                "application is 'topics', which only {} shard serves",
+                settings.name("engine")
+            );
+            findings.push(Finding::error(route.place("application"), sentence));
         }
         let longest = match route.message_bytes_max {
             0 => settings.config.message_bytes_max,

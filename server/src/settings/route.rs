@@ -10,7 +10,13 @@ use super::{
 };
 
 /// What can be served at a path.
-pub const APPLICATIONS: &[&str] = &["echo", "sink", "page", "health"];
+pub const APPLICATIONS: &[&str] = &["echo", "sink", "page", "health", "topics"];
+
+/// Who may publish.
+const PUBLISHERS: &[&str] = &["clients", "nobody"];
+
+/// What is done with a subscriber that is behind.
+const SLOW: &[&str] = &["disconnect", "drop-oldest", "drop-newest", "conflate"];
 
 /// Who may come in.
 const AUTH: &[&str] = &[
@@ -90,7 +96,8 @@ keys! {
         "What is served. echo: messages come back, as what they were or as ?encoding=text or \
          ?encoding=binary says; sink: they are counted; page: an echo, and the page that talks to \
          it for browsers; health: 200 and ok for GET, HEAD and OPTIONS, for whoever asks whether \
-         the server is there";
+         the server is there; topics: whoever connects subscribes to the topic that {topic} in the \
+         path stands for, and what it sends goes to all who do (engine shard)";
     origins: List(Vec<String>) = Vec::new(), Kind::List,
         "Whose pages may connect here, instead of allow_origin: as there, without a path";
     subprotocols: List(Vec<String>) = Vec::new(), Kind::List,
@@ -111,6 +118,22 @@ keys! {
          sent none for a second. One that sends more is closed with 1008. 0: any number";
     bytes_per_second_max: Number(u64) = 0, Kind::Bytes(0, 1 << 40),
         "The same in bytes of their payload: a longer message is one too many by itself";
+    topic_prefix: Text(String) = String::new(), Kind::Text,
+        "What stands before the topic in the path, so that routes have topics of their own: chat. \
+         or eu.prices.";
+    topic_publish: Text(String) = "clients".to_owned(), Kind::Choice(PUBLISHERS),
+        "Who publishes to topics of this route. clients: what a client sends is published to the \
+         topic that it has connected to; nobody: a client that sends something is closed with \
+         1008. The admin side publishes in any case";
+    topic_slow: Text(String) = "disconnect".to_owned(), Kind::Choice(SLOW),
+        "What is done when more waits for a subscriber than may. disconnect: it is closed with \
+         1013; drop-oldest, drop-newest: messages are left out; conflate: a message takes the \
+         place of one of the same topic that still waits, however few wait";
+    topic_backlog_messages_max: Number(u64) = 4096, Kind::Count(1, 1 << 32),
+        "The most messages of topics that wait for one subscriber: 16 bytes of memory each, beside \
+         the message itself, which all share";
+    topic_backlog_bytes_max: Number(u64) = 4 << 20, Kind::Bytes(1, 1 << 40),
+        "The most bytes of messages that wait for one subscriber";
     auth: Text(String) = "none".to_owned(), Kind::Choice(AUTH),
         "Who may open a connection. none: everybody; token: whoever has one of auth_tokens_file; \
          jwt: whoever has a JSON Web Token (RFC 7519) that a key of jwt_keys_file has signed. \

@@ -30,14 +30,14 @@ const ADMIN: &[&str] = &[
 ];
 
 /// An answer of the admin side.
-struct Reply {
-    status: u16,
+pub struct Reply {
+    pub status: u16,
     head: String,
-    body: String,
+    pub body: String,
 }
 
 /// Asks with more lines in the head, each with its end, and a body.
-fn ask_with(admin: &Address, method_and_path: &str, lines: &str, body: &str) -> Reply {
+pub fn ask_with(admin: &Address, method_and_path: &str, lines: &str, body: &str) -> Reply {
     let mut peer = Peer::connect(admin);
     let length = match body.len() {
         0 => String::new(),
@@ -75,7 +75,7 @@ pub fn metrics(admin: &Address) -> BTreeMap<String, f64> {
 }
 
 /// The sum over all shards.
-fn sum(metrics: &BTreeMap<String, f64>, name: &str) -> f64 {
+pub fn sum(metrics: &BTreeMap<String, f64>, name: &str) -> f64 {
     let of = |series: &str| series.split_once('{').map_or(series, |(name, _)| name) == name;
     assert!(metrics.keys().any(|series| of(series)), "no {name}");
     let found = metrics.iter().filter(|(series, _)| of(series));
@@ -90,7 +90,7 @@ fn start(engine: &str, more: &[&str]) -> (Ringwire, Address) {
     (ringwire, admin)
 }
 
-fn stop(ringwire: Ringwire) -> String {
+pub fn stop(ringwire: Ringwire) -> String {
     ringwire.signal(Signal::TERM);
     let (status, log) = ringwire.wait();
     assert!(status.success(), "{log}");

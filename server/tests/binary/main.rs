@@ -40,3 +40,4 @@ mod stopped;
 #[cfg(feature = "tls")]
 mod tls;
 mod tokens;
+mod topics;
