@@ -54,6 +54,16 @@ pub enum Mistake {
     KeepsTickets,
     /// Who had no place is thought to be there for ever.
     ForgetsWhoLeft,
+    /// A subscriber gets a message twice.
+    DeliversTwice,
+    /// Other shards do not learn what the subscribers of this one want.
+    ForgetsInterest,
+    /// Of several messages of one topic the last goes first.
+    ReversesRuns,
+    /// What an inbox has no room for is forgotten.
+    LosesFullInboxes,
+    /// Who has left is still subscribed.
+    KeepsSubscriptions,
 }
 
 impl Shared {

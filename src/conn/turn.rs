@@ -12,7 +12,7 @@ use std::{collections::VecDeque, fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{ConnId, Key, Shared};
+use super::{ConnId, Key, Shared, mistake::Mistake};
 use crate::{
     config::Config,
     proto::{
@@ -411,9 +411,7 @@ impl Shared {
     /// A connection subscribes to a topic or a pattern. Returns whether it had not before.
     pub(super) fn subscribe(&mut self, key: Key, pattern: &[u8]) -> Result<bool, SubscribeError> {
         let reach = check_pattern(pattern)?;
-        let Asked {
-            table, interest, ..
-        } = &mut self.asked;
+        let table = &mut self.asked.table;
         let most = self.config.topic_subscriptions_max as usize;
         if table.subscriptions_of(key.slot) >= most {
             // What it has already, it may ask for again.
@@ -426,8 +424,9 @@ impl Shared {
             return Err(SubscribeError::NoMemory);
         }
         let joined = table.join(key.slot, pattern, reach);
-        if joined == Joined::First {
-            interest.begin(pattern, reach);
+        let tells = !self.errs(Mistake::ForgetsInterest);
+        if joined == Joined::First && tells {
+            self.asked.interest.begin(pattern, reach);
         }
         Ok(joined != Joined::Again)
     }

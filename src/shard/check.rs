@@ -26,6 +26,8 @@ pub struct Watch {
     due: Option<(u64, u64)>,
     /// Commands that were left by the turn before, and those carried out by then.
     commands: (usize, u64),
+    /// Whether sends were put off after the turn before, and how many had been made by then.
+    later: (bool, u64),
     /// Of the counts after the turn before.
     before: Totals,
     /// How long a turn may take, in nanoseconds.
@@ -365,6 +367,14 @@ impl<R: Watched, S: Service> Shard<R, S> {
             ));
         }
         self.check_mail(watch)?;
+        let later = (
+            self.distribution.has_later(),
+            self.distribution.later_done(),
+        );
+        if watch.later.0 && later.1 == watch.later.1 {
+            return Err("sends were put off, and a turn has made none of them".into());
+        }
+        watch.later = later;
         self.check_deadlines(watch)?;
         let ready = self.ring.completions_left() as u64;
         let others = self.slab.len() as u64;

@@ -238,7 +238,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         link.endpoint.release(&mut shared.pool, &mut shared.codec);
         link.endpoint.leave(&mut shared.codec);
         link.release_queues(&mut shared.arena);
-        shared.asked.leave(key);
+        if !shared.errs(Mistake::KeepsSubscriptions) {
+            shared.asked.leave(key);
+        }
         if let Some(socket) = connection.socket.take() {
             link.in_flight += 1;
             self.ring.submit_close(socket, key.token(Operation::Close));

@@ -31,6 +31,7 @@ use crate::{
         CloseCause, Conn, ConnId, Connection, Key, Settles, Stage,
         backlog::Backlog,
         ledger::Pressure,
+        mistake::Mistake,
         turn::{Effect, Publication, Waiting},
     },
     proto::{CloseCode, SendError, message::Outgoing},
@@ -53,6 +54,8 @@ pub(super) struct Distribution {
     is_held_up: bool,
     /// Those whose sends were put off.
     later: VecDeque<Key>,
+    #[cfg(feature = "sim")]
+    later_done: u64,
     /// What keys of messages are compared by.
     keys: RandomState,
 }
@@ -62,6 +65,12 @@ impl Distribution {
     #[inline]
     pub(super) fn has_later(&self) -> bool {
         !self.later.is_empty()
+    }
+
+    /// How many sends that were put off have been made.
+    #[cfg(feature = "sim")]
+    pub(super) const fn later_done(&self) -> u64 {
+        self.later_done
     }
 
     /// Bytes of what has arrived or waits in the inbox, and of what waits for room in others.
@@ -314,6 +323,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         *leaving_bytes = 0;
         for (to, leaving) in leaving.iter_mut().enumerate() {
             if !leaving.is_empty() && !exchange.hand_over(self.id, to, leaving) {
+                if self.shared.errs(Mistake::LosesFullInboxes) {
+                    leaving.clear();
+                    continue;
+                }
                 *is_held_up = true;
                 *leaving_bytes += leaving.iter().map(Publication::held_bytes).sum::<usize>();
             }
@@ -329,14 +342,20 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.shared.asked.table = table;
             return;
         }
-        let delivery = self.delivery(first, run);
+        let mut delivery = self.delivery(first, run);
+        if self.shared.errs(Mistake::ReversesRuns) {
+            delivery = self.delivery(first, &run.iter().rev().cloned().collect::<Vec<_>>());
+        }
         let mut too_slow = Vec::new();
         let mut queued = Queued::default();
         table.each(topic, |place| {
             let Some(key) = self.slab.key_at(place) else {
                 return;
             };
-            let its = self.deliver_to(key, &delivery);
+            let mut its = self.deliver_to(key, &delivery);
+            if self.shared.errs(Mistake::DeliversTwice) {
+                its = self.deliver_to(key, &delivery);
+            }
             queued.messages += its.messages;
             queued.payload_bytes += its.payload_bytes;
             if its.is_too_slow {
@@ -402,7 +421,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             for message in &delivery.messages {
                 self.deliver_apart(key, message, &delivery.options, &mut queued);
             }
-        } else if link.sending {
+        } else if link.sending || link.rare.backlog().is_some() {
             for message in &delivery.messages {
                 self.deliver_behind(key, message, &delivery.options, &mut queued);
             }
@@ -544,6 +563,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
     pub(super) fn settle_later(&mut self) {
         self.budget.begin_share();
         while let Some(key) = self.distribution.later.pop_front() {
+            #[cfg(feature = "sim")]
+            {
+                self.distribution.later_done += 1;
+            }
             let connection = self.slab.get_mut(key);
             if connection.is_some_and(|it| it.link.settles == Settles::Later) {
                 self.budget.charge(cost::TRANSFER_NS);

@@ -241,10 +241,12 @@ impl Table {
                 Some(before) => before.next = next,
                 None => self.firsts[place as usize] = next,
             }
-            return match self.remove(entry) {
+            let left = match self.remove(entry) {
                 Some(_) => Left::Last,
                 None => Left::More,
             };
+            self.forget_if_empty();
+            return left;
         }
         Left::Nothing
     }
@@ -266,8 +268,12 @@ impl Table {
             }
             next = after;
         }
+        self.forget_if_empty();
+    }
+
+    /// After a crowd, nothing of it stays.
+    fn forget_if_empty(&mut self) {
         if self.is_empty() {
-            // After a crowd, nothing of it stays.
             *self = Self::default();
         }
     }

@@ -32,6 +32,7 @@ mod plan;
 mod raw;
 mod services;
 mod situations;
+mod topics;
 mod world;
 
 use std::{

@@ -241,8 +241,8 @@ mod tests {
                  reference' has them all",
                 "it.toml:3:19: error: connections_max is 'many', but it has to be a number from 0 \
                  to 4294967295",
-                "it.toml:4:15: error: application is 'ecko', but it has to be echo, sink, page or \
-                 health; is echo meant?",
+                "it.toml:4:15: error: application is 'ecko', but it has to be echo, sink, page, \
+                 health or topics; is echo meant?",
             ]
         );
     }
