@@ -1,8 +1,8 @@
 //! Messages of topics that wait until a peer has taken what was sent to it before.
 //!
 //! Knows: whole frames in the order in which they came, how many bytes they are, and what may be
-//! left out. Refuses to know: what is sent now, and everything that is no message of a topic: control
-//! frames and answers never wait here, so that none of them is ever left out.
+//! left out. Refuses to know: what is sent now, and everything that is no message of a topic:
+//! control frames and answers never wait here, so that none of them is ever left out.
 //!
 //! A frame that waits takes [`WAITING_BYTES`], whatever its length: its bytes are shared by all who
 //! wait for it. There is a backlog only while a send is in flight; its end takes the next ones.

@@ -3,10 +3,10 @@
 //! Knows: an inbox for each shard, what its subscribers want, and how it is woken. Refuses to know:
 //! who the subscribers are, and what is done with what was taken out.
 //!
-//! A publication is put into the inbox of each shard that wants it, all of a turn under one lock and
-//! with one wake-up. An inbox that holds as much as it may takes no more: whoever has something for
-//! it keeps that, publishes nothing further, and is woken when there is room. So nothing is lost
-//! between two shards, and a shard that stands still holds up those who publish to it.
+//! A publication is put into the inbox of each shard that wants it, all of a turn under one lock
+//! and with one wake-up. An inbox that holds as much as it may takes no more: whoever has something
+//! for it keeps that, publishes nothing further, and is woken when there is room. So nothing is
+//! lost between two shards, and a shard that stands still holds up those who publish to it.
 
 use std::{
     collections::VecDeque,
@@ -184,8 +184,8 @@ impl Exchange {
         leaving.is_empty()
     }
 
-    /// Publishes from outside of all shards. All that goes to one topic goes by way of one shard, so
-    /// that it stays in its order.
+    /// Publishes from outside of all shards. All that goes to one topic goes by way of one shard,
+    /// so that it stays in its order.
     ///
     /// # Errors
     ///

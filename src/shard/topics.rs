@@ -5,17 +5,17 @@
 //! who asked, and why.
 //!
 //! ```text
-//!   publish --> queue of the shard --> every subscriber's send queue, or its backlog while it sends
+//!   publish --> queue of the shard --> every subscriber's queue, or its backlog while it sends
 //!                     |                             |
 //!                     v                             v
 //!           inbox of each other shard      settled when a turn has time: one send each,
 //!           that has subscribers           with all that came meanwhile
 //! ```
 //!
-//! Queueing is cheap and sending is not: a message is queued for all of its subscribers at once, and
-//! the sends are divided over as many turns as their cost needs, with a turn of everybody else's
-//! between them. What comes until then goes out in the same send. So the more is published, the less
-//! each message costs.
+//! Queueing is cheap and sending is not: a message is queued for all of its subscribers at once,
+//! and the sends are divided over as many turns as their cost needs, with a turn of everybody
+//! else's between them. What comes until then goes out in the same send. So the more is published,
+//! the less each message costs.
 
 use std::{
     collections::VecDeque,

@@ -2,8 +2,8 @@
 //!
 //! Knows: patterns that somebody subscribes to. Refuses to know: who.
 //!
-//! A shard enters a pattern before it says that somebody has subscribed, and whoever publishes looks
-//! here for each message: so nobody who was told that it has subscribed misses one.
+//! A shard enters a pattern before it says that somebody has subscribed, and whoever publishes
+//! looks here for each message: so nobody who was told that it has subscribed misses one.
 
 use std::sync::{
     PoisonError, RwLock,

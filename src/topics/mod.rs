@@ -6,9 +6,9 @@
 //! A service subscribes a connection with [`Conn::subscribe`](crate::Conn::subscribe), and whoever
 //! has something to say publishes it: with [`Conn::publish`](crate::Conn::publish) or
 //! [`Turn::publish`](crate::Turn::publish) from a service, with
-//! [`Handle::publish`](crate::Handle::publish) from any thread. A publication is made into one frame
-//! for all; it crosses to another shard once, however many subscribe there, and takes 16 bytes in
-//! the backlog of each subscriber that is behind.
+//! [`Handle::publish`](crate::Handle::publish) from any thread. A publication is made into one
+//! frame for all; it crosses to another shard once, however many subscribe there, and takes 16
+//! bytes in the backlog of each subscriber that is behind.
 //!
 //! What is promised:
 //!

@@ -9,8 +9,8 @@ use super::{
     tree::Tree,
 };
 
-/// What is done when more messages of topics wait for a subscriber than may. Control frames and what
-/// a service sends by itself are never left out.
+/// What is done when more messages of topics wait for a subscriber than may. Control frames and
+/// what a service sends by itself are never left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SlowPolicy {

@@ -3,8 +3,8 @@
 //! Knows: one value for each pattern; names in a table, and patterns with wildcards in a tree with
 //! one level for each segment. Refuses to know: what the values are.
 //!
-//! A name costs one look into the table, and in the tree at most the nodes that have its segments or
-//! a `*` in their place: it does not cost more when there are more patterns for other names.
+//! A name costs one look into the table, and in the tree at most the nodes that have its segments
+//! or a `*` in their place: it does not cost more when there are more patterns for other names.
 
 use std::collections::{HashMap, hash_map::Entry};
 

@@ -205,8 +205,8 @@ fn seeds_keep_every_promise() {
 }
 
 /// Of a million, those that found something: a message that nobody went on with and others waited
-/// for, a line of the rota that got all the memory there was, and a cancellation that is tried again
-/// for longer than the end was waited for.
+/// for, a line of the rota that got all the memory there was, and a cancellation that is tried
+/// again for longer than the end was waited for.
 #[test]
 fn seeds_that_found_something_pass() {
     for seed in [27_940, 743_179, 38_055, 206_204, 258_161, 578_950, 634_327] {

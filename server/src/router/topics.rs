@@ -1,8 +1,8 @@
-//! `application = "topics"`: whoever connects subscribes to what its path names, and what it sends is
-//! published there.
+//! `application = "topics"`: whoever connects subscribes to what its path names, and what it sends
+//! is published there.
 //!
-//! Knows: how a path becomes a topic, and who may publish. Refuses to know: who else subscribes, and
-//! how a message reaches them.
+//! Knows: how a path becomes a topic, and who may publish. Refuses to know: who else subscribes,
+//! and how a message reaches them.
 
 use std::borrow::Cow;
 

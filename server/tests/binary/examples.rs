@@ -65,6 +65,33 @@ fn say(peer: &mut Peer, line: &str) {
 }
 
 #[test]
+fn chat_tells_a_room_what_is_said_and_who_comes_and_goes() {
+    guarded(|| {
+        let (chat, address) = serving("chat", &[ANYWHERE]);
+        let mut ann = Peer::open(&address, "/tea?name=Ann");
+        ann.expect_text("Ann is here");
+        let mut elsewhere = Peer::open(&address, "/coffee");
+        elsewhere.expect_text("somebody is here");
+        let mut bob = Peer::open(&address, "/tea?name=Bob%20B.");
+        for peer in [&mut ann, &mut bob] {
+            peer.expect_text("Bob B. is here");
+        }
+        for number in 0..50 {
+            ann.send(TEXT, number.to_string().as_bytes());
+            for peer in [&mut ann, &mut bob] {
+                peer.expect_text(&format!("Ann: {number}"));
+            }
+        }
+        ann.close();
+        bob.expect_text("Ann has left");
+        let nowhere = Peer::open(&address, "/");
+        nowhere.answer_close(1008);
+        chat.signal(Signal::KILL);
+        chat.wait();
+    });
+}
+
+#[test]
 fn chat_history_keeps_what_was_said() {
     guarded(|| {
         let folder = tempfile::tempdir().unwrap();

@@ -204,7 +204,7 @@ fn the_files_that_the_readme_shows_are_right() {
         let shown: Vec<_> = blocks
             .map(|block| block.split_once("```").unwrap().0)
             .collect();
-        assert_eq!(shown.len(), 2);
+        assert_eq!(shown.len(), 3);
         for shown in shown {
             let path = folder.join("ringwire.toml");
             fs::write(&path, shown).unwrap();
