@@ -78,7 +78,7 @@ pub struct Builder {
     ring: RingKind,
     proxies: Proxies,
     unix_mode: Option<u32>,
-    topics: Rules,
+    topics: Box<Rules>,
     config: Config,
 }
 
@@ -93,7 +93,7 @@ impl Server {
             ring: RingKind::Auto,
             proxies: Proxies::default(),
             unix_mode: None,
-            topics: Rules::default(),
+            topics: Box::default(),
             config: Config::default(),
         }
     }
@@ -244,7 +244,7 @@ impl Builder {
         let shard_config = self.config.with_memory_for(shards);
         let door = Arc::new(Door::new(&shard_config));
         let proxies = Arc::new(self.proxies);
-        let exchange = Arc::new(Exchange::new(shards, self.topics, shard_config.clone()));
+        let exchange = Arc::new(Exchange::new(shards, *self.topics, shard_config.clone()));
         let service = Arc::new(service);
         let ballot = Arc::new(Ballot::new(self.ring, shards));
         let (reports, reported) = mpsc::channel();

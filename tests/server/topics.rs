@@ -334,10 +334,7 @@ fn beside_one_who_does_not_read(slow: SlowPolicy, messages: u32) -> (Vec<u32>, O
         let counts = handle.stats().counts;
         let left_out = counts.topic_dropped_newest + counts.topic_dropped_oldest;
         handle.publish("numbers.other", "the end").unwrap();
-        loop {
-            let Ok(frame) = idler.try_read_frame() else {
-                break;
-            };
+        while let Ok(frame) = idler.try_read_frame() {
             if frame.first == CLOSE {
                 read.1 = Some(u16::from_be_bytes([frame.payload[0], frame.payload[1]]));
                 idler.send(CLOSE, &frame.payload[..2]);

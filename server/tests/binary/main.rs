@@ -5,10 +5,6 @@ mod article;
 #[cfg(feature = "tls")]
 #[path = "../../../tests/common/authority.rs"]
 mod authority;
-#[cfg_attr(
-    not(feature = "aio"),
-    expect(dead_code, reason = "the examples need the rest")
-)]
 #[path = "../../../tests/common/mod.rs"]
 mod common;
 #[path = "../../../tests/common/draft.rs"]
