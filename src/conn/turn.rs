@@ -163,6 +163,9 @@ impl<T> Waiting<T> {
     }
 }
 
+/// With more publications waiting, their publishers wait as well.
+const PUBLICATIONS_HIGH: usize = 64;
+
 /// What a shard's services have asked for, and its topics.
 #[derive(Debug, Default)]
 pub struct Asked {
@@ -179,6 +182,12 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Whether more was published than a turn delivers.
+    #[inline]
+    pub fn is_behind(&self) -> bool {
+        self.publications.len() > PUBLICATIONS_HIGH
+    }
+
     /// Bytes of memory that it holds.
     #[inline]
     pub const fn held_bytes(&self) -> usize {

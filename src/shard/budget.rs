@@ -44,6 +44,9 @@ pub mod cost {
     pub const SURVEY_NS: u64 = 20_000;
     /// A message that is queued for one of those who subscribe to its topic.
     pub const DELIVERY_NS: u64 = 50;
+    /// A message that is published while more wait than a turn delivers: so many as a turn has
+    /// room for are about as many as it delivers to a thousand subscribers.
+    pub const PUBLICATION_BEHIND_NS: u64 = 50_000;
     /// A deadline that is due.
     pub const DEADLINE_NS: u64 = 200;
 

@@ -294,6 +294,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let may_swell = shared.codec.is_used();
         let counted = S::tally(state).map(|_| Tally::of(&shared.counts));
         let queued_max = shared.config.queue_high_bytes;
+        let published = shared.counts.topic_publications;
         let called = catch_unwind(AssertUnwindSafe(|| {
             loop {
                 if budget.wants_look() {
@@ -302,7 +303,17 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 if budget.is_share_over() || may_swell && link.queued_bytes() > queued_max {
                     break;
                 }
-                let mut batch = Batch::of_at_most(budget.messages_left());
+                let mut messages_max = budget.messages_left();
+                if shared.asked.is_behind() {
+                    // Who publishes faster than that can be delivered waits, as who needs much does.
+                    let more = shared.counts.topic_publications - published;
+                    if more > 0 {
+                        budget.charge(more * cost::PUBLICATION_BEHIND_NS);
+                        break;
+                    }
+                    messages_max = 1;
+                }
+                let mut batch = Batch::of_at_most(messages_max);
                 let (endpoint, mut context) = link.split(shared);
                 let full = endpoint.receive_batch(&mut input, &mut batch, &mut context);
                 let mut conn = Conn::with_batch(id, link, state, shared, &batch);
