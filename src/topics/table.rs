@@ -129,6 +129,9 @@ impl Table {
     /// Bytes of memory that it takes.
     #[inline]
     pub const fn held_bytes(&self) -> usize {
+        if self.is_empty() {
+            return 0;
+        }
         self.entries.capacity() * size_of::<Entry>()
             + (self.firsts.capacity() + self.met.capacity()) * size_of::<u32>()
             + self.sets_bytes
@@ -137,6 +140,9 @@ impl Table {
     /// The same, from walking over everything.
     #[cfg(feature = "sim")]
     pub fn sum_bytes(&self) -> usize {
+        if self.is_empty() {
+            return 0;
+        }
         let sets = self.sets.iter().filter(|set| !set.members.is_empty());
         self.held_bytes() - self.sets_bytes + sets.map(Set::held_bytes).sum::<usize>()
     }
