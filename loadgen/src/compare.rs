@@ -272,6 +272,13 @@ fn objections(a: &[Run], b: &[Run]) -> Vec<String> {
                  are the generator's"
             ));
         }
+        if run.times.interrupted {
+            objections.push(format!(
+                "run {side}{number} was interrupted after {} of the {} that were asked for",
+                units::milliseconds(run.times.measured_ms),
+                units::milliseconds(run.plan.duration_ms as f64),
+            ));
+        }
         let whole = run
             .slices
             .iter()
@@ -330,6 +337,11 @@ fn differences(a: &Run, b: &Run) -> Vec<String> {
     plan_a
         .iter()
         .filter(|(name, value)| plan_b.get(*name) != Some(*value))
+        // Runs of before it was written down do not say it.
+        .filter(|(name, value)| {
+            let other = plan_b.get(*name).unwrap_or(&Value::Null);
+            *name != "reply_timeout_ms" || !(value.is_null() || other.is_null())
+        })
         .map(|(name, value)| {
             let other = plan_b.get(name).unwrap_or(&Value::Null);
             format!("{name}: {value} and {other}")
@@ -470,8 +482,8 @@ impl Report {
         self.text.push('\n');
         if faults[1] > faults[0] {
             let sentence = format!(
-                "B is worse: {} lost or wrong, against {} of A.",
-                units::plural(faults[1], "message or connection"),
+                "B is worse: {} (what was lost or wrong), against {} of A.",
+                units::plural(faults[1], "fault"),
                 units::count(faults[0]),
             );
             self.lines("", &[sentence]);

@@ -25,11 +25,12 @@ use std::{
 
 use hdrhistogram::Histogram;
 use ringwire::{
-    CloseCause, Config, Conn, ConnId, Counts, Errno, Message, Service, Turn,
+    CloseCause, Config, Conn, ConnId, Counts, Errno, Message, Service, Timeout, Turn,
     client::{Client, Dial, Time, Wait},
 };
 
 use crate::{
+    environment::now_ns,
     histogram,
     plan::Plan,
     result::{Bytes, CompressionFigures, Messages},
@@ -53,6 +54,9 @@ const CLOSE_MAX_MS: u64 = 1000;
 
 /// How often a waiting thread looks whether the start is set, in nanoseconds.
 const LOOK_NS: u64 = 500_000;
+
+/// How often a thread looks at the end whether all replies have come, in nanoseconds.
+const QUIET_NS: u64 = 1_000_000;
 
 /// A look around that finds nothing takes less than this, in nanoseconds; one that took longer was
 /// interrupted, and did not use the processor for all of it.
@@ -238,8 +242,10 @@ pub struct Tally {
     pub resumed: u64,
     /// Connections that did not, by reason.
     pub failed: BTreeMap<String, u64>,
-    /// Connections that ended early, by reason.
+    /// Connections that ended early without the server having closed them in good order, by reason.
     pub lost: BTreeMap<String, u64>,
+    /// Connections that the server closed early, in good order, by reason.
+    pub closed: BTreeMap<String, u64>,
     /// What compression did.
     pub compression: CompressionFigures,
     /// The slice that is under way.
@@ -264,6 +270,7 @@ impl Tally {
             resumed: 0,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
+            closed: BTreeMap::new(),
             compression: CompressionFigures::default(),
             slice: Box::new(SliceTally::new(0)),
             has_schedule,
@@ -349,6 +356,8 @@ pub struct Place {
     /// Due messages that wait for it.
     pub backlog: VecDeque<u64>,
     is_open: bool,
+    /// Where it is in [`Hub::open`], while it is open.
+    open_at: u32,
     is_blocked: bool,
 }
 
@@ -427,6 +436,7 @@ impl Hub {
     fn opened(&mut self, index: u32, now_ns: u64) {
         let place = &mut self.places[index as usize];
         place.is_open = true;
+        place.open_at = self.open.len() as u32;
         let took_ns = now_ns.saturating_sub(place.dialled_ns);
         histogram::record(&mut self.tally.handshake_ns, took_ns);
         self.open.push(index);
@@ -438,10 +448,15 @@ impl Hub {
         self.resolved += 1;
     }
 
-    fn lost(&mut self, index: u32, cause: &CloseCause) {
-        if self.ending {
-            return;
+    /// Puts the open connections in the order of the run: they opened in any.
+    fn sort_open(&mut self) {
+        self.open.sort_unstable();
+        for (at, &index) in self.open.iter().enumerate() {
+            self.places[index as usize].open_at = at as u32;
         }
+    }
+
+    fn lost(&mut self, index: u32, cause: &CloseCause) {
         let place = &mut self.places[index as usize];
         place.is_open = false;
         self.backlog -= place.backlog.len();
@@ -450,9 +465,32 @@ impl Hub {
         let unsent = place.backlog.iter().filter(|&&due| due >= from_ns).count();
         self.tally.messages.unsent += unsent as u64;
         place.backlog.clear();
-        self.open.retain(|&open| open != index);
+        // The last one takes its turn: thousands that end at once are not to be walked over each.
+        let at = place.open_at as usize;
+        self.open.swap_remove(at);
+        if let Some(&moved) = self.open.get(at) {
+            self.places[moved as usize].open_at = at as u32;
+        }
         self.tally.slice.errors += 1;
-        *self.tally.lost.entry(sentence(cause)).or_default() += 1;
+        let ended = match is_orderly(cause) {
+            true => &mut self.tally.closed,
+            false => &mut self.tally.lost,
+        };
+        *ended.entry(sentence(cause)).or_default() += 1;
+    }
+}
+
+/// Whether a server closed a connection by the book and for no error of its own or of ours: it may
+/// do so whenever it likes.
+fn is_orderly(cause: &CloseCause) -> bool {
+    match cause {
+        CloseCause::Peer { code: None, .. } => true,
+        // Done, going away, restarting, try again later, and what applications mean by theirs
+        // (RFC 6455 section 7.4 and the registry that it founded).
+        CloseCause::Peer {
+            code: Some(code), ..
+        } => matches!(code.number(), 1000 | 1001 | 1012 | 1013 | 3000..=4999),
+        _ => false,
     }
 }
 
@@ -462,6 +500,22 @@ pub fn sentence(cause: &CloseCause) -> String {
         CloseCause::HandshakeFailed(error) => error.to_string(),
         CloseCause::Transport(errno) => transport(*errno),
         CloseCause::Vanished => "the server ended the stream without a close frame".to_owned(),
+        CloseCause::Peer { code, reason } => {
+            let code = match code {
+                Some(code) => format!("with {}", code.number()),
+                None => "without a status".to_owned(),
+            };
+            let said = match &**reason {
+                "" => String::new(),
+                reason => format!(": {reason:?}"),
+            };
+            format!("the server closed it {code}{said}")
+        }
+        CloseCause::Timeout(Timeout::Handshake) => {
+            "the server did not answer the opening handshake in the time that --handshake-timeout \
+             gives it"
+                .to_owned()
+        }
         other => other.to_string(),
     }
 }
@@ -556,6 +610,11 @@ pub trait Workload {
         false
     }
 
+    /// A connection ended before the run did.
+    fn lost(&mut self, hub: &mut Hub, index: usize, now_ns: u64) {
+        let _ = (hub, index, now_ns);
+    }
+
     /// A slice is over: time to look for replies that do not come. Whether connections should be
     /// visited by [`begin`](Self::begin) once more.
     fn tick(&mut self, hub: &mut Hub, now_ns: u64) -> bool {
@@ -574,10 +633,10 @@ pub trait Workload {
     }
 
     /// Whether nothing is waited for any more.
-    fn is_quiet(&self, hub: &Hub) -> bool;
+    fn is_quiet(&self, hub: &Hub, now_ns: u64) -> bool;
 
-    /// The last counts.
-    fn finish(&mut self, hub: &mut Hub) -> Self::Output;
+    /// The last counts. From `drained_ns` on nothing was waited for.
+    fn finish(&mut self, hub: &mut Hub, drained_ns: u64) -> Self::Output;
 }
 
 /// The service that the client calls.
@@ -615,7 +674,11 @@ impl<W: Workload> Service for Driver<W> {
     fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, state: Index, cause: &CloseCause) {
         match self.hub.dialling.remove(&id) {
             Some(_) => self.hub.failed(sentence(cause)),
-            None if state != Index::default() => self.hub.lost(state.0, cause),
+            // At the end it is this side that closes them.
+            None if state != Index::default() && !self.hub.ending => {
+                self.hub.lost(state.0, cause);
+                self.work.lost(&mut self.hub, state.0 as usize, now_ns());
+            }
             None => {}
         }
     }
@@ -798,8 +861,7 @@ impl<W: Workload> Thread<W> {
             self.report_connecting();
         }
         self.report_connecting();
-        // In the order of the run, and not in the one in which they happened to open.
-        self.hub().open.sort_unstable();
+        self.hub().sort_open();
         Ok(())
     }
 
@@ -820,6 +882,7 @@ impl<W: Workload> Thread<W> {
             dialled_ns,
             backlog: VecDeque::new(),
             is_open: false,
+            open_at: 0,
             is_blocked: false,
         });
         match dialled {
@@ -1046,7 +1109,8 @@ impl<W: Workload> Thread<W> {
         let timeout_ms = self.hub().plan.reply_timeout_ms;
         // A closed loop sends nothing more.
         self.hub().end_ns = ended_ns;
-        let until_ns = ended_ns + timeout_ms * 1_000_000;
+        let timeout_ns = timeout_ms * 1_000_000;
+        let until_ns = ended_ns + timeout_ns;
         // Instants that came while the loop was busy elsewhere are part of the run.
         while self.send_due(ended_ns) {
             self.turn(Wait::Poll)?;
@@ -1069,18 +1133,20 @@ impl<W: Workload> Thread<W> {
         let driver = self.client.service();
         driver.work.ended(&mut driver.hub);
         self.visit(|work, hub, conn, index, _| work.end(hub, conn, index))?;
-        loop {
-            let driver = self.client.service();
-            let quiet = driver.work.is_quiet(&driver.hub);
+        // What was sent last has all of its time as well.
+        let until_ns = self.now_ns() + timeout_ns;
+        let drained_ns = loop {
             let now_ns = self.now_ns();
-            if quiet || now_ns >= until_ns {
-                break;
+            let driver = self.client.service();
+            if driver.work.is_quiet(&driver.hub, now_ns) || now_ns >= until_ns {
+                break now_ns;
             }
-            self.turn(Wait::Until(Time::from_ns(
-                until_ns.min(now_ns + WAIT_MAX_NS),
-            )))?;
-        }
-        let drained_ns = self.now_ns();
+            // Whether all is quiet takes a look at every connection, and not at every reply.
+            let look_ns = until_ns.min(now_ns + QUIET_NS);
+            while self.now_ns() < look_ns {
+                self.turn(Wait::Until(Time::from_ns(look_ns)))?;
+            }
+        };
         let index = (ended_ns - start.start_ns) / start.slice_ns;
         let slice = &mut self.hub().tally.slice;
         let last = std::mem::replace(slice, Box::new(SliceTally::new(index)));
@@ -1107,7 +1173,7 @@ impl<W: Workload> Thread<W> {
 
     fn finish(&mut self, ended_ns: u64, drained_ns: u64) -> Result<(), String> {
         let driver = self.client.service();
-        let output = driver.work.finish(&mut driver.hub);
+        let output = driver.work.finish(&mut driver.hub, drained_ns);
         let mut tally = std::mem::replace(&mut driver.hub.tally, Tally::new(false));
         tally.compression = compression(&self.client.stats().counts);
         self.report(Report::Finished(Box::new(Finished {

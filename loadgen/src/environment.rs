@@ -7,6 +7,7 @@ use std::{collections::HashMap, fs, process};
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{CpuSet, sched_getaffinity},
+    time::{ClockId, clock_gettime},
 };
 
 use crate::result::Environment;
@@ -38,6 +39,12 @@ pub fn environment(command: Vec<String>) -> Environment {
         release_build: !cfg!(debug_assertions),
         command,
     }
+}
+
+/// The clock that the rings have, in nanoseconds.
+pub fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Processors that are online; 0 when that cannot be read.

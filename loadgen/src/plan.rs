@@ -246,10 +246,13 @@ pub struct LoadArgs {
     /// How many replies to compare byte by byte, 1 in 64 when sampled. Length and stamp always are
     #[arg(long, value_enum, value_name = "HOW", default_value = "sampled")]
     pub verify: VerifyArg,
-    /// How long to wait for a reply before a closed loop goes on without it, and for the last
-    /// replies at the end
+    /// How long to wait for a reply before it is lost and a closed loop goes on without it. At the
+    /// end, what was due is still sent for as long, and what was sent has all of its time
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration_ms)]
     pub reply_timeout: u64,
+    /// Messages that the server sends of itself at first on each connection: skipped and counted
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub greeting: u64,
     /// Sleeps while there is nothing to do, and measures the time that waking up takes as well.
     /// Without this a thread polls, unless there is no other processor or somebody else wants this
     /// one
@@ -379,6 +382,9 @@ pub struct FanoutArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration_ms,
           help_heading = "Load")]
     pub reply_timeout: u64,
+    /// Messages that the server sends of itself at first on each connection: skipped and counted
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Load")]
+    pub greeting: u64,
     /// Sleeps while there is nothing to do, and measures the time that waking up takes as well.
     /// Without this a thread polls, unless there is no other processor or somebody else wants this
     /// one
@@ -713,6 +719,8 @@ pub struct Traffic {
     pub in_flight: usize,
     /// How many replies are compared byte by byte.
     pub verify: Verify,
+    /// Messages that the server sends of itself at first on each connection.
+    pub greeting: u64,
 }
 
 /// The numbers of a plan before they are checked against each other and the machine.
@@ -783,6 +791,8 @@ fn plan(
         figures.text = Some(text);
         figures.text_script = text.then_some(traffic.payload.script);
         figures.fragment_bytes = traffic.fragment_bytes;
+        figures.reply_timeout_ms = Some(numbers.reply_timeout_ms);
+        figures.greeting = traffic.greeting;
     }
     Ok(Plan {
         place,
@@ -889,6 +899,7 @@ fn traffic(message: &MessageArgs, size_min: usize) -> Result<Traffic, PlanError>
         arrivals: Arrivals::Constant,
         in_flight: 1,
         verify: Verify::Sampled,
+        greeting: 0,
     })
 }
 
@@ -922,6 +933,7 @@ impl LoadArgs {
         traffic.arrivals = self.arrivals.into();
         traffic.in_flight = self.in_flight;
         traffic.verify = self.verify.into();
+        traffic.greeting = self.greeting;
         let mut plan = plan(target.place(1)?, &numbers, run, Some(traffic))?;
         plan.figures.rate_per_s = rate_per_s;
         plan.figures.arrivals = rate_per_s.is_some().then_some(self.arrivals.into());
@@ -1051,6 +1063,7 @@ impl FanoutArgs {
         traffic.rate_per_s = Some(self.rate);
         traffic.arrivals = self.arrivals.into();
         traffic.verify = self.verify.into();
+        traffic.greeting = self.greeting;
         let numbers = Numbers {
             connections,
             ports: connections as f64,

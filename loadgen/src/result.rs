@@ -124,6 +124,12 @@ pub struct PlanFigures {
     pub fragment_bytes: Option<usize>,
     /// How many replies are compared byte by byte; length and stamp always are.
     pub verify: Option<Verify>,
+    /// How long a reply may take before it is lost, in milliseconds.
+    #[serde(default)]
+    pub reply_timeout_ms: Option<u64>,
+    /// Messages that the server sends of itself at first on each connection (`--greeting`).
+    #[serde(default)]
+    pub greeting: u64,
     /// Publishers of `fanout`; all other connections subscribe.
     pub publishers: Option<usize>,
     /// The objective of `saturate`, as given: `p99.9=1ms`.
@@ -237,19 +243,26 @@ pub struct Connections {
     pub resumed: u64,
     /// Never opened.
     pub failed: u64,
-    /// Opened, and ended before the run did.
+    /// Opened, and ended before the run did: broken off, or closed for an error.
     pub lost: u64,
+    /// Opened, and closed by the server in good order before the run had ended (1000, 1001, 1012,
+    /// 1013, an application's own code, or none).
+    #[serde(default)]
+    pub closed: u64,
     /// Why those failed: a sentence, and how many.
     pub failed_reasons: BTreeMap<String, u64>,
     /// Why those were lost: a sentence, and how many.
     pub lost_reasons: BTreeMap<String, u64>,
+    /// How those were closed: a sentence, and how many.
+    #[serde(default)]
+    pub closed_reasons: BTreeMap<String, u64>,
 }
 
 /// What became of the messages of the measured part. For `connect`, messages are opening
 /// handshakes.
 ///
-/// Echo: `sent = received + lost` where nothing was duplicated, and a corrupted or reordered reply
-/// is also received.
+/// Echo: `sent = received + lost + cut_off` where nothing was duplicated, and a corrupted or
+/// reordered reply is also received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Messages {
     /// Open loop: instants that came. Closed loop: as `sent`.
@@ -261,8 +274,23 @@ pub struct Messages {
     pub unsent: u64,
     /// Replies to messages of the measured part, each message counted once.
     pub received: u64,
-    /// Sent, and never answered: within the drain time, or before the connection was lost.
+    /// Sent, and not answered although the time for it was over (`plan.reply_timeout_ms`), or
+    /// although the connection ended long after an answer was due.
     pub lost: u64,
+    /// Sent, and not answered because the connection ended while an answer could still come: nobody
+    /// can tell whether the server had read them.
+    #[serde(default)]
+    pub cut_off: u64,
+    /// Messages that the server sent of itself at first, as `--greeting` says: skipped.
+    #[serde(default)]
+    pub greetings: u64,
+    /// Messages that the server sent of itself and that `--greeting` does not say, over the whole
+    /// run. They answer nothing and are in no other figure.
+    #[serde(default)]
+    pub unasked: u64,
+    /// The most of them on one connection before its first answer.
+    #[serde(default)]
+    pub unasked_most: u64,
     /// Replies to messages that were answered already.
     pub duplicated: u64,
     /// Replies that came after the reply to a later message of their connection.
@@ -543,6 +571,11 @@ pub enum VerdictKind {
     ClientBound,
     /// Messages or connections were lost, or replies were wrong. Exit status 1.
     Faulty,
+    /// It was interrupted, and its figures are about the time until then. Exit status 130.
+    Interrupted,
+    /// It did not go as it was asked to, and nothing shows that this is anybody's fault: the rate
+    /// was not reached, or the server closed connections. Exit status 4.
+    NotAsAsked,
     /// The numbers are the server's. Exit status 0.
     Sound,
 }

@@ -22,12 +22,11 @@ use std::{
 
 use hdrhistogram::Histogram;
 use ringwire::Config;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
     driver::{self, Finished, Gate, Job, Report, SliceTally, Start, Tally, Workload},
     environment::{
-        CpuClock, KernelMemory, Usage, allow_open_files, environment, own_resident_bytes,
+        CpuClock, KernelMemory, Usage, allow_open_files, environment, now_ns, own_resident_bytes,
         own_run_queue_wait_ns, resident_bytes,
     },
     histogram,
@@ -105,12 +104,6 @@ pub struct Executed<T> {
     pub outputs: Vec<T>,
     /// What was looked at when the load had ended.
     pub at_end: AtEnd,
-}
-
-/// The clock that the rings have.
-pub fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// The length of a run's slices.
@@ -574,7 +567,10 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             }
             self.listen(now_ns + every_ns)?;
             if self.finished.len() < self.plan.shards {
-                self.show(Phase::Draining, from_ns, Some(from_ns + timeout_ns));
+                let first_ns = from_ns + timeout_ns;
+                let is_second = now_ns > first_ns;
+                let wait_ns = first_ns + if is_second { timeout_ns } else { 0 };
+                self.show(Phase::Draining, from_ns, Some(wait_ns));
             }
         }
         Ok(())
@@ -711,8 +707,10 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
                 resumed: total.resumed,
                 failed: total.failed.values().sum(),
                 lost: total.lost.values().sum(),
+                closed: total.closed.values().sum(),
                 failed_reasons: total.failed,
                 lost_reasons: total.lost,
+                closed_reasons: total.closed,
             },
             messages: total.messages,
             bytes: total.bytes,
@@ -842,6 +840,7 @@ struct Total {
     resumed: u64,
     failed: BTreeMap<String, u64>,
     lost: BTreeMap<String, u64>,
+    closed: BTreeMap<String, u64>,
     compression: CompressionFigures,
 }
 
@@ -860,6 +859,7 @@ impl Total {
             resumed: 0,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
+            closed: BTreeMap::new(),
             compression: CompressionFigures::default(),
         };
         for tally in tallies {
@@ -869,6 +869,10 @@ impl Total {
             sum.unsent += more.unsent;
             sum.received += more.received;
             sum.lost += more.lost;
+            sum.cut_off += more.cut_off;
+            sum.greetings += more.greetings;
+            sum.unasked += more.unasked;
+            sum.unasked_most = sum.unasked_most.max(more.unasked_most);
             sum.duplicated += more.duplicated;
             sum.reordered += more.reordered;
             sum.corrupted += more.corrupted;
@@ -900,6 +904,7 @@ impl Total {
             for (sum, more) in [
                 (&mut total.failed, &tally.failed),
                 (&mut total.lost, &tally.lost),
+                (&mut total.closed, &tally.closed),
             ] {
                 for (reason, count) in more {
                     *sum.entry(reason.clone()).or_default() += count;

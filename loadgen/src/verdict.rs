@@ -3,7 +3,10 @@
 //! Knows: what a generator that is the bottleneck looks like, and what a faulty run is. Refuses to
 //! know: how the numbers came about.
 
-use crate::result::{Run, Scenario, Verdict, VerdictKind};
+use crate::{
+    report::units,
+    result::{Run, Scenario, Verdict, VerdictKind},
+};
 
 /// A thread that used more of a processor than this could not have done much more.
 const BUSY_SHARE: f64 = 0.9;
@@ -23,12 +26,18 @@ const LATE_SHARE: f64 = 0.01;
 /// Where both are judged: what is meant to hold for nearly all messages has to be true of these.
 const LATENESS_PERCENTILE: f64 = 99.0;
 
-/// The exit status: 0 sound, 1 faulty, 3 client bound.
+/// The exit status: 0 sound, 1 faulty, 3 client bound, 4 not as asked, 130 interrupted.
 pub fn exit_status(run: &Run) -> u8 {
+    if run.times.interrupted {
+        // As a shell has it for those whom Ctrl-C ends.
+        return 130;
+    }
     match run.verdict.kind {
         VerdictKind::ClientBound if !run.verdict.client_bound_allowed => 3,
-        VerdictKind::ClientBound => u8::from(!faults(run).is_empty()),
-        VerdictKind::Faulty => 1,
+        VerdictKind::ClientBound if faults(run).is_empty() => 0,
+        VerdictKind::ClientBound | VerdictKind::Faulty => 1,
+        VerdictKind::Interrupted => 130,
+        VerdictKind::NotAsAsked => 4,
         VerdictKind::Sound => 0,
     }
 }
@@ -37,18 +46,40 @@ pub fn exit_status(run: &Run) -> u8 {
 pub fn verdict(run: &Run, client_bound_allowed: bool) -> Verdict {
     let mut reasons = bounds(run);
     let is_client_bound = !reasons.is_empty();
-    let faults = faults(run);
-    let kind = match (is_client_bound, faults.is_empty()) {
-        (true, _) => VerdictKind::ClientBound,
-        (false, false) => VerdictKind::Faulty,
-        (false, true) => VerdictKind::Sound,
+    let (faults, shortfalls) = (faults(run), shortfalls(run));
+    let kind = match (faults.is_empty(), shortfalls.is_empty()) {
+        _ if is_client_bound => VerdictKind::ClientBound,
+        (false, _) => VerdictKind::Faulty,
+        _ if run.times.interrupted => VerdictKind::Interrupted,
+        (_, false) => VerdictKind::NotAsAsked,
+        (true, true) => VerdictKind::Sound,
     };
+    if run.times.interrupted {
+        reasons.insert(0, interruption(run));
+    }
     reasons.extend(faults);
+    reasons.extend(shortfalls);
     Verdict {
         kind,
         reasons,
         client_bound_allowed,
     }
+}
+
+/// How much there is of a run that was ended early.
+fn interruption(run: &Run) -> String {
+    let asked = units::milliseconds(run.plan.duration_ms as f64);
+    if run.times.measured_ms <= 0.0 {
+        return format!(
+            "it was interrupted in its warm-up, so that nothing was measured of the {asked} that \
+             were asked for"
+        );
+    }
+    format!(
+        "it was interrupted: {} were measured of the {asked} that were asked for, and the figures \
+         are about those",
+        units::milliseconds(run.times.measured_ms)
+    )
 }
 
 /// Why the generator was the bottleneck, if it was.
@@ -109,49 +140,201 @@ fn bounds(run: &Run) -> Vec<String> {
     reasons
 }
 
-/// What went wrong beside that.
+/// What the server did wrong.
 fn faults(run: &Run) -> Vec<String> {
     let (connections, messages) = (&run.connections, &run.messages);
     let noun = match run.scenario {
-        Scenario::Fanout => "deliveries",
-        _ => "messages",
+        Scenario::Fanout => "delivery",
+        _ => "message",
     };
-    let lost = match run.scenario {
-        Scenario::Connect => 0,
-        _ => messages.lost,
+    let were = |count: u64, singular: &str, plural: &str| {
+        format!(
+            "{} {}",
+            units::plural(count, noun),
+            if count == 1 { singular } else { plural }
+        )
     };
-    let counted = [
-        (
-            connections.failed,
-            "of the connections did not open".to_owned(),
-        ),
-        (
-            connections.lost,
-            "of the connections ended before the run did".to_owned(),
-        ),
-        (
-            messages.unsent,
-            "messages were due and not sent when the run ended: the server did not keep up with \
-             the rate, or --in-flight and --connections are too few for it"
-                .to_owned(),
-        ),
-        // A handshake that is lost is a connection that did not open.
-        (lost, format!("{noun} were lost")),
-        (messages.duplicated, format!("{noun} came twice")),
-        (messages.reordered, format!("{noun} came out of order")),
-        (
-            messages.corrupted,
-            format!("{noun} were not what had been sent"),
-        ),
-    ];
-    let counted = counted.into_iter().filter(|(count, _)| *count > 0);
-    let mut faults: Vec<String> = counted
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-    if messages.sent == 0 && run.scenario != Scenario::Idle {
-        faults.push("nothing was sent in the measured part: it is shorter than one gap".to_owned());
+    let mut faults = Vec::new();
+    let mut fault = |count: u64, sentence: &dyn Fn() -> String| {
+        if count > 0 {
+            faults.push(sentence());
+        }
+    };
+    fault(connections.failed, &|| {
+        format!(
+            "{} of the connections did not open",
+            units::count(connections.failed)
+        )
+    });
+    fault(connections.lost, &|| {
+        format!(
+            "{} of the connections ended before the run did",
+            units::count(connections.lost)
+        )
+    });
+    // A handshake that is lost is a connection that did not open.
+    if run.scenario != Scenario::Connect {
+        fault(messages.lost, &|| lost(run, &were));
     }
+    fault(messages.duplicated, &|| {
+        were(messages.duplicated, "came twice", "came twice")
+    });
+    fault(messages.reordered, &|| {
+        were(messages.reordered, "came out of order", "came out of order")
+    });
+    fault(messages.corrupted, &|| {
+        were(
+            messages.corrupted,
+            "was not what had been sent",
+            "were not what had been sent",
+        )
+    });
     faults
+}
+
+/// Why messages are lost: whose time was over, or what else shows it.
+fn lost(run: &Run, were: &dyn Fn(u64, &str, &str) -> String) -> String {
+    let lost = run.messages.lost;
+    let timeout = run.plan.reply_timeout_ms.map_or_else(String::new, |ms| {
+        format!(" {}", units::milliseconds(ms as f64))
+    });
+    if let Some(fanout) = run.fanout.filter(|fanout| fanout.delivered == 0) {
+        let instead = if fanout.publishers_hear_themselves {
+            ", but sends it back, as an echo does"
+        } else {
+            ""
+        };
+        return format!(
+            "nothing that was published came to any subscriber ({} expected): the server does not \
+             send to all clients of a URL what one of them sends{instead}",
+            units::count(fanout.expected)
+        );
+    }
+    match run.scenario {
+        Scenario::Ingest => were(
+            lost,
+            "is missing in the server's own count",
+            "are missing in the server's own count",
+        ),
+        Scenario::Fanout => format!(
+            "{} within --reply-timeout{timeout}",
+            were(lost, "did not come", "did not come")
+        ),
+        _ => {
+            let ended = if run.connections.lost + run.connections.closed > 0 {
+                ", or its connection ended long after one was due"
+            } else {
+                ""
+            };
+            format!(
+                "{}: no answer came within --reply-timeout{timeout}{ended}",
+                were(lost, "was lost", "were lost")
+            )
+        }
+    }
+}
+
+/// What did not go as it was asked for, without a fault of the server's that could be shown.
+fn shortfalls(run: &Run) -> Vec<String> {
+    let (connections, messages) = (&run.connections, &run.messages);
+    let mut shortfalls = Vec::new();
+    if connections.closed > 0 {
+        let cut_off = match messages.cut_off {
+            0 => String::new(),
+            count => format!(
+                "; {} {} on the way",
+                units::plural(count, "message"),
+                if count == 1 { "was" } else { "were" }
+            ),
+        };
+        shortfalls.push(format!(
+            "the server closed {} of {} in good order before the run had ended{cut_off}",
+            units::count(connections.closed),
+            units::plural(connections.opened, "connection"),
+        ));
+    }
+    if messages.unasked_most > 0 {
+        shortfalls.push(format!(
+            "the server sends before it is asked: {} that answered nothing came before the first \
+             answer; use --greeting {}",
+            units::plural(messages.unasked, "message"),
+            run.plan.greeting + messages.unasked_most
+        ));
+    }
+    let greetings = run.plan.greeting * connections.opened;
+    if messages.greetings < greetings && messages.unasked_most == 0 {
+        shortfalls.push(format!(
+            "the server sent {} of the {} that --greeting {} expects on {}",
+            units::count(messages.greetings),
+            units::plural(greetings, "greeting"),
+            run.plan.greeting,
+            units::plural(connections.opened, "connection"),
+        ));
+    }
+    // Whoever was interrupted knows why there is little.
+    if messages.sent == 0 && run.scenario != Scenario::Idle && !run.times.interrupted {
+        shortfalls.push(nothing_sent(run));
+    } else if messages.unsent > 0 {
+        shortfalls.push(format!(
+            "{} {} due and not sent when the run ended{}",
+            units::plural(messages.unsent, "message"),
+            if messages.unsent == 1 { "was" } else { "were" },
+            behind(run)
+        ));
+    }
+    shortfalls
+}
+
+/// Why nothing was sent in the measured part.
+fn nothing_sent(run: &Run) -> String {
+    let noun = match run.scenario {
+        Scenario::Connect => "opening handshake",
+        _ => "message",
+    };
+    let due = run.messages.scheduled;
+    match run.plan.rate_per_s {
+        Some(rate) if due == 0 => format!(
+            "nothing was due in the measured part, which is shorter than the gap between two \
+             {noun}s at {}: give --duration more time, or ask for more",
+            units::rate(rate)
+        ),
+        Some(_) => format!(
+            "of {} due in the measured part none was sent, as those of the warm-up were still in \
+             the way{}",
+            units::plural(due, noun),
+            behind(run)
+        ),
+        None => "nothing was sent in the measured part, as every connection still waited for an \
+                 answer to what was sent before: give --duration more time"
+            .to_owned(),
+    }
+}
+
+/// What the connections carried of the rate that was asked for, and what can be done.
+fn behind(run: &Run) -> String {
+    let Some(rate) = run.plan.rate_per_s else {
+        return String::new();
+    };
+    let measured = run.slices.iter().filter(|slice| !slice.is_warmup);
+    let (count, sent) = measured.fold((0_u64, 0), |(count, sent), slice| {
+        (count + 1, sent + slice.sent)
+    });
+    let seconds = count as f64 * run.times.slice_ms as f64 / 1e3;
+    let carried = units::rate(sent as f64 / seconds.max(f64::MIN_POSITIVE));
+    let connections = units::plural(run.connections.opened, "connection");
+    let asked = units::rate(rate);
+    match run.plan.in_flight {
+        Some(in_flight) => format!(
+            ": {connections} with {} each carried {carried} of the {asked} that were asked for; \
+             raise --in-flight or --connections, and if that changes nothing, the server does not \
+             keep up",
+            units::plural(in_flight as u64, "unanswered message"),
+        ),
+        None => format!(
+            ": {carried} were sent of the {asked} that were asked for, as the server did not read \
+             faster"
+        ),
+    }
 }
 
 fn milliseconds(ns: u64) -> String {
@@ -162,6 +345,8 @@ fn milliseconds(ns: u64) -> String {
 mod tests {
     use super::*;
     use crate::{histogram, result::*};
+
+    type Change = fn(&mut Run);
 
     fn sound() -> Run {
         let mut latency = histogram::of_run();
@@ -181,6 +366,8 @@ mod tests {
             plan: PlanFigures {
                 shards: 2,
                 rate_per_s: Some(1000.0),
+                reply_timeout_ms: Some(2000),
+                duration_ms: 10_000,
                 ..PlanFigures::default()
             },
             environment: Environment::default(),
@@ -188,7 +375,11 @@ mod tests {
                 measured_ms: 1000.0,
                 ..Times::default()
             },
-            connections: Connections::default(),
+            connections: Connections {
+                asked: 4,
+                opened: 4,
+                ..Connections::default()
+            },
             messages: Messages {
                 sent: 1000,
                 received: 1000,
@@ -225,6 +416,12 @@ mod tests {
             },
             notes: Vec::new(),
         }
+    }
+
+    fn reasons(change: impl FnOnce(&mut Run)) -> Vec<String> {
+        let mut run = sound();
+        change(&mut run);
+        verdict(&run, false).reasons
     }
 
     fn judged(change: impl FnOnce(&mut Run)) -> (VerdictKind, u8, usize) {
@@ -286,19 +483,98 @@ mod tests {
 
     #[test]
     fn whatever_was_lost_or_wrong_is_faulty() {
-        let changes: [fn(&mut Run); 8] = [
-            |run| run.messages.lost = 1,
-            |run| run.messages.unsent = 1,
-            |run| run.messages.duplicated = 1,
-            |run| run.messages.reordered = 1,
-            |run| run.messages.corrupted = 1,
-            |run| run.connections.failed = 1,
-            |run| run.connections.lost = 1,
-            |run| run.messages.sent = 0,
+        let changes: [(Change, &str); 7] = [
+            (
+                |run| run.messages.lost = 1,
+                "1 message was lost: no answer came within --reply-timeout 2.00 s",
+            ),
+            (
+                |run| run.messages.lost = 2,
+                "2 messages were lost: no answer came within --reply-timeout 2.00 s",
+            ),
+            (|run| run.messages.duplicated = 1, "1 message came twice"),
+            (
+                |run| run.messages.reordered = 1,
+                "1 message came out of order",
+            ),
+            (
+                |run| run.messages.corrupted = 1,
+                "1 message was not what had been sent",
+            ),
+            (
+                |run| run.connections.failed = 1,
+                "1 of the connections did not open",
+            ),
+            (
+                |run| run.connections.lost = 1,
+                "1 of the connections ended before the run did",
+            ),
         ];
-        for change in changes {
+        for (change, sentence) in changes {
             assert_eq!(judged(change), (VerdictKind::Faulty, 1, 1));
+            assert_eq!(reasons(change), [sentence]);
         }
+    }
+
+    #[test]
+    fn what_is_nobody_s_fault_is_only_not_as_asked() {
+        let changes: [(Change, &str); 6] = [
+            (
+                |run| run.messages.unsent = 1,
+                "1 message was due and not sent when the run ended",
+            ),
+            (|run| run.messages.sent = 0, "nothing was due"),
+            (
+                |run| {
+                    run.messages.sent = 0;
+                    run.messages.scheduled = 750;
+                },
+                "of 750 messages due in the measured part none was sent",
+            ),
+            (
+                |run| run.connections.closed = 1,
+                "the server closed 1 of 4 connections in good order",
+            ),
+            (
+                |run| {
+                    run.messages.unasked = 8;
+                    run.messages.unasked_most = 2;
+                },
+                "use --greeting 2",
+            ),
+            (
+                |run| {
+                    run.plan.greeting = 1;
+                    run.messages.greetings = 3;
+                },
+                "the server sent 3 of the 4 greetings that --greeting 1 expects",
+            ),
+        ];
+        for (change, sentence) in changes {
+            assert_eq!(judged(change), (VerdictKind::NotAsAsked, 4, 1));
+            let reasons = reasons(change);
+            assert!(reasons[0].contains(sentence), "{reasons:?}");
+            assert!(!reasons[0].contains("lost"), "{reasons:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_was_interrupted_is_told_what_there_is() {
+        let interrupted = |run: &mut Run| run.times.interrupted = true;
+        assert_eq!(judged(interrupted), (VerdictKind::Interrupted, 130, 1));
+        assert!(reasons(interrupted)[0].contains("1.00 s were measured of the 10.0 s"));
+        let early = |run: &mut Run| {
+            run.times.interrupted = true;
+            run.times.measured_ms = 0.0;
+            run.messages.sent = 0;
+        };
+        assert_eq!(judged(early), (VerdictKind::Interrupted, 130, 1));
+        assert!(reasons(early)[0].contains("in its warm-up"));
+        let faulty = |run: &mut Run| {
+            run.times.interrupted = true;
+            run.messages.lost = 1;
+        };
+        assert_eq!(judged(faulty), (VerdictKind::Faulty, 130, 2));
     }
 
     #[test]

@@ -45,6 +45,10 @@ const RECORDS_BYTES: usize = 4 << 20;
 /// How many places ahead a reply that cannot name itself is looked for.
 const SEARCH_MAX: usize = 63;
 
+/// A connection that ends cuts short what is younger than this and twice the time of its longest
+/// answer, in nanoseconds: nobody can have read and answered it for certain.
+const CUT_SHORT_NS: u64 = 10_000_000;
+
 /// Messages in a row that are remembered behind an unanswered one; it is remembered by itself then.
 const ROW_MAX: usize = 1 << 12;
 
@@ -455,10 +459,28 @@ pub enum Reply {
     Foreign,
 }
 
+/// What became of messages that were never answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unheard {
+    /// They should have been: their time was over, or their connection ended long after an answer
+    /// was due.
+    pub lost: u64,
+    /// Nobody can tell: their connection ended, or the run did, while an answer could still come.
+    pub cut_off: u64,
+}
+
 /// What is unanswered on one connection, in the order in which it was sent.
 #[derive(Debug)]
 pub struct Ledger {
     stream: u32,
+    /// When the connection ended, if it did before the run.
+    ended_ns: Option<u64>,
+    /// The longest that an answer took.
+    longest_ns: u64,
+    /// Messages before the first answer that are none of ours, and how many of them came before
+    /// anything was sent.
+    early: u64,
+    early_unasked: u64,
     /// The sequence of the first entry.
     first: u64,
     entries: VecDeque<Unanswered>,
@@ -478,6 +500,10 @@ impl Ledger {
     pub fn new(stream: u32) -> Self {
         Self {
             stream,
+            ended_ns: None,
+            longest_ns: 0,
+            early: 0,
+            early_unasked: 0,
             first: 0,
             entries: VecDeque::new(),
             overtaken_to: 0,
@@ -683,11 +709,86 @@ impl Ledger {
         }
     }
 
-    /// How many messages that were due at `from_ns` or later were never answered.
-    pub fn lost_since(&self, from_ns: u64) -> u64 {
+    /// An answer took so long.
+    #[inline]
+    pub fn took(&mut self, ns: u64) {
+        self.longest_ns = self.longest_ns.max(ns);
+    }
+
+    /// The connection ended before the run did.
+    pub fn ended(&mut self, now_ns: u64) {
+        self.ended_ns = Some(now_ns);
+    }
+
+    /// Whether an answer can still come to a message that was sent at `since_ns` or later.
+    pub fn awaits_since(&self, since_ns: u64) -> bool {
+        let young = |entry: &&Unanswered| entry.sent_ns >= since_ns;
+        let mut entries = self.entries.iter().rev().take_while(young);
+        let mut stragglers = self.stragglers.values().rev().take_while(young);
+        self.ended_ns.is_none()
+            && (entries.any(|entry| !entry.answered) || stragglers.next().is_some())
+    }
+
+    /// What became of the messages that were due at `from_ns` or later and that were not answered
+    /// at `now_ns`, when each may wait for `timeout_ns`.
+    pub fn unheard_since(&self, from_ns: u64, now_ns: u64, timeout_ns: u64) -> Unheard {
+        let mut unheard = Unheard::default();
+        let patience_ns = match self.ended_ns {
+            None => timeout_ns,
+            Some(_) => (2 * self.longest_ns + CUT_SHORT_NS).min(timeout_ns),
+        };
+        let until_ns = self.ended_ns.unwrap_or(now_ns);
         let unanswered = self.entries.iter().chain(self.stragglers.values());
-        let lost = unanswered.filter(|entry| !entry.answered && entry.due_ns >= from_ns);
-        lost.count() as u64
+        for entry in unanswered.filter(|entry| !entry.answered && entry.due_ns >= from_ns) {
+            if until_ns.saturating_sub(entry.sent_ns) >= patience_ns {
+                unheard.lost += 1;
+            } else {
+                unheard.cut_off += 1;
+            }
+        }
+        unheard
+    }
+
+    /// Whether a message can be the answer to one that was sent on this connection.
+    pub fn recognises(&self, payloads: &Payloads, message: &Message<'_>) -> bool {
+        let payload = message.payload();
+        if payload.len() < SEQUENCE_DIGITS {
+            return self.find_short(payloads, message).is_some()
+                || self.repeats_last(payloads, message);
+        }
+        let next = self.next_name().sequence;
+        let named = payloads.sequence_of(payload, self.stream);
+        named.is_some_and(|sequence| sequence < next)
+    }
+
+    /// Whether a message is one that a server sends of itself: none of ours, before any answer, and
+    /// not what the oldest unanswered one would look like if it was damaged on its way. Counts it.
+    pub fn is_early(&mut self, payloads: &Payloads, message: &Message<'_>) -> bool {
+        if self.answered_to > 0 || self.recognises(payloads, message) {
+            return false;
+        }
+        let oldest = Name {
+            stream: self.stream,
+            sequence: self.first,
+        };
+        let is_unasked = self.entries.is_empty() && self.first == 0;
+        let looks_alike =
+            message.kind() == payloads.kind && message.payload().len() == payloads.len(oldest);
+        if !is_unasked && looks_alike {
+            return false;
+        }
+        self.early += 1;
+        self.early_unasked += u64::from(is_unasked);
+        true
+    }
+
+    /// Messages that the server sent of itself before its first answer, and those that were most
+    /// likely answers, if none that is one ever came.
+    pub fn early(&self) -> (u64, u64) {
+        if self.answered_to > 0 {
+            return (self.early, 0);
+        }
+        (self.early_unasked, self.early - self.early_unasked)
     }
 }
 

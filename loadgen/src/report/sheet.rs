@@ -221,27 +221,34 @@ fn payloads(plan: &PlanFigures) -> String {
         let fragment = units::bytes(fragment as f64);
         payloads.push_str(&format!(", in frames of at most {fragment}"));
     }
+    if plan.greeting > 0 {
+        let greetings = units::plural(plan.greeting, "greeting");
+        payloads.push_str(&format!(
+            "; {greetings} of the server on each connection skipped"
+        ));
+    }
     payloads
 }
 
 fn alarms(run: &Run) -> Vec<String> {
     let (messages, connections) = (&run.messages, &run.connections);
     let fanout = run.fanout.unwrap_or_default();
+    // What is not delivered is told as that.
+    let lost = match run.scenario {
+        Scenario::Fanout | Scenario::Connect => 0,
+        _ => messages.lost,
+    };
     let counts = [
         (messages.corrupted, "message", "corrupted"),
-        (messages.lost, "message", "lost"),
+        (lost, "message", "lost"),
         (messages.duplicated, "message", "duplicated"),
         (messages.reordered, "message", "reordered"),
         (messages.unsent, "message", "scheduled and never sent"),
-        (fanout.missing, "message", "not delivered to a subscriber"),
-        (
-            fanout.duplicates,
-            "message",
-            "delivered twice to a subscriber",
-        ),
+        (fanout.missing, "delivery", "missing"),
         (fanout.gaps, "gap", "in the publishers' sequences"),
         (connections.failed, "connection", "failed to open"),
         (connections.lost, "connection", "lost"),
+        (connections.closed, "connection", "closed by the server"),
     ];
     let mut alarms: Vec<String> = counts
         .into_iter()
@@ -257,6 +264,7 @@ fn alarms(run: &Run) -> Vec<String> {
     };
     reasons("failed", &connections.failed_reasons);
     reasons("lost", &connections.lost_reasons);
+    reasons("closed", &connections.closed_reasons);
     alarms
 }
 
@@ -273,6 +281,8 @@ fn verdict(verdict: &Verdict) -> (&'static str, Vec<String>) {
             "Sound"
         }
         VerdictKind::Faulty => "Faulty",
+        VerdictKind::Interrupted => "Interrupted",
+        VerdictKind::NotAsAsked => "Not as asked",
         VerdictKind::ClientBound => {
             reasons.insert(
                 0,

@@ -114,11 +114,14 @@ pub fn share(share: f64) -> String {
     }
 }
 
-/// Singular or plural: `1 connection`, `2 connections`.
+/// Singular or plural: `1 connection`, `2 connections`, `2 deliveries`.
 #[must_use]
 pub fn plural(value: u64, noun: &str) -> String {
-    let ending = if value == 1 { "" } else { "s" };
-    format!("{} {noun}{ending}", count(value))
+    match noun.strip_suffix('y') {
+        _ if value == 1 => format!("1 {noun}"),
+        Some(stem) => format!("{} {stem}ies", count(value)),
+        None => format!("{} {noun}s", count(value)),
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +135,14 @@ mod tests {
             shown,
             ["0 ns", "999 ns", "1.00 µs", "999 µs", "1.00 ms", "60.0 s"]
         );
+    }
+
+    #[test]
+    fn one_is_singular() {
+        let shown = [0, 1, 2_000].map(|value| plural(value, "delivery"));
+        assert_eq!(shown, ["0 deliveries", "1 delivery", "2,000 deliveries"]);
+        assert_eq!(plural(1, "message"), "1 message");
+        assert_eq!(plural(2, "message"), "2 messages");
     }
 
     #[test]

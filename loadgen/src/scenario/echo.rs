@@ -26,6 +26,8 @@ pub struct Echo {
     traffic: Traffic,
     payloads: Payloads,
     ledgers: Vec<Ledger>,
+    /// Greetings that each connection has had.
+    greeted: Vec<u64>,
     timeout_ns: u64,
     seed: u64,
 }
@@ -37,8 +39,18 @@ impl Echo {
             payloads: Payloads::new(&traffic.payload),
             traffic: traffic.clone(),
             ledgers: Vec::new(),
+            greeted: Vec::new(),
             timeout_ns: plan.reply_timeout_ms.max(1) * 1_000_000,
             seed: traffic.payload.nonce ^ shard as u64,
+        }
+    }
+
+    /// Has a ledger for each of the first `count` places.
+    #[inline]
+    fn keep_ledgers(&mut self, hub: &Hub, count: usize) {
+        while let Some(place) = hub.places[..count].get(self.ledgers.len()) {
+            self.ledgers.push(Ledger::new(place.stream));
+            self.greeted.push(0);
         }
     }
 
@@ -95,8 +107,7 @@ impl Workload for Echo {
     type Output = ();
 
     fn start(&mut self, hub: &mut Hub, start: &Start, share: Option<Share>) -> Option<Schedule> {
-        let places = hub.places.iter();
-        self.ledgers = places.map(|place| Ledger::new(place.stream)).collect();
+        self.keep_ledgers(hub, hub.places.len());
         let rate_per_s = self.traffic.rate_per_s?;
         let arrivals = self.traffic.arrivals;
         share.map(|share| Schedule::new(arrivals, rate_per_s, share, start.start_ns, self.seed))
@@ -127,12 +138,18 @@ impl Workload for Echo {
         message: Message<'_>,
     ) {
         let now_ns = conn.now().as_ns();
-        let Some(ledger) = self.ledgers.get_mut(index) else {
-            // It came before anything was sent.
-            hub.tally.messages.corrupted += 1;
-            hub.error();
+        // A server may speak before the run starts.
+        self.keep_ledgers(hub, index + 1);
+        let ledger = &mut self.ledgers[index];
+        if self.greeted[index] < self.traffic.greeting
+            && !ledger.recognises(&self.payloads, &message)
+        {
+            self.greeted[index] += 1;
             return;
-        };
+        }
+        if ledger.is_early(&self.payloads, &message) {
+            return;
+        }
         match ledger.receive(&self.payloads, &message, self.traffic.verify) {
             Reply::Answers {
                 due_ns,
@@ -141,6 +158,7 @@ impl Workload for Echo {
                 corrupted,
                 compared,
             } => {
+                ledger.took(now_ns.saturating_sub(sent_ns));
                 hub.tally
                     .received(due_ns, sent_ns, now_ns, message.payload().len());
                 if hub.tally.is_measured(due_ns) {
@@ -179,15 +197,38 @@ impl Workload for Echo {
         given_up
     }
 
-    fn is_quiet(&self, hub: &Hub) -> bool {
-        let mut open = hub.open.iter();
-        open.all(|&index| self.ledgers[index as usize].open() == 0)
+    fn lost(&mut self, hub: &mut Hub, index: usize, now_ns: u64) {
+        self.keep_ledgers(hub, index + 1);
+        self.ledgers[index].ended(now_ns);
     }
 
-    fn finish(&mut self, hub: &mut Hub) {
+    fn is_quiet(&self, hub: &Hub, now_ns: u64) -> bool {
+        // A reply that a later one has overtaken may come until its own time is over.
+        let since_ns = (now_ns + 1).saturating_sub(self.timeout_ns);
+        let mut open = hub.open.iter();
+        open.all(|&index| !self.ledgers[index as usize].awaits_since(since_ns))
+    }
+
+    fn finish(&mut self, hub: &mut Hub, drained_ns: u64) {
         let from_ns = hub.tally.measure_from_ns;
-        let ledgers = self.ledgers.iter();
-        hub.tally.messages.lost = ledgers.map(|ledger| ledger.lost_since(from_ns)).sum();
+        let messages = &mut hub.tally.messages;
+        for ledger in &self.ledgers {
+            let mut unheard = ledger.unheard_since(from_ns, drained_ns, self.timeout_ns);
+            // Where no answer came that is one, what came in its place was meant to be it.
+            let (unasked, damaged) = ledger.early();
+            let mut damaged = damaged.min(unheard.lost + unheard.cut_off);
+            messages.unasked += unasked;
+            messages.unasked_most = messages.unasked_most.max(unasked);
+            messages.corrupted += damaged;
+            messages.received += damaged;
+            for count in [&mut unheard.lost, &mut unheard.cut_off] {
+                let taken = damaged.min(*count);
+                (*count, damaged) = (*count - taken, damaged - taken);
+            }
+            messages.lost += unheard.lost;
+            messages.cut_off += unheard.cut_off;
+        }
+        messages.greetings = self.greeted.iter().sum();
         if self.traffic.rate_per_s.is_none() {
             hub.tally.messages.scheduled = hub.tally.messages.sent;
         }

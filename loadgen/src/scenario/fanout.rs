@@ -19,6 +19,7 @@ use ringwire::{Conn, Message};
 use crate::{
     driver::{self, Due, Hub, Index, Start, Workload},
     plan::{Plan, Traffic},
+    report::units::plural,
     result::{FanoutFigures, Run, Scenario, Verify},
     run::{self, Context},
     schedule::{Schedule, Share},
@@ -108,6 +109,7 @@ struct Counts {
     gaps: u64,
     duplicates: u64,
     publishers_hear_themselves: bool,
+    foreign: u64,
 }
 
 #[derive(Debug)]
@@ -125,6 +127,18 @@ struct Fanout {
     seed: u64,
     gaps: u64,
     duplicates: u64,
+    /// Messages on each connection that nobody published: greetings that were announced, and others
+    /// before the first delivery.
+    unpublished: Vec<Unpublished>,
+    /// All of those others, before and after.
+    foreign: u64,
+}
+
+/// What a server said of itself on one connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unpublished {
+    greetings: u64,
+    early: u64,
 }
 
 impl Fanout {
@@ -137,12 +151,30 @@ impl Fanout {
         (stream as usize) < self.publisher_count
     }
 
+    /// A message that nobody published: a greeting, or one that the server sends of itself.
+    fn unpublished(&mut self, index: usize) {
+        if self.unpublished.len() <= index {
+            self.unpublished.resize(index + 1, Unpublished::default());
+        }
+        let has_heard = match self.parts.get(index) {
+            Some(Part::Subscriber { heard, .. }) => heard.iter().any(|heard| heard.next > 0),
+            _ => false,
+        };
+        let unpublished = &mut self.unpublished[index];
+        if unpublished.greetings < self.traffic.greeting {
+            unpublished.greetings += 1;
+            return;
+        }
+        self.foreign += 1;
+        unpublished.early += u64::from(!has_heard);
+    }
+
     fn deliver(&mut self, hub: &mut Hub, index: usize, message: &Message<'_>, now_ns: u64) {
         let payload = message.payload();
         let topic = self.topic(hub.places[index].stream);
         let name = self.payloads.name_of(payload);
         let (Some(name), Some((due, sent))) = (name, instants_of(payload)) else {
-            return corrupted(hub, now_ns);
+            return self.unpublished(index);
         };
         if !self.is_publisher(name.stream) || self.topic(name.stream) != topic {
             return corrupted(hub, now_ns);
@@ -283,13 +315,16 @@ impl Workload for Fanout {
         match self.parts.get_mut(index) {
             Some(Part::Publisher { heard_own, .. }) => {
                 let stream = hub.places[index].stream;
-                let name = self.payloads.name_of(message.payload());
-                *heard_own |= name.is_some_and(|name| name.stream == stream);
+                match self.payloads.name_of(message.payload()) {
+                    Some(name) => *heard_own |= name.stream == stream,
+                    None => self.unpublished(index),
+                }
             }
             Some(Part::Subscriber { .. }) => {
                 self.deliver(hub, index, &message, conn.now().as_ns());
             }
-            None => {}
+            // The run has not started.
+            None => self.unpublished(index),
         }
     }
 
@@ -304,7 +339,7 @@ impl Workload for Fanout {
         self.published.done.fetch_add(1, Ordering::Release);
     }
 
-    fn is_quiet(&self, hub: &Hub) -> bool {
+    fn is_quiet(&self, hub: &Hub, _: u64) -> bool {
         if self.published.done.load(Ordering::Acquire) < self.shards {
             return false;
         }
@@ -318,13 +353,19 @@ impl Workload for Fanout {
         })
     }
 
-    fn finish(&mut self, hub: &mut Hub) -> Counts {
+    fn finish(&mut self, hub: &mut Hub, _: u64) -> Counts {
         let mut counts = Counts {
             subscribers: vec![0; self.topics],
             gaps: self.gaps,
             duplicates: self.duplicates,
+            foreign: self.foreign,
             ..Counts::default()
         };
+        let messages = &mut hub.tally.messages;
+        for Unpublished { greetings, early } in &self.unpublished {
+            messages.greetings += greetings;
+            messages.unasked_most = messages.unasked_most.max(*early);
+        }
         for (place, part) in hub.places.iter().zip(&self.parts) {
             match part {
                 Part::Publisher { heard_own, .. } => {
@@ -368,6 +409,8 @@ pub fn run(plan: &Arc<Plan>, context: &mut Context<'_>) -> Result<Run, String> {
         seed: traffic.payload.nonce ^ shard as u64,
         gaps: 0,
         duplicates: 0,
+        unpublished: Vec::new(),
+        foreign: 0,
     };
     let config = driver::config(plan);
     let executed = run::execute(plan, Scenario::Fanout, &config, make, context)?;
@@ -393,7 +436,18 @@ pub fn run(plan: &Arc<Plan>, context: &mut Context<'_>) -> Result<Run, String> {
         duplicates: sum(|count| count.duplicates),
         publishers_hear_themselves: counts.iter().any(|count| count.publishers_hear_themselves),
     };
-    run.messages.lost = figures.missing;
+    // What nobody published may be a delivery that was damaged, but only where one is missing.
+    let foreign = sum(|count| count.foreign);
+    let damaged = foreign.min(figures.missing);
+    run.messages.corrupted += damaged;
+    run.messages.unasked = foreign - damaged;
+    run.messages.lost = figures.missing - damaged;
+    if run.messages.unasked > 0 && run.messages.unasked_most == 0 {
+        run.notes.push(format!(
+            "{} came that nobody had published: the server sends of itself",
+            plural(run.messages.unasked, "message")
+        ));
+    }
     run.fanout = Some(figures);
     run::judge(&mut run, plan);
     Ok(run)

@@ -29,11 +29,11 @@ impl Workload for Idle {
     /// A server may say what it likes.
     fn message(&mut self, _: &mut Hub, _: &mut Conn<'_, Index>, _: usize, _: Message<'_>) {}
 
-    fn is_quiet(&self, _: &Hub) -> bool {
+    fn is_quiet(&self, _: &Hub, _: u64) -> bool {
         true
     }
 
-    fn finish(&mut self, _: &mut Hub) {}
+    fn finish(&mut self, _: &mut Hub, _: u64) {}
 }
 
 /// Carries the plan out.

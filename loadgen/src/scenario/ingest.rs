@@ -118,12 +118,12 @@ impl Workload for Ingest {
         let _ = conn.ping(b"all read?");
     }
 
-    fn is_quiet(&self, hub: &Hub) -> bool {
+    fn is_quiet(&self, hub: &Hub, _: u64) -> bool {
         let mut open = hub.open.iter();
         open.all(|&index| self.sent[index as usize].is_confirmed)
     }
 
-    fn finish(&mut self, hub: &mut Hub) -> IngestFigures {
+    fn finish(&mut self, hub: &mut Hub, _: u64) -> IngestFigures {
         hub.tally.messages.scheduled = hub.tally.messages.sent;
         let mut figures = IngestFigures {
             frames_measured: hub.tally.messages.sent,

@@ -482,8 +482,10 @@ fn a_server_that_ends_early_leaves_what_was_measured() {
     });
     let run = run(&["echo", &server.url, "-c", "5", "-d", "1s", "--warmup", "0s"]);
     stopping.join().unwrap();
-    assert_eq!((run.connections.opened, run.connections.lost), (5, 5));
-    assert!(run.messages.received >= 490, "{:?}", run.messages);
-    assert_eq!(run.messages.received + run.messages.lost, run.messages.sent);
+    assert_eq!((run.connections.opened, run.connections.closed), (5, 5));
+    let messages = run.messages;
+    assert!(messages.received >= 490, "{messages:?}");
+    assert_eq!(messages.received + messages.cut_off, messages.sent);
+    assert_eq!((run.connections.lost, messages.lost), (0, 0));
     assert_ne!(run.verdict.kind, VerdictKind::Sound);
 }

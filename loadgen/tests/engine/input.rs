@@ -255,11 +255,13 @@ fn an_interrupt_ends_the_run_early_and_still_reports() {
     let output = child.wait_with_output().unwrap();
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(table.contains("p99"), "{table}{}", said(&output));
+    assert_eq!(output.status.code(), Some(130), "{table}");
+    let words: Vec<&str> = table.split_whitespace().collect();
+    let said = words.join(" ");
+    assert!(said.contains("it was interrupted: "), "{table}");
     assert!(
-        output
-            .status
-            .code()
-            .is_some_and(|code| code == 0 || code == 3),
+        said.contains("of the 1 min 00 s that were asked for"),
         "{table}"
     );
+    assert!(!said.contains("Sound"), "{table}");
 }

@@ -8,6 +8,7 @@ mod input;
 mod scenarios;
 mod servers;
 mod tls;
+mod verdicts;
 
 use std::sync::{Arc, atomic::AtomicBool};
 

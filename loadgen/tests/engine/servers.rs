@@ -1,16 +1,22 @@
 //! Servers that do something wrong on purpose, and count how often they did.
 
 use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::channel,
     },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use ringwire::{
     Address, CloseCause, Config, Conn, ConnId, Handle, Message, MessageKind, Refusal, Remote,
-    Server, Service, Turn, Upgrade, proto::handshake::Answer, tls::ServerTls,
+    Server, Service, Turn, Upgrade,
+    proto::handshake::{Answer, Request, accept_key},
+    tls::ServerTls,
 };
 
 /// A server on a port of the kernel's choice, until it is dropped.
@@ -305,5 +311,257 @@ impl Service for Sink {
         }
         conn.state().messages += 1;
         conn.state().bytes += message.payload().len() as u64;
+    }
+}
+
+/// A server that is written down frame by frame, on a thread for each connection, until it is
+/// dropped.
+pub struct Scripted {
+    pub url: String,
+    listener: Option<JoinHandle<()>>,
+    shared: Arc<ScriptedShared>,
+    address: std::net::SocketAddr,
+}
+
+#[derive(Default)]
+struct ScriptedShared {
+    stops: AtomicBool,
+    streams: Mutex<Vec<TcpStream>>,
+}
+
+impl Scripted {
+    /// Plays the script for each connection; it is told how many came before.
+    pub fn start(script: impl Fn(Asked, usize) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(ScriptedShared::default());
+        let (its_shared, script) = (shared.clone(), Arc::new(script));
+        let listening = std::thread::spawn(move || {
+            let mut threads = Vec::new();
+            for (number, stream) in listener.incoming().enumerate() {
+                if its_shared.stops.load(Ordering::SeqCst) {
+                    break;
+                }
+                let stream = stream.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let kept = stream.try_clone().unwrap();
+                its_shared.streams.lock().unwrap().push(kept);
+                let script = script.clone();
+                threads.push(std::thread::spawn(move || {
+                    script(Asked { stream }, number);
+                }));
+            }
+            drop(listener);
+            for thread in threads {
+                thread.join().unwrap();
+            }
+        });
+        Self {
+            url: format!("ws://{address}/"),
+            listener: Some(listening),
+            shared,
+            address,
+        }
+    }
+
+    /// An echo that answers each message after a delay, however many wait.
+    pub fn slow_echo(delay: Duration) -> Self {
+        Self::start(move |asked, _| asked.open().echo_after(delay, u64::MAX))
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.shared.stops.store(true, Ordering::SeqCst);
+        for stream in self.shared.streams.lock().unwrap().iter() {
+            // One that has ended already is as it should be.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        // Wakes whoever waits for the next connection.
+        let _ = TcpStream::connect(self.address);
+        let listening = self.listener.take().unwrap().join();
+        assert!(listening.is_ok(), "a script panicked");
+    }
+}
+
+/// A connection that asks for something.
+pub struct Asked {
+    stream: TcpStream,
+}
+
+impl Asked {
+    /// Reads the request's head. `None` when there was none.
+    fn head(&mut self) -> Option<Vec<u8>> {
+        let (mut head, mut byte) = (Vec::new(), [0; 1]);
+        while !head.ends_with(b"\r\n\r\n") {
+            match self.stream.read(&mut byte) {
+                Ok(1) => head.push(byte[0]),
+                _ => return None,
+            }
+        }
+        Some(head)
+    }
+
+    /// Opens the WebSocket.
+    pub fn open(self) -> Socket {
+        self.open_after(b"")
+    }
+
+    /// Writes something before the answer that opens the WebSocket.
+    pub fn open_after(mut self, before: &[u8]) -> Socket {
+        if let Some(head) = self.head() {
+            let request = Request::parse(&head).unwrap();
+            // Whoever asks for something else is told what there is as well.
+            let key = request.headers().first("sec-websocket-key");
+            let key = key.and_then(|key| key.first_chunk::<24>());
+            let accept = accept_key(key.unwrap_or(b"dGhlIHNhbXBsZSBub25jZQ=="));
+            let mut reply = before.to_vec();
+            reply.extend_from_slice(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                  Connection: Upgrade\r\nSec-WebSocket-Accept: ",
+            );
+            reply.extend_from_slice(&accept);
+            reply.extend_from_slice(b"\r\n\r\n");
+            // A client that is gone does not read it.
+            let _ = self.stream.write_all(&reply);
+        }
+        Socket {
+            stream: self.stream,
+        }
+    }
+}
+
+/// An open WebSocket, frame by frame.
+pub struct Socket {
+    stream: TcpStream,
+}
+
+pub const TEXT: u8 = 0x1;
+pub const BINARY: u8 = 0x2;
+pub const CLOSE: u8 = 0x8;
+const FIN: u8 = 0x80;
+
+impl Socket {
+    /// The next message or close frame, with its opcode. `None` at the end of the connection.
+    pub fn receive(&mut self) -> Option<(u8, Vec<u8>)> {
+        let mut head = [0; 2];
+        self.stream.read_exact(&mut head).ok()?;
+        let len = match head[1] & 0x7f {
+            126 => {
+                let mut len = [0; 2];
+                self.stream.read_exact(&mut len).ok()?;
+                u64::from(u16::from_be_bytes(len))
+            }
+            127 => {
+                let mut len = [0; 8];
+                self.stream.read_exact(&mut len).ok()?;
+                u64::from_be_bytes(len)
+            }
+            len => u64::from(len),
+        };
+        let mut mask = [0; 4];
+        if head[1] & 0x80 != 0 {
+            self.stream.read_exact(&mut mask).ok()?;
+        }
+        let mut payload = vec![0; len as usize];
+        self.stream.read_exact(&mut payload).ok()?;
+        for (byte, mask) in payload.iter_mut().zip(mask.iter().cycle()) {
+            *byte ^= mask;
+        }
+        Some((head[0] & 0xf, payload))
+    }
+
+    /// A frame as it is, without a mask.
+    pub fn send_frame(&mut self, first: u8, payload: &[u8]) {
+        let mut frame = vec![first];
+        match payload.len() {
+            len @ 0..=125 => frame.push(len as u8),
+            len => {
+                frame.push(126);
+                frame.extend_from_slice(&(len as u16).to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(payload);
+        // A client that is gone does not read it.
+        let _ = self.stream.write_all(&frame);
+    }
+
+    pub fn send(&mut self, opcode: u8, payload: &[u8]) {
+        self.send_frame(FIN | opcode, payload);
+    }
+
+    /// In frames of so many bytes.
+    pub fn send_fragmented(&mut self, opcode: u8, payload: &[u8], bytes: usize) {
+        let count = payload.len().div_ceil(bytes).max(1);
+        for (index, part) in payload.chunks(bytes).enumerate() {
+            let first = if index == 0 { opcode } else { 0 };
+            let fin = if index + 1 == count { FIN } else { 0 };
+            self.send_frame(fin | first, part);
+        }
+    }
+
+    pub fn close(&mut self, code: u16) {
+        self.send(CLOSE, &code.to_be_bytes());
+        while self.receive().is_some_and(|(opcode, _)| opcode != CLOSE) {}
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Keeps still, reading, and closes then.
+    pub fn close_after(mut self, delay: Duration, code: u16) {
+        // The point of it: what was sent has waited for so long.
+        std::thread::sleep(delay);
+        self.close(code);
+    }
+
+    /// Sends replies that were held back, and goes on as an echo.
+    pub fn echo_later(mut self, delay: Duration, held: Vec<(u8, Vec<u8>)>) {
+        // The point of it: they come so much later.
+        std::thread::sleep(delay);
+        for (opcode, payload) in held {
+            self.send(opcode, &payload);
+        }
+        self.echo_after(Duration::ZERO, u64::MAX);
+    }
+
+    /// Ends the connection without a word.
+    pub fn drop_it(self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Answers each of the first messages after a delay, then closes.
+    pub fn echo_after(mut self, delay: Duration, count: u64) {
+        let mut writing = Socket {
+            stream: self.stream.try_clone().unwrap(),
+        };
+        let (replies, waiting) = channel::<(Instant, u8, Vec<u8>)>();
+        let writer = std::thread::spawn(move || {
+            let mut answered = 0;
+            for (due, opcode, payload) in waiting {
+                // The point of it: each reply comes so much later.
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                writing.send(opcode, &payload);
+                answered += u64::from(opcode != CLOSE);
+                if answered == count || opcode == CLOSE {
+                    break;
+                }
+            }
+            if answered == count {
+                writing.send(CLOSE, &1001_u16.to_be_bytes());
+            }
+        });
+        while let Some((opcode, payload)) = self.receive() {
+            let due = match opcode {
+                CLOSE => Instant::now(),
+                _ => Instant::now() + delay,
+            };
+            // Whoever has answered enough does not take any more.
+            let taken = replies.send((due, opcode, payload));
+            if opcode == CLOSE || taken.is_err() {
+                break;
+            }
+        }
+        drop(replies);
+        writer.join().unwrap();
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }

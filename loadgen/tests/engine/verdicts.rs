@@ -1,0 +1,420 @@
+//! What is said of servers that deserve it, and of others that look like them: cut off is not lost,
+//! slow is not wrong, and whoever speaks first is not corrupt.
+
+use std::time::{Duration, Instant};
+
+use loadgen::{
+    report::table,
+    result::{Run, VerdictKind},
+};
+use ringwire::Config;
+
+use crate::{
+    run,
+    servers::{Asked, BINARY, Running, Scripted, Stalling, TEXT},
+};
+
+/// The report in one line, to look for sentences that a table folds.
+fn unfolded(run: &Run) -> String {
+    let table = table::render(run);
+    let words: Vec<&str> = table.split_whitespace().collect();
+    words.join(" ")
+}
+
+/// The verdict is this one, unless the machine was too busy for one.
+fn assert_verdict(run: &Run, kind: VerdictKind) {
+    let found = run.verdict.kind;
+    assert!(
+        found == kind || found == VerdictKind::ClientBound,
+        "{:?}",
+        run.verdict
+    );
+}
+
+/// Nothing is said to be lost, wrong or late to come.
+fn assert_not_accused(run: &Run) {
+    let said = unfolded(run).replace("nothing was lost or wrong", "");
+    for word in ["lost", "FAULTY", "corrupted", "not what had been sent"] {
+        assert!(!said.contains(word), "'{word}' in {said}");
+    }
+    assert_eq!(
+        run.messages.received + run.messages.cut_off,
+        run.messages.sent,
+        "{:?}",
+        run.messages
+    );
+}
+
+#[test]
+fn what_is_still_under_way_at_the_end_is_not_lost() {
+    let server = Scripted::slow_echo(Duration::from_millis(300));
+    let words = ["echo", &server.url, "-c", "4", "--rate", "40"];
+    let times = ["-d", "2s", "--warmup", "300ms", "--reply-timeout", "1s"];
+    let run = run(&[&words[..], &times].concat());
+    assert_not_accused(&run);
+    assert_eq!(
+        run.messages.received, run.messages.sent,
+        "{:?}",
+        run.messages
+    );
+    assert!(run.messages.sent > 20, "{:?}", run.messages);
+    // One at a time on four connections: 13 a second, so that the rest had to wait for too long.
+    assert!(run.messages.unsent > 10, "{:?}", run.messages);
+    assert_verdict(&run, VerdictKind::NotAsAsked);
+    let said = unfolded(&run);
+    assert!(
+        said.contains("due and not sent when the run ended: 4 connections"),
+        "{said}"
+    );
+    assert!(
+        said.contains("of the 40/s that were asked for; raise --in-flight"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_slow_server_with_room_for_the_rate_is_sound() {
+    let server = Scripted::slow_echo(Duration::from_millis(300));
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "4",
+        "--rate",
+        "40",
+        "--in-flight",
+        "8",
+    ];
+    let times = ["-d", "1s", "--warmup", "300ms", "--allow-client-bound"];
+    let run = run(&[&words[..], &times].concat());
+    assert_not_accused(&run);
+    assert_eq!((run.messages.received, run.messages.unsent), (40, 0));
+    assert!(run.latency.corrected_ns.min() >= 299_000_000);
+}
+
+#[test]
+fn a_rate_far_above_what_connections_carry_is_not_called_a_gap() {
+    let server = Scripted::slow_echo(Duration::from_millis(300));
+    let words = ["echo", &server.url, "-c", "4", "--rate", "500"];
+    let times = [
+        "-d",
+        "1500ms",
+        "--warmup",
+        "300ms",
+        "--reply-timeout",
+        "500ms",
+    ];
+    let run = run(&[&words[..], &times].concat());
+    let said = unfolded(&run);
+    assert_eq!(
+        (run.messages.sent, run.messages.scheduled),
+        (0, 750),
+        "{said}"
+    );
+    assert!(!said.contains("gap"), "{said}");
+    assert!(
+        said.contains("of 750 messages due in the measured part none was sent"),
+        "{said}"
+    );
+    assert!(said.contains("of the 500/s that were asked for"), "{said}");
+    assert_verdict(&run, VerdictKind::NotAsAsked);
+}
+
+#[test]
+fn a_measured_part_that_is_shorter_than_a_gap_is_called_that() {
+    let server = Scripted::slow_echo(Duration::ZERO);
+    let words = ["echo", &server.url, "-c", "1", "--rate", "2"];
+    let times = ["-d", "200ms", "--warmup", "100ms"];
+    let run = run(&[&words[..], &times].concat());
+    let said = unfolded(&run);
+    assert!(
+        said.contains("shorter than the gap between two messages at 2/s"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_reply_later_than_its_time_is_lost_and_one_in_time_is_not() {
+    let server = Scripted::slow_echo(Duration::from_millis(600));
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "2",
+        "-d",
+        "300ms",
+        "--warmup",
+        "0s",
+    ];
+    let run = |timeout: &str| run(&[&words[..], &["--reply-timeout", timeout]].concat());
+    let late = run("200ms");
+    assert!(late.messages.lost > 0, "{:?}", late.messages);
+    assert_verdict(&late, VerdictKind::Faulty);
+    let said = unfolded(&late);
+    assert!(
+        said.contains("no answer came within --reply-timeout 200 ms"),
+        "{said}"
+    );
+    let in_time = run("10s");
+    assert_not_accused(&in_time);
+    assert_eq!(in_time.messages.received, 2);
+}
+
+#[test]
+fn a_reply_that_was_overtaken_has_its_own_time() {
+    // The first of two comes half a second after the second.
+    let server = Scripted::start(|asked: Asked, _| {
+        let mut socket = asked.open();
+        let (Some((opcode, first)), Some((_, second))) = (socket.receive(), socket.receive())
+        else {
+            return;
+        };
+        socket.send(opcode, &second);
+        socket.echo_later(Duration::from_millis(500), vec![(opcode, first)]);
+    });
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "1",
+        "-d",
+        "100ms",
+        "--warmup",
+        "0s",
+    ];
+    let run = run(&[&words[..], &["--rate", "20", "--in-flight", "2"]].concat());
+    assert_eq!(run.messages.lost, 0, "{:?}", run.messages);
+    assert_eq!(run.messages.reordered, 1, "{:?}", run.messages);
+}
+
+#[test]
+fn who_greets_is_not_corrupt() {
+    let greeter = |greetings: usize| {
+        Scripted::start(move |asked: Asked, _| {
+            let mut socket = asked.open();
+            for _ in 0..greetings {
+                socket.send(TEXT, b"welcome to the server of welcomes");
+            }
+            socket.echo_after(Duration::ZERO, u64::MAX);
+        })
+    };
+    let server = greeter(2);
+    for text in [&["--text"][..], &["-s", "3"], &[]] {
+        let words = [
+            "echo",
+            &server.url,
+            "-c",
+            "4",
+            "-d",
+            "200ms",
+            "--warmup",
+            "0s",
+        ];
+        let words = [
+            &words[..],
+            text,
+            &["--verify", "all", "--allow-client-bound"],
+        ]
+        .concat();
+        let unexpected = run(&words);
+        assert_not_accused(&unexpected);
+        let said = unfolded(&unexpected);
+        assert!(
+            said.contains("the server sends before it is asked: 8 messages"),
+            "{said}"
+        );
+        assert!(said.contains("use --greeting 2"), "{said}");
+        let expected = run(&[&words[..], &["--greeting", "2"]].concat());
+        assert_not_accused(&expected);
+        assert_eq!(expected.messages.greetings, 8);
+        let said = unfolded(&expected);
+        assert!(!said.contains("before it is asked"), "{said}");
+        assert!(expected.messages.received > 4, "{said}");
+    }
+    let shy = greeter(0);
+    let words = ["echo", &shy.url, "-c", "4", "-d", "200ms", "--warmup", "0s"];
+    let missing = run(&[&words[..], &["--greeting", "1"]].concat());
+    assert_not_accused(&missing);
+    assert!(
+        unfolded(&missing).contains("0 of the 4 greetings that --greeting 1 expects"),
+        "{}",
+        unfolded(&missing)
+    );
+}
+
+#[test]
+fn who_answers_something_else_is_corrupt_from_the_first_message_on() {
+    let server = Scripted::start(|asked: Asked, _| {
+        let mut socket = asked.open();
+        while let Some((opcode, payload)) = socket.receive() {
+            if opcode == BINARY {
+                socket.send(BINARY, &[&payload[..], b"!"].concat());
+            } else {
+                return socket.send(opcode, &payload);
+            }
+        }
+    });
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "2",
+        "-d",
+        "300ms",
+        "--warmup",
+        "0s",
+    ];
+    let run = run(&[&words[..], &["--reply-timeout", "100ms"]].concat());
+    assert!(run.messages.corrupted >= 2, "{:?}", run.messages);
+    assert_eq!(run.messages.unasked, 0, "{:?}", run.messages);
+    assert_verdict(&run, VerdictKind::Faulty);
+}
+
+#[test]
+fn who_closes_in_good_order_has_lost_nothing() {
+    let server = Scripted::start(|asked: Asked, _| {
+        asked.open().echo_after(Duration::from_millis(20), 10);
+    });
+    for load in [
+        &["--in-flight", "1"][..],
+        &["--in-flight", "4"],
+        &["--rate", "100"],
+    ] {
+        let words = [
+            "echo",
+            &server.url,
+            "-c",
+            "3",
+            "-d",
+            "800ms",
+            "--warmup",
+            "0s",
+        ];
+        let run = run(&[&words[..], load].concat());
+        assert_not_accused(&run);
+        assert_eq!((run.connections.closed, run.connections.lost), (3, 0));
+        assert_verdict(&run, VerdictKind::NotAsAsked);
+        let said = unfolded(&run);
+        assert!(
+            said.contains("the server closed 3 of 3 connections in good order"),
+            "{said}"
+        );
+        assert!(said.contains("closed it with 1001"), "{said}");
+    }
+}
+
+#[test]
+fn who_closes_over_a_message_that_waited_has_lost_it() {
+    let server = Scripted::start(|asked: Asked, _| {
+        let mut socket = asked.open();
+        for _ in 0..5 {
+            let Some((opcode, payload)) = socket.receive() else {
+                return;
+            };
+            socket.send(opcode, &payload);
+        }
+        let _ = socket.receive();
+        socket.close_after(Duration::from_millis(200), 1000);
+    });
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "2",
+        "-d",
+        "600ms",
+        "--warmup",
+        "0s",
+    ];
+    let run = run(&words);
+    assert_eq!(run.messages.lost, 2, "{:?}", run.messages);
+    assert_eq!(run.connections.closed, 2);
+    assert_verdict(&run, VerdictKind::Faulty);
+    assert!(unfolded(&run).contains("its connection ended long after one was due"));
+}
+
+#[test]
+fn who_breaks_connections_off_is_named_for_that() {
+    let server = Scripted::start(|asked: Asked, _| {
+        let mut socket = asked.open();
+        for _ in 0..5 {
+            let Some((opcode, payload)) = socket.receive() else {
+                return;
+            };
+            socket.send(opcode, &payload);
+        }
+        socket.drop_it();
+    });
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "2",
+        "-d",
+        "300ms",
+        "--warmup",
+        "0s",
+    ];
+    let run = run(&words);
+    assert_eq!((run.connections.lost, run.connections.closed), (2, 0));
+    assert_eq!(run.messages.lost, 0, "{:?}", run.messages);
+    assert_verdict(&run, VerdictKind::Faulty);
+    let said = unfolded(&run);
+    assert!(
+        said.contains("2 of the connections ended before the run did"),
+        "{said}"
+    );
+}
+
+#[test]
+fn nobody_who_hears_nothing_is_told_that_all_is_well() {
+    let server = Scripted::slow_echo(Duration::ZERO);
+    let words = [
+        "fanout",
+        &server.url,
+        "-n",
+        "3",
+        "--rate",
+        "50",
+        "-d",
+        "400ms",
+    ];
+    let run = run(&[&words[..], &["--warmup", "0s", "--reply-timeout", "200ms"]].concat());
+    assert_verdict(&run, VerdictKind::Faulty);
+    let said = unfolded(&run);
+    assert!(
+        said.contains("nothing that was published came to any subscriber (60 expected)"),
+        "{said}"
+    );
+    assert!(said.contains("as an echo does"), "{said}");
+}
+
+#[test]
+fn who_fragments_compresses_or_stalls_is_sound() {
+    let fragmenting = Scripted::start(|asked: Asked, _| {
+        let mut socket = asked.open();
+        while let Some((opcode, payload)) = socket.receive() {
+            if opcode != BINARY {
+                return socket.send(opcode, &payload);
+            }
+            socket.send_fragmented(opcode, &payload, 7);
+        }
+    });
+    let mut config = Config::default();
+    config.compress = true;
+    let compressing = Running::start_with(config, |_| ringwire::service::Echo);
+    let at = Instant::now() + Duration::from_millis(150);
+    let stalling = Running::start(move |_| Stalling {
+        at,
+        lasts: Duration::from_millis(300),
+        done: false,
+    });
+    for url in [&fragmenting.url, &compressing.url, &stalling.url] {
+        let words = ["echo", url, "-c", "3", "-d", "300ms", "--warmup", "0s"];
+        let more = ["-s", "3,64,400", "--in-flight", "2", "--verify", "all"];
+        let run = run(&[&words[..], &more, &["--compress"]].concat());
+        assert_not_accused(&run);
+        assert!(run.messages.received > 5, "{:?}", run.messages);
+        assert_verdict(&run, VerdictKind::Sound);
+    }
+}
