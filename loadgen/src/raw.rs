@@ -22,6 +22,9 @@ use ringwire::{
 /// The longest reply that is looked at: head and body.
 const REPLY_BYTES_MAX: usize = 64 << 10;
 
+/// Interim replies that are passed over before the final one (RFC 9110 section 15.2).
+const INTERIM_MAX: usize = 16;
+
 /// The longest first line of a body that is quoted.
 const LINE_CHARS_MAX: usize = 160;
 
@@ -209,11 +212,17 @@ pub fn read_reply(stream: &mut Raw, until: Instant) -> Result<Reply, String> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     let mut reply: Option<(u16, String, usize)> = None;
+    let mut interim = 0;
     loop {
-        if reply.is_none()
+        while reply.is_none()
             && let Some(end) = head_end(&bytes)
         {
             let response = Response::parse(&bytes[..end]).map_err(|error| error.to_string())?;
+            if response.is_interim() && interim < INTERIM_MAX {
+                interim += 1;
+                bytes.drain(..end);
+                continue;
+            }
             reply = Some((response.status(), response.reason_phrase().to_owned(), end));
         }
         if let Some((101, ..)) = reply {

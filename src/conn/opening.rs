@@ -14,7 +14,7 @@ use crate::proto::{
     deflate::Agreed,
     handshake::{
         Answer, ClientRequest, Content, HandshakeError, HeadScanner, HttpReply, Proof, Refusal,
-        ReplyHeaders, Request, Upgrade, check_upgrade, encode_http_reply, encode_refusal,
+        ReplyHeaders, Request, Response, Upgrade, check_upgrade, encode_http_reply, encode_refusal,
         encode_switching_protocols,
     },
     hixie,
@@ -64,7 +64,13 @@ struct OpeningRest {
     head: Vec<u8>,
     /// The request that a client sent, to check the response against.
     client: Option<ClientOpening>,
+    /// Interim responses that came before the final one.
+    interim: u32,
 }
+
+/// Interim responses that a client passes over. One after the other, without end, they would hold a
+/// connection as long as the handshake may take.
+const INTERIM_MAX: u32 = 16;
 
 /// What a trusted proxy says of a connection.
 #[derive(Debug)]
@@ -179,12 +185,43 @@ impl Opening {
         self.rest.as_ref()?.client.as_ref()
     }
 
-    /// Takes bytes of a head. Returns it once it is whole.
+    /// Takes bytes of a head. Returns it once it is whole: a client's is the final response.
     ///
     /// # Errors
     ///
     /// As [`HeadScanner::push`].
     pub fn push<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        head_bytes_max: usize,
+    ) -> Result<Option<WholeHead<'b>>, HandshakeError> {
+        let mut passed = 0;
+        loop {
+            let Some((head, used)) = self.push_head(&bytes[passed..], head_bytes_max)? else {
+                return Ok(None);
+            };
+            passed += used;
+            if !self.passes_over(&head) {
+                return Ok(Some((head, passed)));
+            }
+        }
+    }
+
+    /// Whether another response is to come after this one.
+    fn passes_over(&mut self, head: &[u8]) -> bool {
+        let Some(rest) = self.rest.as_mut().filter(|rest| rest.client.is_some()) else {
+            return false;
+        };
+        let is_interim = Response::parse(head).is_ok_and(|response| response.is_interim());
+        if !is_interim || rest.interim == INTERIM_MAX {
+            return false;
+        }
+        rest.interim += 1;
+        self.scanner = HeadScanner::new();
+        true
+    }
+
+    fn push_head<'b>(
         &mut self,
         bytes: &'b [u8],
         head_bytes_max: usize,
@@ -501,5 +538,62 @@ impl Link {
             accept_key,
         };
         self.stage = Stage::Opening(Opening::of_client(client));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::handshake::WsUrl;
+
+    const FINAL: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+    const HINTS: &[u8] = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n";
+
+    fn client() -> Opening {
+        let url = WsUrl::parse("ws://a/").unwrap();
+        Opening::of_client(ClientOpening {
+            request: Box::new(ClientRequest::new(url)),
+            accept_key: [0; 28],
+        })
+    }
+
+    /// What is found when these bytes come in pieces of so many.
+    fn found(opening: &mut Opening, bytes: &[u8], piece: usize) -> Option<(Vec<u8>, usize)> {
+        let mut before = 0;
+        for piece in bytes.chunks(piece) {
+            if let Some((head, used)) = opening.push(piece, 200).unwrap() {
+                return Some((head.into_owned(), before + used));
+            }
+            before += piece.len();
+        }
+        None
+    }
+
+    #[test]
+    fn interim_responses_are_passed_over_in_pieces_of_any_length() {
+        for count in [0, 1, 2, INTERIM_MAX as usize] {
+            let mut bytes = HINTS.repeat(count);
+            bytes.extend_from_slice(FINAL);
+            let len = bytes.len();
+            bytes.extend_from_slice(b"\x81\x00");
+            for piece in 1..=bytes.len() {
+                let found = found(&mut client(), &bytes, piece);
+                assert_eq!(found, Some((FINAL.to_vec(), len)), "{count} in {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn interim_responses_come_to_an_end() {
+        let bytes = HINTS.repeat(INTERIM_MAX as usize + 1);
+        let found = found(&mut client(), &bytes, 1000).unwrap();
+        assert_eq!(found, (HINTS.to_vec(), bytes.len()));
+    }
+
+    #[test]
+    fn a_server_reads_one_head() {
+        let request = b"GET / HTTP/1.1\r\n\r\n";
+        let found = found(&mut Opening::of_server(), request, 3).unwrap();
+        assert_eq!(found, (request.to_vec(), request.len()));
     }
 }

@@ -12,6 +12,7 @@ use ringwire::Config;
 use crate::{
     run,
     servers::{Asked, BINARY, Running, Scripted, Stalling, TEXT},
+    try_run,
 };
 
 /// The report in one line, to look for sentences that a table folds.
@@ -417,4 +418,36 @@ fn who_fragments_compresses_or_stalls_is_sound() {
         assert!(run.messages.received > 5, "{:?}", run.messages);
         assert_verdict(&run, VerdictKind::Sound);
     }
+}
+
+#[test]
+fn interim_answers_are_not_taken_for_the_final_one() {
+    const HINTS: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\
+                           Link: </style.css>; rel=preload\r\n\r\n";
+    let server = Scripted::start(|asked: Asked, _| {
+        let socket = asked.open_after(HINTS);
+        socket.echo_after(Duration::ZERO, u64::MAX);
+    });
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "2",
+        "-d",
+        "100ms",
+        "--warmup",
+        "0s",
+    ];
+    let run = run(&words);
+    assert_not_accused(&run);
+    assert_eq!((run.connections.opened, run.connections.failed), (2, 0));
+    // What looks at a server byte by byte passes over them as well.
+    let endless = Scripted::start(|asked: Asked, _| {
+        drop(asked.open_after(&HINTS.repeat(100)));
+    });
+    let sentence = try_run(&["echo", &endless.url, "-c", "1"]).unwrap_err();
+    assert!(
+        sentence.contains("103 Early Hints") || sentence.contains("100 Continue"),
+        "{sentence}"
+    );
 }

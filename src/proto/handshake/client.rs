@@ -298,6 +298,7 @@ fn resource_name(resource: &str) -> Result<String, WsUrlError> {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClientRequest {
     url: WsUrl,
+    host: Option<String>,
     origin: Option<String>,
     subprotocols: Vec<String>,
     offers: Vec<Offer>,
@@ -309,6 +310,7 @@ impl ClientRequest {
     pub const fn new(url: WsUrl) -> ClientRequest {
         ClientRequest {
             url,
+            host: None,
             origin: None,
             subprotocols: Vec::new(),
             offers: Vec::new(),
@@ -319,6 +321,20 @@ impl ClientRequest {
     /// The URL.
     pub const fn url(&self) -> &WsUrl {
         &self.url
+    }
+
+    /// Sends this `Host` instead of the URL's, for a server that is reached by its address or
+    /// through a tunnel. TLS still asks for the URL's host.
+    ///
+    /// # Errors
+    ///
+    /// [`FieldError::HeaderValueInvalid`] unless it is a host with or without a port.
+    pub fn set_host(&mut self, host: &str) -> Result<(), FieldError> {
+        if Authority::parse(host).is_none() {
+            return Err(FieldError::HeaderValueInvalid);
+        }
+        self.host = Some(host.to_owned());
+        Ok(())
     }
 
     /// Sends `Origin`, which a browser must and other clients may (RFC 6455 section 4.1, item 8).
@@ -386,7 +402,10 @@ impl ClientRequest {
         out.extend_from_slice(b"GET ");
         out.extend_from_slice(self.url.resource_name.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-        self.url.push_host(out);
+        match &self.host {
+            Some(host) => out.extend_from_slice(host.as_bytes()),
+            None => self.url.push_host(out),
+        }
         out.extend_from_slice(
             b"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
         );
@@ -542,6 +561,13 @@ impl<'a> Response<'a> {
     /// The status code, 000 to 999 as sent.
     pub const fn status(&self) -> u16 {
         self.status
+    }
+
+    /// Whether it is an interim response, which the final one follows (RFC 9110 section 15.2): a
+    /// 100 or 103, say. A client has to be able to read one or more of them although it asked for
+    /// none. 101 is none here: what follows it is another protocol.
+    pub const fn is_interim(&self) -> bool {
+        self.status >= 100 && self.status < 200 && self.status != 101
     }
 
     /// The reason phrase; empty when it is missing or not ASCII.
@@ -859,9 +885,27 @@ mod tests {
     }
 
     #[test]
+    fn a_host_of_the_caller_s_stands_in_place_of_the_url_s() {
+        let mut request = request("ws://127.0.0.1:9001/");
+        request.set_host("chat.example.com:81").unwrap();
+        let head = encoded(&request);
+        assert!(head.contains("\r\nHost: chat.example.com:81\r\n"), "{head}");
+        assert_eq!(head.matches("Host:").count(), 1, "{head}");
+        request.set_host("chat.example.com").unwrap();
+        assert!(encoded(&request).contains("\r\nHost: chat.example.com\r\n"));
+    }
+
+    #[test]
     fn section_4_1_what_a_caller_must_not_send() {
         let mut request = request("ws://a/");
         let before = request.clone();
+        for host in ["", "a b", "a\r\nb: c", "a:b", "a/b", "user@a"] {
+            assert_eq!(
+                request.set_host(host),
+                Err(FieldError::HeaderValueInvalid),
+                "{host}"
+            );
+        }
         for origin in ["", "http://a b", "http://a\r\n", "http://\u{e4}"] {
             assert_eq!(
                 request.set_origin(origin),
@@ -1049,6 +1093,24 @@ mod tests {
             let result = request.check_response(head.as_bytes(), SAMPLE_ACCEPT);
             let subprotocol = result.map(|accepted| accepted.subprotocol());
             assert_eq!(subprotocol, expected, "{sent:?} -> {instead:?}");
+        }
+    }
+
+    #[test]
+    fn section_15_2_interim_responses() {
+        for (status, is_interim) in [
+            (100, true),
+            (101, false),
+            (102, true),
+            (103, true),
+            (199, true),
+            (99, false),
+            (200, false),
+            (426, false),
+        ] {
+            let head = format!("HTTP/1.1 {status:03} Whatever\r\nLink: </a.css>\r\n\r\n");
+            let response = Response::parse(head.as_bytes()).unwrap();
+            assert_eq!(response.is_interim(), is_interim, "{status}");
         }
     }
 
