@@ -116,6 +116,14 @@ fn certificate_words(error: &CertificateError) -> String {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("it is for another name ({error})")
         }
+        // What `openssl req -x509` makes unless it is told otherwise. The verifier's own error has
+        // no type here.
+        CertificateError::Other(error) if format!("{error:?}").contains("CaUsedAsEndEntity") => {
+            "it is an authority's own (CA:TRUE), which no server may show for itself; make another \
+             with CA:FALSE (openssl req -x509 -addext basicConstraints=critical,CA:FALSE), or have \
+             the authority sign one for the server"
+                .into()
+        }
         other => other.to_string(),
     }
 }

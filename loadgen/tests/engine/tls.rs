@@ -1,6 +1,10 @@
 //! Over `wss://`: the same, and what TLS adds to it.
 
+use std::{fs, path::PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use ringwire::tls::ServerTls;
+use tempfile::TempDir;
 
 use crate::{authority::Authority, run, scenarios::passes_the_check, servers::Running, try_run};
 
@@ -76,4 +80,51 @@ fn our_own_server_passes_the_check_over_tls() {
     let authority = Authority::new();
     let server = server(&authority);
     passes_the_check(&server.url, &["--insecure"]);
+}
+
+/// What `openssl req -x509` makes, an authority's certificate unless it is told otherwise, and a
+/// server that shows it.
+fn self_signed(is_authority: bool) -> (Running, PathBuf, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = match is_authority {
+        true => IsCa::Ca(BasicConstraints::Unconstrained),
+        false => IsCa::ExplicitNoCa,
+    };
+    let key = KeyPair::generate().unwrap();
+    let (certificate, key_file) = (
+        folder.path().join("cert.pem"),
+        folder.path().join("key.pem"),
+    );
+    fs::write(&certificate, params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(&key_file, key.serialize_pem()).unwrap();
+    let tls = ServerTls::builder().certificate(&certificate, &key_file);
+    let server = Running::echo_over(&tls.load().unwrap());
+    (server, certificate, folder)
+}
+
+#[test]
+fn a_certificate_that_signs_itself_is_told_what_it_lacks() {
+    let (server, certificate, _folder) = self_signed(true);
+    let words = ["echo", &server.url, "--ca", certificate.to_str().unwrap()];
+    let sentence = try_run(&words).unwrap_err();
+    assert!(
+        sentence.contains("basicConstraints=critical,CA:FALSE"),
+        "{sentence}"
+    );
+    assert!(!sentence.contains("OtherError"), "{sentence}");
+    // What it says helps.
+    let (server, certificate, _folder) = self_signed(false);
+    let ca = ["--ca", certificate.to_str().unwrap()];
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "1",
+        "-d",
+        "100ms",
+        "--warmup",
+        "0s",
+    ];
+    assert!(run(&[&words[..], &ca].concat()).messages.received > 0);
 }
