@@ -10,7 +10,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-use crate::result::Environment;
+use crate::{redact, result::Environment};
 
 /// What is known of the machine and of this program.
 pub fn environment(command: Vec<String>) -> Environment {
@@ -37,7 +37,7 @@ pub fn environment(command: Vec<String>) -> Environment {
         loadgen_commit: option_env!("LOADGEN_COMMIT").map(str::to_owned),
         rustc_version: option_env!("LOADGEN_RUSTC").map(str::to_owned),
         release_build: !cfg!(debug_assertions),
-        command,
+        command: redact::command(command),
     }
 }
 

@@ -18,6 +18,7 @@
 //! | [`driver`] | one thread's loop on a [`ringwire::client::Client`] | what a reply means |
 //! | [`scenario`] | what is sent, what a reply means | threads |
 //! | [`run`] | threads, phases, the sum of all | what is sent |
+//! | [`redact`] | what a report leaves out | reports |
 //! | [`verdict`] | when numbers cannot be believed | how they came about |
 //! | [`result`] | names and units | everything else |
 //!
@@ -31,6 +32,7 @@ pub mod environment;
 pub mod histogram;
 pub mod plan;
 pub mod raw;
+pub mod redact;
 pub mod report;
 pub mod result;
 pub mod run;

@@ -16,6 +16,7 @@ use crate::{
     compare,
     environment::{cpus_allowed, cpus_online, local_ports},
     raw::{self, Raw, Reply},
+    redact,
     report::Outputs,
     result::{Arrivals, Objective, PlanFigures, Scenario, SizeShare, TextScript, Verify},
     schedule::{RATE_MAX_PER_S, RATE_MIN_PER_S},
@@ -81,6 +82,9 @@ pub struct TargetArgs {
     /// Sends a header with each opening handshake; repeatable
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
+    /// Sends this Host header instead of the URL's; TLS still asks for the URL's
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
     /// Offers a subprotocol; repeatable, the most wanted first
     #[arg(long = "subprotocol", value_name = "NAME")]
     pub subprotocols: Vec<String>,
@@ -553,7 +557,7 @@ fn refuse<T>(sentence: impl Into<String>) -> Result<T, PlanError> {
 /// Where to connect: resolved, and the opening handshake of each topic.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// As it was given.
+    /// As it was given, without what lets somebody in.
     pub url: String,
     /// The first address of its host.
     pub address: Address,
@@ -618,14 +622,15 @@ impl TargetArgs {
             .map(|topic| self.request(&self.url.replace("{}", &topic.to_string())))
             .collect::<Result<Vec<_>, _>>()?;
         let addresses = resolve(requests[0].url()).map_err(|error| {
-            PlanError(format!("'{}' cannot be connected to: {error}", self.url))
+            let url = redact::url(&self.url);
+            PlanError(format!("'{url}' cannot be connected to: {error}"))
         })?;
         let tls = match requests[0].url().scheme() {
             Scheme::Wss => Some(self.tls.load()?),
             Scheme::Ws | Scheme::WsUnix => None,
         };
         Ok(Place {
-            url: self.url.clone(),
+            url: redact::url(&self.url),
             address: raw::first_reachable(addresses),
             requests,
             tls,
@@ -635,19 +640,40 @@ impl TargetArgs {
     }
 
     fn request(&self, url: &str) -> Result<ClientRequest, PlanError> {
-        let parsed = WsUrl::parse(url)
-            .map_err(|error| PlanError(format!("'{url}' is not a URL to connect to: {error}")))?;
+        let parsed = WsUrl::parse(url).map_err(|error| {
+            let url = redact::url(url);
+            PlanError(format!("'{url}' is not a URL to connect to: {error}"))
+        })?;
         let mut request = ClientRequest::new(parsed);
+        if let Some(host) = &self.host {
+            request.set_host(host).map_err(|_| {
+                PlanError(format!(
+                    "--host '{host}' cannot be sent: write a name or an address, with or without a \
+                     port, as in chat.example.com:8080"
+                ))
+            })?;
+        }
         for header in &self.headers {
             let Some((name, value)) = header.split_once(':') else {
                 return refuse(format!(
-                    "--header '{header}' has no colon; write it as 'Name: value'"
+                    "--header '{}' has no colon; write it as 'Name: value'",
+                    redact::header(header)
                 ));
             };
             request
                 .add_header(name.trim(), value.trim())
                 .map_err(|error| {
-                    PlanError(format!("--header '{header}' cannot be sent: {error}"))
+                    let option = match name.trim().to_ascii_lowercase().as_str() {
+                        "host" => format!("; use --host {}", value.trim()),
+                        "origin" => format!("; use --origin {}", value.trim()),
+                        "sec-websocket-protocol" => "; use --subprotocol".to_owned(),
+                        "sec-websocket-extensions" => "; use --compress".to_owned(),
+                        _ => String::new(),
+                    };
+                    let header = redact::header(header);
+                    PlanError(format!(
+                        "--header '{header}' cannot be sent: {error}{option}"
+                    ))
                 })?;
         }
         for name in &self.subprotocols {

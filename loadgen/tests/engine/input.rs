@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::servers::{Choosy, Running, Shut};
+use crate::servers::{Choosy, Running, Scripted, Shut};
 
 fn loadgen(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_loadgen"))
@@ -31,7 +31,7 @@ fn bad_input_is_one_clear_sentence() {
     let missing = format!("{}nowhere", server.url);
     let url = server.url.as_str();
     let secure = url.replace("ws://", "wss://");
-    let table: [(&[&str], &[&str]); 37] = [
+    let table: [(&[&str], &[&str]); 39] = [
         (
             &["echo", "http://127.0.0.1:1"],
             &["http://127.0.0.1:1", "ws://"],
@@ -96,6 +96,11 @@ fn bad_input_is_one_clear_sentence() {
         ),
         (&["echo", url, "--header", "nonsense"], &["no colon"]),
         (&["echo", url, "--header", "Upgrade: no"], &["--header"]),
+        (&["echo", url, "-H", "Host: other"], &["use --host other"]),
+        (
+            &["echo", url, "--host", "a b"],
+            &["--host 'a b'", "chat.example.com:8080"],
+        ),
         (&["echo", url, "--pid", "4194999"], &["no process"]),
         (&["fanout", url, "--size", "20"], &["too small"]),
         (
@@ -264,4 +269,80 @@ fn an_interrupt_ends_the_run_early_and_still_reports() {
         "{table}"
     );
     assert!(!said.contains("Sound"), "{table}");
+}
+
+/// Every file that a run writes, and what it prints, by name.
+fn all_reports(words: &[&str]) -> Vec<(String, String)> {
+    let folder = tempfile::tempdir().unwrap();
+    let kinds = ["json", "html", "svg", "hgrm", "hlog"];
+    let files = kinds.map(|kind| folder.path().join(kind).display().to_string());
+    let options = kinds.map(|kind| format!("--{kind}"));
+    let mut all = words.to_vec();
+    for (option, file) in options.iter().zip(&files) {
+        all.extend([option.as_str(), file.as_str()]);
+    }
+    let output = loadgen(&all);
+    let mut reports = vec![
+        (
+            "stdout".to_owned(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        ),
+        ("stderr".to_owned(), said(&output)),
+    ];
+    for (kind, file) in kinds.iter().zip(&files) {
+        let text = std::fs::read_to_string(file).unwrap_or_else(|error| {
+            panic!("{kind}: {error}; {}", said(&output));
+        });
+        reports.push(((*kind).to_owned(), text));
+    }
+    reports
+}
+
+#[test]
+fn no_report_lets_its_reader_in() {
+    let server = Running::echo();
+    let url = format!("{}?token=s3cret&room=17", server.url);
+    let words = [
+        "echo",
+        &url,
+        "-c",
+        "2",
+        "-d",
+        "200ms",
+        "--warmup",
+        "0s",
+        "-H",
+        "Cookie: session=s3cret",
+        "--header=Authorization: Bearer s3cret",
+        "-HProxy-Authorization: s3cret",
+    ];
+    for (name, text) in all_reports(&words) {
+        assert!(!text.contains("s3cret"), "{name}: {text}");
+        assert!(!text.contains("room=17"), "{name}: {text}");
+    }
+    // What they were called is still there.
+    let reports = all_reports(&words);
+    let html = &reports.iter().find(|(name, _)| name == "html").unwrap().1;
+    assert!(html.contains("?token=…&amp;room=…"), "{html}");
+    assert!(html.contains("Cookie: …"), "{html}");
+}
+
+#[test]
+fn a_host_of_one_s_own_is_what_the_server_reads() {
+    let server = Scripted::start(|asked, _| asked.open_if("Host: chat.example.com:81\r\n"));
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "1",
+        "-d",
+        "100ms",
+        "--warmup",
+        "0s",
+    ];
+    let named = loadgen(&[&words[..], &["--host", "chat.example.com:81"]].concat());
+    let table = String::from_utf8_lossy(&named.stdout);
+    assert!(table.contains("p50"), "{table}{}", said(&named));
+    let unnamed = loadgen(&words);
+    assert_eq!(unnamed.status.code(), Some(2), "{}", said(&unnamed));
 }

@@ -407,9 +407,23 @@ impl Asked {
         self.open_after(b"")
     }
 
+    /// An echo for those whose request has this in it; nobody else is answered.
+    pub fn open_if(mut self, wanted: &str) {
+        let Some(head) = self.head() else { return };
+        if String::from_utf8_lossy(&head).contains(wanted) {
+            let socket = self.answer(Some(head), b"");
+            socket.echo_after(Duration::ZERO, u64::MAX);
+        }
+    }
+
     /// Writes something before the answer that opens the WebSocket.
     pub fn open_after(mut self, before: &[u8]) -> Socket {
-        if let Some(head) = self.head() {
+        let head = self.head();
+        self.answer(head, before)
+    }
+
+    fn answer(mut self, head: Option<Vec<u8>>, before: &[u8]) -> Socket {
+        if let Some(head) = head {
             let request = Request::parse(&head).unwrap();
             // Whoever asks for something else is told what there is as well.
             let key = request.headers().first("sec-websocket-key");
