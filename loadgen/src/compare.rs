@@ -14,14 +14,18 @@
 
 pub mod statistics;
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    path::PathBuf,
+};
 
 use serde_json::Value;
 
 use self::statistics::{Change, Metric, Settings};
 use crate::{
     report::{
-        json,
+        self, json,
         sheet::{after_the_slices, scenario_name},
         table, units,
     },
@@ -82,15 +86,18 @@ pub struct Comparison {
 #[must_use]
 pub fn run(arguments: &Arguments) -> u8 {
     match compare(arguments) {
-        Ok(comparison) => {
-            print!("{}", comparison.text);
-            u8::from(comparison.is_worse)
-        }
-        Err(sentence) => {
-            eprintln!("loadgen compare: {sentence}");
-            2
-        }
+        Ok(comparison) => match report::print(comparison.text.as_bytes()) {
+            Ok(()) => u8::from(comparison.is_worse),
+            Err(error) => fail(&error.to_string()),
+        },
+        Err(sentence) => fail(&sentence),
     }
+}
+
+fn fail(sentence: &str) -> u8 {
+    // Standard error may be closed; the status says it as well.
+    let _ = writeln!(io::stderr(), "loadgen compare: {sentence}");
+    2
 }
 
 /// Reads the files and compares them.

@@ -251,6 +251,11 @@ fn task(pid: u32, tid: u32) -> Option<Task> {
     })
 }
 
+/// Whether there is a process of this number.
+pub fn is_there(pid: u32) -> bool {
+    fs::exists(format!("/proc/{pid}/task")).unwrap_or(false)
+}
+
 /// Resident memory of a process, in bytes. Exact where `smaps_rollup` may be read; `status` is off
 /// by what each processor has not added up yet.
 pub fn resident_bytes(pid: u32) -> Option<u64> {
@@ -275,6 +280,8 @@ pub struct KernelMemory {
     pub slab_bytes: Option<u64>,
     /// `TCP: mem` of `/proc/net/sockstat`, in bytes.
     pub tcp_bytes: Option<u64>,
+    /// `TCP: tw` of `/proc/net/sockstat`: connections that ended within the last minute.
+    pub time_wait: Option<u64>,
 }
 
 impl KernelMemory {
@@ -285,15 +292,18 @@ impl KernelMemory {
             let line = text.lines().find_map(|line| line.strip_prefix("Slab:"))?;
             Some(kilobytes(line))
         });
-        let tcp_pages = || {
-            let text = fs::read_to_string("/proc/net/sockstat").ok()?;
-            let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
-            let (_, pages) = line.split_once(" mem ")?;
-            pages.split_whitespace().next()?.parse::<u64>().ok()
+        let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        let tcp = |name: &str| {
+            let line = sockstat
+                .lines()
+                .find_map(|line| line.strip_prefix("TCP:"))?;
+            let (_, value) = line.split_once(name)?;
+            value.split_whitespace().next()?.parse::<u64>().ok()
         };
         Self {
             slab_bytes,
-            tcp_bytes: tcp_pages().map(|pages| pages * rustix::param::page_size() as u64),
+            tcp_bytes: tcp(" mem ").map(|pages| pages * rustix::param::page_size() as u64),
+            time_wait: tcp(" tw "),
         }
     }
 }

@@ -5,7 +5,10 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use clap::Parser;
@@ -67,6 +70,7 @@ fn measure(args: &RunArgs, plan: Result<Plan, PlanError>, scenario: &Scenario<'_
     };
     let mut live = Live::on_stderr(args.outputs.quiet);
     let mut show = |progress: &Progress| live.show(progress);
+    let is_stopped = stopped.clone();
     let mut context = Context {
         stopped,
         progress: &mut show,
@@ -77,7 +81,13 @@ fn measure(args: &RunArgs, plan: Result<Plan, PlanError>, scenario: &Scenario<'_
     live.clear();
     let run = match result {
         Ok(run) => run,
-        Err(sentence) => return fail(&sentence),
+        Err(sentence) => {
+            let status = fail(&sentence);
+            return match is_stopped.load(Ordering::Relaxed) {
+                true => verdict::INTERRUPTED,
+                false => status,
+            };
+        }
     };
     match args.outputs.write(&run) {
         Ok(()) => verdict::exit_status(&run),
@@ -89,7 +99,8 @@ fn measure(args: &RunArgs, plan: Result<Plan, PlanError>, scenario: &Scenario<'_
 fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
     let stopped = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, stopped.clone())?;
+        let status = i32::from(verdict::INTERRUPTED);
+        signal_hook::flag::register_conditional_shutdown(signal, status, stopped.clone())?;
         signal_hook::flag::register(signal, stopped.clone())?;
     }
     Ok(stopped)
@@ -100,12 +111,8 @@ fn check(args: &loadgen::plan::CheckArgs) -> u8 {
         Ok(found) => found,
         Err(sentence) => return fail(&sentence),
     };
-    // Whoever reads it may have gone away; the file has not.
-    let _ = scenario::check::write_table(&mut io::stdout().lock(), &found);
-    if let Some(path) = &args.json
-        && let Err(error) = scenario::check::write_json(path, &found)
-    {
-        return fail(&format!("cannot write {}: {error}", path.display()));
+    if let Err(error) = scenario::check::write(args.json.as_deref(), &found) {
+        return fail(&error.to_string());
     }
     u8::from(scenario::check::has_failed(&found))
 }

@@ -14,7 +14,7 @@ use ringwire::{
 
 use crate::{
     compare,
-    environment::{cpus_allowed, cpus_online, local_ports},
+    environment::{cpus_allowed, cpus_online, is_there, local_ports},
     raw::{self, Raw, Reply},
     redact,
     report::Outputs,
@@ -599,6 +599,17 @@ impl Place {
         raw::open(&self.address, &self.requests[0], self.tls.as_ref(), timeout)
     }
 
+    /// That nothing opened, and why.
+    pub fn none_opened(&self, asked: u64, reason: &str) -> String {
+        match asked {
+            1 => format!("the connection to {} did not open: {reason}", self.url),
+            _ => format!(
+                "none of {asked} connections to {} opened: {reason}",
+                self.url
+            ),
+        }
+    }
+
     /// As [`raw::diagnose`], with the first of its opening handshakes.
     pub fn diagnose(&self, timeout: Duration) -> Option<String> {
         raw::diagnose(&self.address, &self.requests[0], self.tls.as_ref(), timeout)
@@ -790,7 +801,7 @@ fn plan(
         ));
     }
     if let Some(pid) = run.pid
-        && !std::path::Path::new(&format!("/proc/{pid}/task")).exists()
+        && !is_there(pid)
     {
         return refuse(format!(
             "--pid {pid} is no process of this machine; pgrep -x NAME finds the server's"
@@ -858,10 +869,13 @@ fn sources(place: &Place, numbers: &Numbers, given: &[IpAddr]) -> Result<Vec<IpA
     if !given.is_empty() {
         if numbers.ports > (ports * given.len()) as f64 {
             return refuse(format!(
-                "{} connections need more ports than {} source addresses have, {ports} each; add \
-                 addresses with --source, or widen net.ipv4.ip_local_port_range",
+                "{} connections need more ports than {} has, {ports} each; add addresses with \
+                 --source, or widen net.ipv4.ip_local_port_range",
                 numbers.connections,
-                given.len()
+                match given.len() {
+                    1 => "1 source address".to_owned(),
+                    count => format!("each of {count} source addresses"),
+                }
             ));
         }
         return Ok(given.to_vec());

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::report::units::milliseconds;
 use ringwire::{
     Address,
     client::{ClientHandshakeError, ClientRequest, WsUrl},
@@ -18,6 +19,9 @@ use ringwire::{
         rustls::{self, ClientConnection, StreamOwned, pki_types::ServerName},
     },
 };
+
+/// What [`read_reply`] says of a server that was waited for in vain.
+const NOT_IN_TIME: &str = "the server did not answer in time";
 
 /// The longest reply that is looked at: head and body.
 const REPLY_BYTES_MAX: usize = 64 << 10;
@@ -244,7 +248,7 @@ pub fn read_reply(stream: &mut Raw, until: Instant) -> Result<Reply, String> {
             Err(error) => match reply {
                 Some(_) => break,
                 None if is_timeout(&error) => {
-                    return Err("the server did not answer in time".to_owned());
+                    return Err(NOT_IN_TIME.to_owned());
                 }
                 None => return Err(words(&error)),
             },
@@ -307,7 +311,11 @@ pub fn open(
     let connected = Raw::connect_to(address, request.url(), tls, timeout);
     let mut stream = connected.map_err(|error| {
         if is_timeout(&error) {
-            format!("{address} does not answer; check address, route and firewall")
+            format!(
+                "{address} did not accept a connection within {}; check address, route and \
+                 firewall",
+                milliseconds(timeout.as_millis() as f64)
+            )
         } else {
             format!("cannot connect to {address}: {}", words(&error))
         }
@@ -320,7 +328,17 @@ pub fn open(
             Some(error) => error.to_string(),
             None => format!("cannot send the opening handshake to {address}: {error}"),
         })?;
-    let reply = read_reply(&mut stream, Instant::now() + timeout)?;
+    let reply = read_reply(&mut stream, Instant::now() + timeout).map_err(|sentence| {
+        if sentence == NOT_IN_TIME {
+            format!(
+                "{address} accepted the connection and did not answer the opening handshake within \
+                 {}",
+                milliseconds(timeout.as_millis() as f64)
+            )
+        } else {
+            sentence
+        }
+    })?;
     Ok((stream, reply, accept_key))
 }
 

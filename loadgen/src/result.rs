@@ -437,13 +437,14 @@ pub struct ServerFigures {
 pub struct MemoryFigures {
     /// How many connections were held.
     pub connections_held: u64,
-    /// Growth of the server's resident memory for each, in bytes. With `--pid`.
+    /// Growth of the server's resident memory for each, in bytes. With `--pid`, unless it shrank.
     pub server_resident_per_connection_bytes: Option<f64>,
     /// Growth of the generator's own resident memory for each, in bytes.
     pub client_resident_per_connection_bytes: f64,
     /// Growth of the kernel's memory for each, in bytes, both ends of the connection when both are
     /// on this machine. From `/proc/net/sockstat` and, where it may be read, `/proc/slabinfo` or
-    /// `Slab` of `/proc/meminfo`.
+    /// `Slab` of `/proc/meminfo`. `None`, as the next two, when it shrank or grew too little for
+    /// what earlier connections gave back meanwhile.
     pub kernel_per_connection_bytes: Option<f64>,
     /// Growth of the kernel's slab memory, in bytes: sockets, descriptors, queues' heads.
     pub kernel_slab_growth_bytes: Option<i64>,
@@ -607,6 +608,8 @@ pub struct Progress {
     pub p99_ns: Option<u64>,
     /// Failed and lost connections, and wrong replies, since the start.
     pub errors: u64,
+    /// Messages were sent for a while, and none has come.
+    pub nothing_came: bool,
 }
 
 /// The phases of a run, in order.
@@ -633,6 +636,10 @@ pub struct Check {
     pub environment: Environment,
     /// The probes, in order.
     pub probes: Vec<CheckProbe>,
+    /// The expectation of the probe since which the server accepts no connection: none after it was
+    /// made. `None` when it was there until the end.
+    #[serde(default)]
+    pub gone_since: Option<String>,
 }
 
 /// One probe of `loadgen check`.

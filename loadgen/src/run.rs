@@ -26,8 +26,8 @@ use ringwire::Config;
 use crate::{
     driver::{self, Finished, Gate, Job, Report, SliceTally, Start, Tally, Workload},
     environment::{
-        CpuClock, KernelMemory, Usage, allow_open_files, environment, now_ns, own_resident_bytes,
-        own_run_queue_wait_ns, resident_bytes,
+        CpuClock, KernelMemory, Usage, allow_open_files, environment, is_there, now_ns,
+        own_resident_bytes, own_run_queue_wait_ns, resident_bytes,
     },
     histogram,
     plan::Plan,
@@ -53,6 +53,9 @@ const SLICES_MAX: u64 = 600;
 
 /// How often progress is shown.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// A server that has said nothing for so long while it was sent to is told of, in nanoseconds.
+const SILENCE_NS: u64 = 1_000_000_000;
 
 /// A server that waits for a processor more than this is said to.
 const STARVED_SHARE: f64 = 0.1;
@@ -235,6 +238,9 @@ struct Coordinator<'a, 'c, T> {
     opened: u64,
     failed: u64,
     errors: u64,
+    /// Messages sent and received since the start.
+    sent: u64,
+    received: u64,
     /// Thread id, open connections and senders of each shard, once it is connected.
     connected: Vec<Option<(u32, u64, u64)>>,
     slices: BTreeMap<u64, SliceTally>,
@@ -276,6 +282,8 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             opened: 0,
             failed: 0,
             errors: 0,
+            sent: 0,
+            received: 0,
             connected: vec![None; plan.shards],
             slices: BTreeMap::new(),
             finished: Vec::new(),
@@ -356,10 +364,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
         let reason = diagnosis.unwrap_or_else(|| {
             "though one opens now: the server may allow only a few, or was not ready".to_owned()
         });
-        format!(
-            "none of {} connections to {} opened: {reason}",
-            self.plan.connections, place.url
-        )
+        place.none_opened(self.plan.connections as u64, &reason)
     }
 
     fn start(&self) -> Start {
@@ -434,6 +439,8 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
                     _ => slice.payload_bytes_received,
                 };
                 self.errors += slice.errors;
+                self.sent += slice.sent;
+                self.received += slice.received;
                 // Both have the bounds of a slice.
                 let _ = self.since.latency_ns.add(&slice.latency_ns);
                 match self.slices.get_mut(&slice.index) {
@@ -493,6 +500,10 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             p50_ns: percentile(50.0),
             p99_ns: percentile(99.0),
             errors: self.errors + self.failed,
+            nothing_came: self.sent > 0
+                && self.received == 0
+                && self.scenario != Scenario::Ingest
+                && now_ns.saturating_sub(from_ns) > SILENCE_NS,
         });
     }
 
@@ -675,11 +686,15 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
                 starved * 100.0
             ));
         }
-        if server.is_some_and(|server| server.cpu_ns == 0) {
+        if let Some(pid) = plan.pid
+            && !is_there(pid)
+        {
+            notes.push(format!("process {pid}, which --pid named, has ended"));
+        } else if self.scenario != Scenario::Idle
+            && let Some(ServerFigures { cpu_ns: 0, pid, .. }) = server
+        {
             notes.push(format!(
-                "process {} used no CPU time that could be read: is it the server, and still \
-                 there?",
-                plan.pid.unwrap_or(0)
+                "process {pid} used no CPU time that could be read: is it the server?"
             ));
         }
         Run {

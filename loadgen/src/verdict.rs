@@ -26,17 +26,19 @@ const LATE_SHARE: f64 = 0.01;
 /// Where both are judged: what is meant to hold for nearly all messages has to be true of these.
 const LATENESS_PERCENTILE: f64 = 99.0;
 
+/// The exit status of a run that was interrupted, as a shell has it for those whom Ctrl-C ends.
+pub const INTERRUPTED: u8 = 130;
+
 /// The exit status: 0 sound, 1 faulty, 3 client bound, 4 not as asked, 130 interrupted.
 pub fn exit_status(run: &Run) -> u8 {
     if run.times.interrupted {
-        // As a shell has it for those whom Ctrl-C ends.
-        return 130;
+        return INTERRUPTED;
     }
     match run.verdict.kind {
         VerdictKind::ClientBound if !run.verdict.client_bound_allowed => 3,
         VerdictKind::ClientBound if faults(run).is_empty() => 0,
         VerdictKind::ClientBound | VerdictKind::Faulty => 1,
-        VerdictKind::Interrupted => 130,
+        VerdictKind::Interrupted => INTERRUPTED,
         VerdictKind::NotAsAsked => 4,
         VerdictKind::Sound => 0,
     }

@@ -464,7 +464,9 @@ fn pages_are_well_formed_and_load_nothing() {
             "{name}"
         );
         assert_eq!(page.contains(">Latency over time<"), has_latency, "{name}");
-        assert!(page.contains(">Rate over time<"), "{name}");
+        // A rate of nothing is no chart.
+        let has_rate = run.scenario != Scenario::Idle;
+        assert_eq!(page.contains(">Rate over time<"), has_rate, "{name}");
         assert_eq!(
             page.contains(">Latency by rate<"),
             run.search.is_some(),
@@ -501,6 +503,71 @@ fn a_chart_alone_brings_its_own_colours() {
         refusal.contains("a run of idle has no latencies"),
         "{refusal}"
     );
+}
+
+/// The numbers of all attributes of this name.
+fn numbers(text: &str, attribute: &str) -> Vec<f64> {
+    let before = format!(" {attribute}=\"");
+    let parts = text.split(&before).skip(1);
+    parts
+        .filter_map(|rest| rest.split('"').next()?.parse().ok())
+        .collect()
+}
+
+#[test]
+fn the_name_of_the_warm_up_is_crossed_by_nothing() {
+    let run = gallery().swap_remove(1).1;
+    let chart = svg::rate_over_time(&run, svg::WIDE).expect("a chart");
+    let (before, _) = chart.split_once(">warm-up<").expect("a warm-up");
+    let (_, label) = before.rsplit_once("<text").expect("a label");
+    let base = svg::WIDE.height - 40.0;
+    assert!(numbers(label, "y")[0] > base, "{label}");
+}
+
+#[test]
+fn a_search_has_one_point_of_its_line_for_each_rate() {
+    let (_, mut run) = gallery().swap_remove(7);
+    let search = run.search.as_mut().expect("a search");
+    search.points[1].client_bound = true;
+    let chart = svg::search(&run, svg::NARROW).expect("a chart");
+    let (_, line) = chart.split_once("class=\"line c0\" d=\"").expect("a line");
+    let path = line.split('"').next().unwrap_or_default();
+    let xs: Vec<&str> = path
+        .split(['M', 'L'])
+        .filter_map(|point| point.split(' ').next())
+        .filter(|x| !x.is_empty())
+        .collect();
+    let mut distinct = xs.clone();
+    distinct.dedup();
+    // Three rates, and one of them is the generator's: no point of the server's.
+    assert_eq!((xs.len(), distinct.len()), (2, 2), "{path}");
+    let bound = chart.matches("class=\"bound\"").count();
+    assert_eq!(bound, 2, "the point and its key: {chart}");
+    assert!(chart.contains(">client-bound<"));
+}
+
+#[test]
+fn a_long_url_is_whole_below_and_short_in_the_title() {
+    let mut run = echo(Model::default());
+    run.target.url = format!("wss://gateway.example.com/{}end", "a-long-path/".repeat(30));
+    let sheet = Sheet::new(&run);
+    assert!(sheet.title.chars().count() < 100, "{}", sheet.title);
+    assert!(sheet.title.contains("wss://gateway.example.com/") && sheet.title.contains("/end"));
+    let whole = sheet.environment.iter().find(|(name, _)| *name == "url");
+    assert_eq!(whole.map(|(_, url)| url), Some(&run.target.url));
+}
+
+#[test]
+fn who_hears_nothing_is_told_while_it_runs() {
+    let silent = Progress {
+        nothing_came: true,
+        ..progress()
+    };
+    let shown = line(&silent, 80);
+    assert!(shown.contains("nothing comes back"), "{shown}");
+    assert!(!shown.contains("no errors"), "{shown}");
+    // However narrow the terminal is.
+    assert!(line(&silent, 40).contains("nothing comes back"));
 }
 
 /// Every element is closed in its order, attributes are quoted, and nothing is left over: enough of
@@ -552,6 +619,7 @@ fn progress() -> Progress {
         p50_ns: Some(118_000),
         p99_ns: Some(240_000),
         errors: 0,
+        nothing_came: false,
     }
 }
 

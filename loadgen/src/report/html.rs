@@ -80,10 +80,16 @@ fn verdict(sheet: &Sheet) -> String {
     } else {
         "verdict bad"
     };
-    let reasons: Vec<String> = reasons.iter().map(|reason| escape(reason)).collect();
+    let lines = reasons.iter().enumerate().map(|(index, reason)| {
+        let head = match index {
+            0 => format!("<b>{word}:</b> "),
+            _ => String::new(),
+        };
+        format!("<p>{head}{}</p>\n", escape(reason))
+    });
     format!(
-        "<div class=\"{class}\"><p><b>{word}:</b> {}</p></div>\n",
-        reasons.join(" ")
+        "<div class=\"{class}\">\n{}</div>\n",
+        lines.collect::<String>()
     )
 }
 
@@ -117,11 +123,21 @@ fn charts(run: &Run) -> String {
     charts
 }
 
+/// A figure that keeps its unit on its line where a column is narrow.
+fn unbroken(cell: &str) -> String {
+    match cell.split_once(' ') {
+        Some((number, unit)) if number.ends_with(|last: char| last.is_ascii_digit()) => {
+            format!("{number}\u{a0}{unit}")
+        }
+        _ => cell.to_owned(),
+    }
+}
+
 fn grid(grid: &Grid) -> String {
     let cells = |cells: &[String], tag: &str| -> String {
         cells
             .iter()
-            .map(|cell| format!("<{tag}>{}</{tag}>", escape(cell)))
+            .map(|cell| format!("<{tag}>{}</{tag}>", escape(&unbroken(cell))))
             .collect()
     };
     let mut html = format!(
@@ -132,7 +148,7 @@ fn grid(grid: &Grid) -> String {
         let _ = writeln!(
             html,
             "<tr><th>{}</th>{}</tr>",
-            escape(&row[0]),
+            escape(&unbroken(&row[0])),
             cells(&row[1..], "td")
         );
     }

@@ -4,6 +4,8 @@
 
 use std::{fs, path::Path};
 
+use serde::Serialize;
+
 use super::OutputError;
 use crate::result::{Run, SCHEMA};
 
@@ -13,9 +15,18 @@ use crate::result::{Run, SCHEMA};
 ///
 /// When the file cannot be written.
 pub fn write(run: &Run, path: &Path) -> Result<(), OutputError> {
-    let mut text = serde_json::to_string_pretty(run).map_err(|error| OutputError {
+    write_any(run, path)
+}
+
+/// Writes anything that the schema describes.
+///
+/// # Errors
+///
+/// When the file cannot be written.
+pub fn write_any(value: &impl Serialize, path: &Path) -> Result<(), OutputError> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|error| OutputError {
         path: path.to_owned(),
-        what: format!("the run cannot be put into JSON: {error}"),
+        what: format!("it cannot be put into JSON: {error}"),
     })?;
     text.push('\n');
     super::write_file(path, text.as_bytes())

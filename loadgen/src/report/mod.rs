@@ -33,7 +33,8 @@ use crate::result::Run;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Report")]
 pub struct Outputs {
-    /// Write everything that was measured as JSON, for `compare` and for programs
+    /// Write everything that was measured as JSON, for `compare` and for programs; - is standard
+    /// output, here and below, and the table goes to standard error then
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write the percentile distribution in HdrHistogram's text format
@@ -83,19 +84,26 @@ impl Outputs {
         Ok(())
     }
 
-    /// Prints the table on standard output and writes the files that were asked for.
+    /// Prints the table on standard output and writes the files that were asked for. Where one of
+    /// them is standard output, the table goes to standard error.
     ///
     /// # Errors
     ///
-    /// The first file that cannot be written; the others are written all the same.
+    /// The first that cannot be written; the others are written all the same.
     pub fn write(&self, run: &Run) -> Result<(), OutputError> {
-        // A closed standard output (`| head`) does not cost the files.
-        let _ = io::stdout().write_all(table::render(run).as_bytes());
+        let table = table::render(run);
+        let is_taken = self.formats().any(|(path, _)| is_standard_output(path));
+        let printed = print_beside(is_taken, table.as_bytes());
         let failures: Vec<OutputError> = self
             .formats()
             .filter_map(|(path, write)| write(run, path).err())
             .collect();
-        failures.into_iter().next().map_or(Ok(()), Err)
+        printed
+            .err()
+            .into_iter()
+            .chain(failures)
+            .next()
+            .map_or(Ok(()), Err)
     }
 
     fn formats(&self) -> impl Iterator<Item = (&PathBuf, Writer)> {
@@ -125,13 +133,55 @@ pub struct OutputError {
 
 impl fmt::Display for OutputError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if is_standard_output(&self.path) {
+            return write!(f, "cannot write to standard output: {}", self.what);
+        }
         write!(f, "cannot write {}: {}", self.path.display(), self.what)
     }
 }
 
 impl Error for OutputError {}
 
+/// Whether a file's name stands for standard output.
+#[must_use]
+pub fn is_standard_output(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
+///
+/// # Errors
+///
+/// When what was written did not get there: a full disk, say.
+pub fn print(content: &[u8]) -> Result<(), OutputError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(content).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(OutputError {
+            path: PathBuf::from("-"),
+            what: error.to_string(),
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Writes for people: to standard output, or to standard error where that is taken by a file.
+///
+/// # Errors
+///
+/// As [`print()`].
+pub fn print_beside(is_taken: bool, content: &[u8]) -> Result<(), OutputError> {
+    if !is_taken {
+        return print(content);
+    }
+    // Whoever closed it does not want to read it.
+    let _ = io::stderr().write_all(content);
+    Ok(())
+}
+
 fn write_file(path: &Path, content: &[u8]) -> Result<(), OutputError> {
+    if is_standard_output(path) {
+        return print(content);
+    }
     fs::write(path, content).map_err(|error| OutputError {
         path: path.to_owned(),
         what: error.to_string(),

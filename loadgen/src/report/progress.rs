@@ -117,6 +117,7 @@ pub fn line(progress: &Progress, columns: usize) -> String {
         None => seconds(progress.elapsed_ms / 1000),
     };
     let errors = match progress.errors {
+        0 if progress.nothing_came => "nothing comes back".to_owned(),
         0 => "no errors".to_owned(),
         count => units::plural(count, "error"),
     };
@@ -139,6 +140,7 @@ pub fn line(progress: &Progress, columns: usize) -> String {
         |name: &str, ns: Option<u64>| ns.map(|ns| format!("{name} {}", units::latency(ns)));
     let payload = (progress.payload_bytes_per_s > 0.0)
         .then(|| format!("{}/s", units::bytes(progress.payload_bytes_per_s)));
+    let is_alarming = progress.errors > 0 || progress.nothing_came;
     let is_connecting = progress.phase == Phase::Connecting;
     // In the order of the line, with how important each is.
     let fields = [
@@ -149,7 +151,7 @@ pub fn line(progress: &Progress, columns: usize) -> String {
         (Some(rate), 3),
         (latency("p50", progress.p50_ns), 5),
         (latency("p99", progress.p99_ns), 4),
-        (Some(errors), if progress.errors > 0 { 0 } else { 6 }),
+        (Some(errors), if is_alarming { 0 } else { 6 }),
         (payload, 8),
         ((!is_connecting).then_some(opened), 7),
     ];

@@ -104,14 +104,30 @@ pub fn scenario_name(scenario: Scenario) -> &'static str {
 
 fn title(run: &Run) -> String {
     let server = match &run.target.server_header {
-        Some(header) => format!(" ({header})"),
+        Some(header) => format!(" ({})", shortened(header)),
         None => String::new(),
     };
     format!(
         "{} against {}{server}",
         scenario_name(run.scenario),
-        run.target.url
+        shortened(&run.target.url)
     )
+}
+
+/// The longest part of a title that stands there whole, in characters.
+const PART_CHARS: usize = 56;
+
+/// A text without its middle if it is longer than a title's part may be.
+fn shortened(text: &str) -> String {
+    let count = text.chars().count();
+    if count <= PART_CHARS {
+        return text.to_owned();
+    }
+    // The host stands at the beginning, and what it is about at the end.
+    let (front, back) = (PART_CHARS - 20, 19);
+    let front: String = text.chars().take(front).collect();
+    let back: String = text.chars().skip(count - back).collect();
+    format!("{front}…{back}")
 }
 
 fn facts(run: &Run) -> Vec<(&'static str, String)> {
@@ -164,11 +180,19 @@ fn facts(run: &Run) -> Vec<(&'static str, String)> {
 }
 
 fn load(scenario: Scenario, plan: &PlanFigures) -> String {
-    let mut load = format!(
-        "{} on {}",
-        units::plural(plan.connections as u64, "connection"),
-        units::plural(plan.shards as u64, "shard"),
-    );
+    let shards = units::plural(plan.shards as u64, "shard");
+    let mut load = match (scenario, plan.rate_per_s) {
+        // What connects is not there all the time.
+        (Scenario::Connect, Some(_)) => format!("opening handshakes on {shards}"),
+        (Scenario::Connect, None) => format!(
+            "{} at one time on {shards}",
+            units::plural(plan.connections as u64, "opening handshake"),
+        ),
+        _ => format!(
+            "{} on {shards}",
+            units::plural(plan.connections as u64, "connection")
+        ),
+    };
     if let Some(publishers) = plan.publishers {
         load.push_str(&format!(" ({} publish)", units::count(publishers as u64)));
     }
@@ -183,7 +207,7 @@ fn load(scenario: Scenario, plan: &PlanFigures) -> String {
         if plan.arrivals == Some(Arrivals::Poisson) {
             load.push_str(" (Poisson)");
         }
-    } else if let Some(in_flight) = plan.in_flight {
+    } else if let Some(in_flight) = plan.in_flight.filter(|_| scenario != Scenario::Connect) {
         load.push_str(&format!(
             ", closed loop, {} in flight each",
             units::count(in_flight as u64)
@@ -389,32 +413,43 @@ fn latency(run: &Run, notes: &mut Vec<String>) -> Option<Grid> {
     row("standard deviation".to_owned(), &|histogram| {
         units::latency(histogram.stdev() as u64)
     });
+    let noun = noun(run.scenario);
     if latency.has_schedule {
-        notes.push(
-            "Corrected is from the instant at which a message was due, uncorrected from its send: \
-             what a generator would report that waits for the server."
-                .to_owned(),
-        );
+        let began = match run.scenario {
+            Scenario::Connect => "dial",
+            _ => "send",
+        };
+        notes.push(format!(
+            "Corrected is from the instant at which {} was due, uncorrected from its {began}: what \
+             a generator would report that waits for the server.",
+            match run.scenario {
+                Scenario::Connect => "an opening handshake",
+                _ => "a message",
+            }
+        ));
     }
     if run.plan.in_flight.is_some() && !latency.has_schedule {
-        notes.push(
-            "A closed loop has no schedule: while the server stands still nothing new is sent, so \
-             that a stall shows once a connection and not in all that should have come."
-                .to_owned(),
-        );
+        let (sent, each) = match run.scenario {
+            Scenario::Connect => ("dialled", "for each of those at one time"),
+            _ => ("sent", "a connection"),
+        };
+        notes.push(format!(
+            "A closed loop has no schedule: while the server stands still nothing new is {sent}, \
+             so that a stall shows once {each} and not in all that should have come."
+        ));
     }
     let after = after_the_slices(run);
     if after > 0 {
         notes.push(format!(
             "Answered after the measured time, and so in the figures but not in what is shown over \
              time: {}.",
-            units::plural(after, "message"),
+            units::plural(after, noun),
         ));
     }
     if untold {
-        notes.push(
-            "A percentile is shown as - when less than one message lies above it.".to_owned(),
-        );
+        notes.push(format!(
+            "A percentile is shown as - when less than one {noun} lies above it."
+        ));
     }
     Some(grid)
 }
@@ -426,6 +461,15 @@ pub fn after_the_slices(run: &Run) -> u64 {
     let measured = run.slices.iter().filter(|slice| !slice.is_warmup);
     let shown: u64 = measured.map(|slice| slice.latency_ns.len()).sum();
     run.latency.corrected_ns.len().saturating_sub(shown)
+}
+
+/// What is counted.
+fn noun(scenario: Scenario) -> &'static str {
+    match scenario {
+        Scenario::Connect => "opening handshake",
+        Scenario::Fanout => "delivery",
+        _ => "message",
+    }
 }
 
 fn closed_loop_head(scenario: Scenario) -> &'static str {
@@ -631,7 +675,12 @@ fn environment(run: &Run) -> Vec<(&'static str, String)> {
     if let Some(rustc) = &environment.rustc_version {
         build.push_str(&format!(", {rustc}"));
     }
+    let url = match shortened(&run.target.url) == run.target.url {
+        true => String::new(),
+        false => run.target.url.clone(),
+    };
     let mut lines = vec![
+        ("url", url),
         ("target", run.target.address.clone()),
         (
             "processor",

@@ -57,17 +57,17 @@ font-variant-numeric: tabular-nums; }
 .chart .title { fill: var(--ink); font-size: 14px; font-weight: 600; }
 .chart .grid { stroke: var(--line); stroke-width: 1; }
 .chart .base { stroke: var(--edge); stroke-width: 1; }
-.chart .band { fill: var(--line); opacity: .45; }
+.chart .band { fill: var(--line); opacity: .6; }
 .chart .asked { stroke: var(--edge); stroke-dasharray: 4 4; fill: none; }
 .chart .line { fill: none; stroke-width: 1.75; stroke-linejoin: round; stroke-linecap: round; }
 .chart .line.c2 { stroke-width: 1.1; }
 .chart .lead { stroke-width: .75; opacity: .6; }
 .chart .name { font-weight: 600; }
-.chart .halo { font-size: 11px; stroke: var(--card); stroke-width: 3px; paint-order: stroke; }
 .chart .c0 { stroke: var(--c0); } .chart text.c0, .chart .dot.c0 { fill: var(--c0); stroke: none; }
 .chart .c1 { stroke: var(--c1); } .chart text.c1, .chart .dot.c1 { fill: var(--c1); stroke: none; }
 .chart .c2 { stroke: var(--c2); } .chart text.c2, .chart .dot.c2 { fill: var(--c2); stroke: none; }
 .chart .open { fill: var(--card); stroke: var(--c1); stroke-width: 1.5; }
+.chart .bound { fill: none; stroke: var(--edge); stroke-width: 1.5; }
 .chart .bad, .chart text.bad { fill: var(--bad); }
 .chart .tip { fill: transparent; }
 .chart .tip:hover { fill: var(--line); opacity: .6; }
@@ -257,7 +257,8 @@ pub fn latency_over_time(run: &Run, size: Size) -> Option<String> {
 #[must_use]
 pub fn rate_over_time(run: &Run, size: Size) -> Option<String> {
     let groups = groups(run);
-    if groups.len() < 2 {
+    // Connections that are held open do nothing, and opened before the first slice.
+    if groups.len() < 2 || run.scenario == Scenario::Idle {
         return None;
     }
     let is_ingest = run.scenario == Scenario::Ingest;
@@ -269,16 +270,20 @@ pub fn rate_over_time(run: &Run, size: Size) -> Option<String> {
         };
         count as f64 / group.seconds()
     };
-    let mean = groups.iter().filter(|group| !group.is_warmup).map(rate);
-    let (sum, count) = mean.fold((0.0, 0), |(sum, count), rate| (sum + rate, count + 1));
+    // The one that the table has, whatever came between the ends of the slices.
+    let counted = match is_ingest {
+        true => run.messages.sent,
+        false => run.messages.received,
+    };
+    let mean = counted as f64 / (run.times.measured_ms / 1e3);
     let name = match run.scenario {
-        Scenario::Connect | Scenario::Idle => "opened",
+        Scenario::Connect => "opened",
         Scenario::Ingest => "sent",
         _ => "received",
     };
     let lines = vec![Line {
         name: name.to_owned(),
-        detail: format!("mean {}", units::rate_short(sum / f64::from(count.max(1)))),
+        detail: format!("mean {}", units::rate_short(mean)),
         colour: 0,
         points: groups
             .iter()
@@ -302,7 +307,7 @@ pub fn rate_over_time(run: &Run, size: Size) -> Option<String> {
         name: "messages a second".to_owned(),
     };
     let mut chart = Chart::new("Rate over time", size, time_axis(run), y);
-    if matches!(run.scenario, Scenario::Connect | Scenario::Idle) {
+    if run.scenario == Scenario::Connect {
         chart.y.name = "handshakes a second".to_owned();
     }
     chart.lines = lines;
@@ -318,15 +323,22 @@ pub fn search(run: &Run, size: Size) -> Option<String> {
     let mut points: Vec<_> = search.points.iter().collect();
     points.sort_by(|a, b| a.rate_per_s.total_cmp(&b.rate_per_s));
     let last = points.last()?;
+    // One point for a rate, whatever was tried there once more: the median of its tries. Where the
+    // generator was the bottleneck there is nothing of the server's to draw a line through.
+    let of_server: Vec<_> = points.iter().filter(|point| !point.client_bound).collect();
+    let medians = of_server
+        .chunk_by(|one, other| one.rate_per_s == other.rate_per_s)
+        .map(|tries| {
+            let mut tried: Vec<u64> = tries.iter().map(|point| point.objective_ns).collect();
+            tried.sort_unstable();
+            (tries[0].rate_per_s, tried[tried.len() / 2] as f64)
+        });
     let percentile = format!("p{}", search.objective.percentile);
     let line = Line {
         name: percentile.clone(),
         detail: String::new(),
         colour: 0,
-        points: points
-            .iter()
-            .map(|point| (point.rate_per_s, point.objective_ns as f64))
-            .collect(),
+        points: medians.collect(),
     };
     let top = last.rate_per_s * 1.05;
     let step = nice_step(top, if size.width < 500.0 { 3.0 } else { 6.0 });
@@ -340,24 +352,32 @@ pub fn search(run: &Run, size: Size) -> Option<String> {
     };
     let objective = search.objective.latency_max_ns as f64;
     let mut with_objective = vec![line];
-    with_objective[0].points.push((top, objective));
+    let on_line = with_objective[0].points.clone();
+    let all = points.iter().map(|point| point.objective_ns as f64);
+    let shown = all.chain([objective]).map(|latency| (top, latency));
+    with_objective[0].points.extend(shown);
     let y = latency_axis(&with_objective);
-    with_objective[0].points.pop();
+    with_objective[0].points = on_line;
     let mut chart = Chart::new("Latency by rate", size, x, y);
     chart.lines = with_objective;
     chart.asked = Some((objective, "objective".to_owned()));
     chart.dots = points
         .iter()
         .map(|point| {
-            let outcome = if point.met { "met" } else { "missed" };
+            let (kind, outcome) = match (point.client_bound, point.met) {
+                (true, _) => (Dot::ClientBound, "the generator was the bottleneck"),
+                (false, true) => (Dot::Met, "met"),
+                (false, false) => (Dot::Missed, "missed"),
+            };
             let tip = format!(
                 "{}: {percentile} {}, {outcome}",
                 units::rate(point.rate_per_s),
                 units::latency(point.objective_ns)
             );
-            (point.rate_per_s, point.objective_ns as f64, point.met, tip)
+            (point.rate_per_s, point.objective_ns as f64, kind, tip)
         })
         .collect();
+    chart.has_key = true;
     Some(chart.render())
 }
 
@@ -365,7 +385,6 @@ pub fn search(run: &Run, size: Size) -> Option<String> {
 struct Group {
     start_ms: f64,
     end_ms: f64,
-    is_warmup: bool,
     sent: u64,
     received: u64,
     errors: u64,
@@ -404,7 +423,6 @@ fn groups(run: &Run) -> Vec<Group> {
             Group {
                 start_ms,
                 end_ms: start_ms + (run.times.slice_ms * slices.len() as u64) as f64,
-                is_warmup: slices[0].is_warmup,
                 sent: slices.iter().map(|slice| slice.sent).sum(),
                 received: slices.iter().map(|slice| slice.received).sum(),
                 errors: slices.iter().map(|slice| slice.errors).sum(),
@@ -564,10 +582,47 @@ struct Chart {
     band: Option<(f64, &'static str)>,
     /// Where errors came, and how many.
     errors: Vec<(f64, u64)>,
-    /// Measured points: where, whether as wished, and what to say of them.
-    dots: Vec<(f64, f64, bool, String)>,
+    /// Measured points: where, what they are, and what to say of them.
+    dots: Vec<(f64, f64, Dot, String)>,
+    /// Whether to say what the dots are.
+    has_key: bool,
     /// Columns of the plot and what to say of them.
     tips: Vec<(f64, f64, String)>,
+}
+
+/// What a measured point is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dot {
+    ClientBound,
+    Met,
+    Missed,
+}
+
+impl Dot {
+    /// The element, at this place of the picture.
+    fn draw(self, x: f64, y: f64, inside: &str) -> String {
+        match self {
+            Self::ClientBound => format!(
+                "<path class=\"bound\" d=\"M{:.1} {:.1}h7v7h-7z\">{inside}</path>",
+                x - 3.5,
+                y - 3.5
+            ),
+            Self::Met => circle("dot c0", x, y, inside),
+            Self::Missed => circle("open", x, y, inside),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ClientBound => "client-bound",
+            Self::Met => "met",
+            Self::Missed => "missed",
+        }
+    }
+}
+
+fn circle(class: &str, x: f64, y: f64, inside: &str) -> String {
+    format!("<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\">{inside}</circle>")
 }
 
 /// Room around the plot.
@@ -591,6 +646,7 @@ impl Chart {
             band: None,
             errors: Vec::new(),
             dots: Vec::new(),
+            has_key: false,
             tips: Vec::new(),
         }
     }
@@ -692,13 +748,14 @@ impl Chart {
                 end - LEFT,
                 bottom - TOP,
             );
-            // Beside the band when that is narrower than the name.
-            let x = if end - LEFT > 60.0 { LEFT } else { end };
+            // Below the plot, where no line crosses it.
             let _ = writeln!(
                 svg,
-                "<text class=\"halo\" x=\"{:.1}\" y=\"{:.1}\">{name}</text>",
-                x + 5.0,
-                TOP + 11.0,
+                "<rect class=\"band\" x=\"{LEFT}\" y=\"{:.1}\" width=\"10\" height=\"10\"/>\
+                 <text x=\"{}\" y=\"{:.1}\">{name}</text>",
+                bottom + 24.0,
+                LEFT + 15.0,
+                bottom + 33.0,
             );
         }
         for (value, label) in &self.y.ticks {
@@ -772,16 +829,27 @@ impl Chart {
             }
             let _ = writeln!(svg, "<path class=\"line c{}\" d=\"{path}\"/>", line.colour);
         }
-        for (x, y, is_met, tip) in &self.dots {
-            let class = if *is_met { "dot c0" } else { "open" };
-            let _ = writeln!(
-                svg,
-                "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\">\
-                 <title>{}</title></circle>",
-                self.x_at(*x),
-                self.y_at(*y),
-                escape(tip),
-            );
+        for (x, y, kind, tip) in &self.dots {
+            let tip = format!("<title>{}</title>", escape(tip));
+            let _ = writeln!(svg, "{}", kind.draw(self.x_at(*x), self.y_at(*y), &tip));
+        }
+        if self.has_key {
+            // Behind the name of the axis, above the plot.
+            let mut x = 150.0;
+            for kind in [Dot::Met, Dot::Missed, Dot::ClientBound] {
+                if self.dots.iter().all(|(_, _, dot, _)| *dot != kind) {
+                    continue;
+                }
+                let (name, y) = (kind.name(), TOP - 16.0);
+                let dot = kind.draw(x, y, "");
+                let _ = writeln!(
+                    svg,
+                    "{dot}<text x=\"{:.1}\" y=\"{:.1}\">{name}</text>",
+                    x + 8.0,
+                    y + 4.0
+                );
+                x += 22.0 + name.len() as f64 * 6.5;
+            }
         }
         for (x, _) in &self.errors {
             let x = self.x_at(*x);
@@ -793,9 +861,11 @@ impl Chart {
         }
         if !self.errors.is_empty() {
             let count: u64 = self.errors.iter().map(|(_, count)| count).sum();
+            // Behind the name of the band.
+            let x = LEFT + if self.band.is_some() { 72.0 } else { 0.0 };
             let _ = writeln!(
                 svg,
-                "<text class=\"bad name\" x=\"{LEFT}\" y=\"{:.1}\">{}</text>",
+                "<text class=\"bad name\" x=\"{x}\" y=\"{:.1}\">{}</text>",
                 bottom + 33.0,
                 units::plural(count, "error"),
             );

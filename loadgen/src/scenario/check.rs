@@ -5,7 +5,6 @@
 //! is right itself could not send what is wrong.
 
 use std::{
-    fs,
     io::{self, Read, Write},
     path::Path,
     time::{Duration, Instant},
@@ -17,6 +16,7 @@ use crate::{
     environment::environment,
     plan::{CheckArgs, Place},
     raw::{Raw, Reply, is_timeout, read_reply},
+    report::{self, OutputError},
     result::{Check, CheckOutcome, CheckProbe, SCHEMA, Target},
 };
 
@@ -189,8 +189,32 @@ struct Prober {
 
 type Seen = (CheckOutcome, String);
 
+/// The server accepts no connection any more: nothing is left to be probed. The expectation of the
+/// probe since which it is so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Gone(String);
+
 impl Prober {
-    fn note(&mut self, group: &str, expectation: &str, source: &str, (outcome, seen): Seen) {
+    /// Writes down what a probe has seen.
+    ///
+    /// # Errors
+    ///
+    /// When the server is gone since.
+    fn note(
+        &mut self,
+        group: &str,
+        expectation: &str,
+        source: &str,
+        (outcome, seen): Seen,
+    ) -> Result<(), Gone> {
+        let gone = match outcome {
+            CheckOutcome::Pass => None,
+            CheckOutcome::Fail | CheckOutcome::Info => self.gone(),
+        };
+        let (outcome, seen) = match &gone {
+            Some(why) => (CheckOutcome::Fail, format!("the server is gone: {why}")),
+            None => (outcome, seen),
+        };
         self.probes.push(CheckProbe {
             group: group.to_owned(),
             expectation: expectation.to_owned(),
@@ -198,6 +222,25 @@ impl Prober {
             outcome,
             seen,
         });
+        match gone {
+            Some(_) => Err(Gone(expectation.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// Why no connection is accepted, if none is. One that takes its time is there.
+    fn gone(&self) -> Option<String> {
+        match Raw::connect(&self.place.address, self.timeout) {
+            Err(error) if !is_timeout(&error) => Some(error.to_string()),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    fn probe(&mut self) -> Result<(), Gone> {
+        self.handshakes()?;
+        self.frames()?;
+        self.closes()?;
+        self.limits()
     }
 
     fn request(&self) -> &ClientRequest {
@@ -243,7 +286,7 @@ impl Prober {
         source: &str,
         expected: &[u16],
         change: impl Fn(&str) -> Option<String>,
-    ) {
+    ) -> Result<(), Gone> {
         let head = self.head(change);
         let seen = match self.ask(&head) {
             Ok(reply) if reply.status == 101 => (CheckOutcome::Fail, "it was accepted".to_owned()),
@@ -257,7 +300,7 @@ impl Prober {
             ),
             Err(sentence) => (CheckOutcome::Info, format!("refused: {sentence}")),
         };
-        self.note("handshake", expectation, source, seen);
+        self.note("handshake", expectation, source, seen)
     }
 
     /// A head that has to be accepted.
@@ -266,7 +309,7 @@ impl Prober {
         expectation: &str,
         source: &str,
         change: impl Fn(&str) -> Option<String>,
-    ) {
+    ) -> Result<(), Gone> {
         let head = self.head(change);
         let seen = match self.ask(&head) {
             Ok(reply) if reply.status == 101 => (CheckOutcome::Pass, "101".to_owned()),
@@ -276,12 +319,12 @@ impl Prober {
             ),
             Err(sentence) => (CheckOutcome::Fail, sentence),
         };
-        self.note("handshake", expectation, source, seen);
+        self.note("handshake", expectation, source, seen)
     }
 
-    fn handshakes(&mut self) {
+    fn handshakes(&mut self) -> Result<(), Gone> {
         let same = |line: &str| Some(line.to_owned());
-        self.accepted("accepts an opening handshake", "RFC 6455 4.2.2", same);
+        self.accepted("accepts an opening handshake", "RFC 6455 4.2.2", same)?;
         self.accepted(
             "does not care about the case of header names",
             "RFC 9110 5.1",
@@ -291,19 +334,19 @@ impl Prober {
                     None => line.to_owned(),
                 })
             },
-        );
+        )?;
         self.accepted(
             "finds 'Upgrade' in a list in Connection",
             "RFC 6455 4.2.1",
             |line| Some(line.replace("Connection: Upgrade", "Connection: keep-alive, Upgrade")),
-        );
+        )?;
         let seen = self.in_pieces();
         self.note(
             "handshake",
             "accepts a head that comes a byte at a time",
             "RFC 9112 2.2",
             seen,
-        );
+        )?;
         let without = |name: &'static str| {
             move |line: &str| (!line.starts_with(name)).then(|| line.to_owned())
         };
@@ -312,7 +355,7 @@ impl Prober {
             "RFC 6455 4.2.1",
             &[400],
             without("Sec-WebSocket-Key"),
-        );
+        )?;
         self.refused(
             "refuses a key that is not 16 bytes in base64",
             "RFC 6455 4.2.1",
@@ -328,37 +371,37 @@ impl Prober {
                     .to_owned(),
                 )
             },
-        );
+        )?;
         self.refused(
             "refuses a version that it does not speak, with 426",
             "RFC 6455 4.2.2",
             &[426],
             |line| Some(line.replace("Version: 13", "Version: 12")),
-        );
+        )?;
         self.refused(
             "refuses a handshake without Upgrade",
             "RFC 6455 4.2.1",
             &[200, 400, 404, 426],
             without("Upgrade"),
-        );
+        )?;
         self.refused(
             "refuses a handshake that is not a GET",
             "RFC 6455 4.2.1",
             &[400, 404, 405, 426, 501],
             |line| Some(line.replacen("GET ", "POST ", 1)),
-        );
+        )?;
         self.refused(
             "refuses HTTP/1.0",
             "RFC 6455 4.2.1",
             &[400, 426, 505],
             |line| Some(line.replace(" HTTP/1.1", " HTTP/1.0")),
-        );
+        )?;
         self.refused(
             "refuses a request without Host",
             "RFC 9112 3.2",
             &[400],
             without("Host"),
-        );
+        )
     }
 
     fn in_pieces(&self) -> Seen {
@@ -384,7 +427,14 @@ impl Prober {
     }
 
     /// Something that breaks the protocol: the connection has to fail, best with this code.
-    fn violation(&mut self, group: &str, expectation: &str, source: &str, code: u16, bytes: &[u8]) {
+    fn violation(
+        &mut self,
+        group: &str,
+        expectation: &str,
+        source: &str,
+        code: u16,
+        bytes: &[u8],
+    ) -> Result<(), Gone> {
         let seen = match self.open() {
             Err(sentence) => (CheckOutcome::Fail, sentence),
             Ok(mut socket) => {
@@ -398,17 +448,17 @@ impl Prober {
                 (outcome, end.describe())
             }
         };
-        self.note(group, expectation, source, seen);
+        self.note(group, expectation, source, seen)
     }
 
-    fn frames(&mut self) {
+    fn frames(&mut self) -> Result<(), Gone> {
         let seen = self.ping();
         self.note(
             "frames",
             "answers a ping with its payload, and does not mask",
             "RFC 6455 5.5.3",
             seen,
-        );
+        )?;
         let mut interleaved = frame(TEXT, b"a");
         interleaved.extend(frame(FIN | TEXT, b"b"));
         let mut fragmented = frame(TEXT, b"a");
@@ -420,7 +470,7 @@ impl Prober {
             "answers a ping between the fragments of a message",
             "RFC 6455 5.4",
             seen,
-        );
+        )?;
         let unmasked = [FIN | TEXT, 2, b'h', b'i'];
         let not_minimal = [FIN | TEXT, 0x80 | 126, 0, 1, 0, 0, 0, 0, b'a'];
         let violations: [(&str, &str, &str, u16, Vec<u8>); 11] = [
@@ -503,8 +553,9 @@ impl Prober {
             ),
         ];
         for (group, expectation, source, code, bytes) in violations {
-            self.violation(group, expectation, source, code, &bytes);
+            self.violation(group, expectation, source, code, &bytes)?;
         }
+        Ok(())
     }
 
     fn ping(&self) -> Seen {
@@ -544,35 +595,35 @@ impl Prober {
         }
     }
 
-    fn closes(&mut self) {
+    fn closes(&mut self) -> Result<(), Gone> {
         let seen = self.closing(&frame(FIN | CLOSE, &1000_u16.to_be_bytes()), Some(1000));
         self.note(
             "close",
             "answers a close with its status code",
             "RFC 6455 5.5.1",
             seen,
-        );
+        )?;
         let seen = self.closing(&frame(FIN | CLOSE, &4321_u16.to_be_bytes()), Some(4321));
         self.note(
             "close",
             "answers a code of an application's own",
             "RFC 6455 7.4.2",
             seen,
-        );
+        )?;
         let seen = self.closing(&frame(FIN | CLOSE, b""), None);
         self.note(
             "close",
             "answers a close without a status code",
             "RFC 6455 5.5.1",
             seen,
-        );
+        )?;
         let seen = self.ends_first();
         self.note(
             "close",
             "ends the connection after the closing handshake",
             "RFC 6455 7.1.1",
             seen,
-        );
+        )?;
         let code = |code: u16| frame(FIN | CLOSE, &code.to_be_bytes());
         let mut reason = 1000_u16.to_be_bytes().to_vec();
         reason.extend_from_slice(b"\xc3\x28");
@@ -609,12 +660,19 @@ impl Prober {
             ),
         ];
         for (expectation, source, code, bytes) in violations {
-            self.bad_close(expectation, source, code, &bytes);
+            self.bad_close(expectation, source, code, &bytes)?;
         }
+        Ok(())
     }
 
     /// A close frame that is wrong. The connection ends in any case: it matters what is said.
-    fn bad_close(&mut self, expectation: &str, source: &str, code: u16, bytes: &[u8]) {
+    fn bad_close(
+        &mut self,
+        expectation: &str,
+        source: &str,
+        code: u16,
+        bytes: &[u8],
+    ) -> Result<(), Gone> {
         let seen = match self.open() {
             Err(sentence) => (CheckOutcome::Fail, sentence),
             Ok(mut socket) => {
@@ -633,7 +691,7 @@ impl Prober {
                 (outcome, end.describe())
             }
         };
-        self.note("close", expectation, source, seen);
+        self.note("close", expectation, source, seen)
     }
 
     fn closing(&self, bytes: &[u8], code: Option<u16>) -> Seen {
@@ -674,20 +732,20 @@ impl Prober {
         }
     }
 
-    fn limits(&mut self) {
+    fn limits(&mut self) -> Result<(), Gone> {
         let seen = self.message_limit();
         self.note(
             "limits",
             "the longest message, by what its header announces",
             "",
             seen,
-        );
+        )?;
         let seen = self.head_limit();
-        self.note("limits", "the longest head of a request", "", seen);
+        self.note("limits", "the longest head of a request", "", seen)?;
         let seen = self.silence();
-        self.note("limits", "how long a handshake may be silent", "", seen);
+        self.note("limits", "how long a handshake may be silent", "", seen)?;
         let seen = self.plain_get();
-        self.note("limits", "a plain GET at this path", "", seen);
+        self.note("limits", "a plain GET at this path", "", seen)
     }
 
     /// Announces ever longer messages and sees which are refused at once.
@@ -794,7 +852,9 @@ impl Prober {
 pub fn run(args: &CheckArgs, command: Vec<String>) -> Result<Check, String> {
     let place = args.target.place(1).map_err(|error| error.to_string())?;
     let timeout = Duration::from_millis(args.timeout.max(1));
-    let (_, reply, accept_key) = place.open(timeout)?;
+    let (_, reply, accept_key) = place
+        .open(timeout)
+        .map_err(|sentence| format!("{} cannot be checked: {sentence}", place.url))?;
     if let Err(error) = reply.check(&place.requests[0], &accept_key) {
         let diagnosis = place.diagnose(timeout);
         return Err(diagnosis.unwrap_or_else(|| error.to_string()));
@@ -805,10 +865,7 @@ pub fn run(args: &CheckArgs, command: Vec<String>) -> Result<Check, String> {
         timeout,
         probes: Vec::new(),
     };
-    prober.handshakes();
-    prober.frames();
-    prober.closes();
-    prober.limits();
+    let gone = prober.probe().err();
     Ok(Check {
         schema: SCHEMA.to_owned(),
         target: Target {
@@ -818,6 +875,7 @@ pub fn run(args: &CheckArgs, command: Vec<String>) -> Result<Check, String> {
         },
         environment: environment(command),
         probes: prober.probes,
+        gone_since: gone.map(|Gone(expectation)| expectation),
     })
 }
 
@@ -872,6 +930,14 @@ pub fn write_table(out: &mut dyn Write, check: &Check) -> io::Result<()> {
             writeln!(out, "  [{}]", probe.source)?;
         }
     }
+    if let Some(expectation) = &check.gone_since {
+        writeln!(
+            out,
+            "\nThe server is gone since the probe '{expectation}': {} accepts no connection any \
+             more. What is after it was not probed.",
+            check.target.address
+        )?;
+    }
     let count = |outcome| {
         let probes = check.probes.iter();
         probes.filter(|probe| probe.outcome == outcome).count()
@@ -885,16 +951,16 @@ pub fn write_table(out: &mut dyn Write, check: &Check) -> io::Result<()> {
     )
 }
 
-/// Writes what was found as JSON; `-` is standard output.
+/// Writes what was found: the table for people, and JSON where it is wanted; `-` is standard output.
 ///
 /// # Errors
 ///
-/// The kernel's.
-pub fn write_json(path: &Path, check: &Check) -> io::Result<()> {
-    let mut text = serde_json::to_string_pretty(check)?;
-    text.push('\n');
-    if path == Path::new("-") {
-        return io::stdout().lock().write_all(text.as_bytes());
-    }
-    fs::write(path, text)
+/// The first that cannot be written.
+pub fn write(json: Option<&Path>, check: &Check) -> Result<(), OutputError> {
+    let mut table = Vec::new();
+    // Memory takes whatever is written.
+    let _ = write_table(&mut table, check);
+    let printed = report::print_beside(json.is_some_and(report::is_standard_output), &table);
+    let written = json.map_or(Ok(()), |path| report::json::write_any(check, path));
+    printed.and(written)
 }

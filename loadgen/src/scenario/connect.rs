@@ -336,10 +336,7 @@ pub fn run(plan: &Arc<Plan>, context: &mut Context<'_>) -> Result<Run, String> {
         let reason = diagnosis
             .or_else(|| run.connections.failed_reasons.keys().next().cloned())
             .unwrap_or_else(|| "the run was too short for one".to_owned());
-        return Err(format!(
-            "none of {} connections to {} opened: {reason}",
-            run.connections.asked, plan.place.url
-        ));
+        return Err(plan.place.none_opened(run.connections.asked, &reason));
     }
     Ok(run)
 }

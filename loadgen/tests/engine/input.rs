@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::servers::{Choosy, Running, Scripted, Shut};
+use crate::servers::{Asked, Choosy, PING, Running, Scripted, Shut};
 
 fn loadgen(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_loadgen"))
@@ -345,4 +345,128 @@ fn a_host_of_one_s_own_is_what_the_server_reads() {
     assert!(table.contains("p50"), "{table}{}", said(&named));
     let unnamed = loadgen(&words);
     assert_eq!(unnamed.status.code(), Some(2), "{}", said(&unnamed));
+}
+
+#[test]
+fn results_that_get_nowhere_are_not_passed_over() {
+    let server = Running::echo();
+    let words = ["-c", "1", "-d", "100ms", "--warmup", "0s", "--quiet"];
+    let echo = [&["echo", &server.url], &words[..]].concat();
+    let full = || std::fs::File::create("/dev/full").unwrap();
+    for words in [&echo[..], &["check", &server.url, "--timeout", "300ms"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+            .args(words)
+            .stdout(full())
+            .output()
+            .unwrap();
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        assert!(
+            said.contains("cannot write to standard output: No space left"),
+            "{said}"
+        );
+    }
+    // A reader that has seen enough is another matter.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args([&echo[..], &["--allow-client-bound"]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_hyphen_is_standard_output() {
+    let server = Running::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let run = |words: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_loadgen"))
+            .args(words)
+            .current_dir(folder.path())
+            .output()
+            .unwrap()
+    };
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "1",
+        "-d",
+        "100ms",
+        "--warmup",
+        "0s",
+    ];
+    let output = run(&[&words[..], &["--json", "-"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["scenario"], "echo");
+    assert!(
+        said(&output).contains("p99"),
+        "the table: {}",
+        said(&output)
+    );
+    let output = run(&["check", &server.url, "--timeout", "300ms", "--json", "-"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["probes"].is_array());
+    assert!(
+        said(&output).contains("PASS"),
+        "the table: {}",
+        said(&output)
+    );
+    let both = run(&[&words[..], &["--json", "-", "--html", "-"]].concat());
+    assert!(
+        said(&both).contains("named for two formats"),
+        "{}",
+        said(&both)
+    );
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_check_of_who_never_answers_says_where_and_how_long() {
+    let silent = Scripted::start(|asked, _| asked.listen());
+    let output = loadgen(&["check", &silent.url, "--timeout", "300ms"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = said(&output);
+    let address = silent.url.trim_start_matches("ws://").trim_end_matches('/');
+    assert!(
+        said.contains(&format!(
+            "{address} accepted the connection and did not answer the opening handshake within \
+             300 ms"
+        )),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_check_stops_when_the_server_is_gone() {
+    // The first ping is the end of it.
+    let server = Scripted::start(|asked: Asked, _| {
+        let listens = asked.listens();
+        let mut socket = asked.open();
+        while let Some((opcode, _)) = socket.receive() {
+            if opcode == PING {
+                return listens.end();
+            }
+        }
+    });
+    let url = server.url.clone();
+    let output = loadgen(&["check", &url, "--timeout", "500ms", "--json", "-"]);
+    assert_eq!(output.status.code(), Some(1));
+    let table = said(&output);
+    let check: loadgen::result::Check = serde_json::from_slice(&output.stdout).unwrap();
+    let last = check.probes.last().unwrap();
+    assert_eq!(
+        check.gone_since.as_ref(),
+        Some(&last.expectation),
+        "{table}"
+    );
+    assert_eq!(last.group, "frames", "{table}");
+    assert!(
+        table.contains("The server is gone since the probe 'answers a ping"),
+        "{table}"
+    );
+    assert_eq!(table.matches("cannot connect").count(), 0, "{table}");
+    assert!(!table.contains("KiB are accepted"), "{table}");
 }

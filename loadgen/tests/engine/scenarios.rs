@@ -8,6 +8,7 @@ use std::sync::{
 use clap::Parser;
 use loadgen::{
     plan::{Cli, Command},
+    report::{svg, table, units},
     result::{CheckOutcome, SearchStep},
     scenario::check,
 };
@@ -40,6 +41,23 @@ fn a_storm_of_connections_is_counted() {
     assert_eq!(
         server.handle().stats().counts.handshakes - 1,
         run.connections.opened
+    );
+    // In its own words, and with one rate wherever it is told.
+    let table = table::render(&run);
+    assert!(
+        table.contains("8 opening handshakes at one time"),
+        "{table}"
+    );
+    assert!(
+        !table.contains("in flight") && !table.contains("message"),
+        "{table}"
+    );
+    let chart = svg::rate_over_time(&run, svg::WIDE).unwrap();
+    let seconds = run.times.measured_ms / 1e3;
+    let rate = units::rate_short(messages.received as f64 / seconds);
+    assert!(
+        chart.contains(&format!(">mean {rate}<")),
+        "{rate} in {chart}"
     );
 }
 
@@ -85,8 +103,20 @@ fn idle_connections_are_held_and_weighed() {
     assert_eq!(memory.connections_held, 200);
     assert!(memory.server_resident_per_connection_bytes.is_some());
     // The kernel's memory is the whole machine's: other tests shrink it at the same time.
-    assert!(memory.kernel_per_connection_bytes.is_some());
-    assert!(memory.kernel_slab_growth_bytes.is_some() && memory.kernel_tcp_growth_bytes.is_some());
+    let is_told = memory.kernel_per_connection_bytes.is_some();
+    let why_not = run
+        .notes
+        .iter()
+        .any(|note| note.contains("kernel's memory is not told"));
+    assert_ne!(is_told, why_not, "{:?}", run.notes);
+    let growths = [
+        memory.kernel_slab_growth_bytes,
+        memory.kernel_tcp_growth_bytes,
+    ];
+    assert!(growths.iter().all(|growth| growth.is_some() == is_told));
+    // It was asked to do nothing, and a chart of that shows nothing.
+    assert!(!run.notes.iter().any(|note| note.contains("CPU time")));
+    assert!(svg::rate_over_time(&run, svg::WIDE).is_none());
     assert_eq!(run.latency.handshake_ns.len(), 200);
     assert_eq!(run.connections.lost, 0);
 }

@@ -326,6 +326,7 @@ pub struct Scripted {
 #[derive(Default)]
 struct ScriptedShared {
     stops: AtomicBool,
+    is_closed: AtomicBool,
     streams: Mutex<Vec<TcpStream>>,
 }
 
@@ -346,12 +347,14 @@ impl Scripted {
                 stream.set_nodelay(true).unwrap();
                 let kept = stream.try_clone().unwrap();
                 its_shared.streams.lock().unwrap().push(kept);
-                let script = script.clone();
+                let (script, shared) = (script.clone(), its_shared.clone());
+                let listens = Listens { shared, address };
                 threads.push(std::thread::spawn(move || {
-                    script(Asked { stream }, number);
+                    script(Asked { stream, listens }, number);
                 }));
             }
             drop(listener);
+            its_shared.is_closed.store(true, Ordering::SeqCst);
             for thread in threads {
                 thread.join().unwrap();
             }
@@ -384,12 +387,47 @@ impl Drop for Scripted {
     }
 }
 
+/// The port of a scripted server.
+#[derive(Clone)]
+pub struct Listens {
+    shared: Arc<ScriptedShared>,
+    address: std::net::SocketAddr,
+}
+
+impl Listens {
+    /// Nobody listens from here on, as if the server had died.
+    pub fn end(&self) {
+        self.shared.stops.store(true, Ordering::SeqCst);
+        // Wakes whoever waits for the next connection.
+        drop(TcpStream::connect(self.address));
+        while !self.shared.is_closed.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        for stream in self.shared.streams.lock().unwrap().iter() {
+            // One that has ended already is as it should be.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 /// A connection that asks for something.
 pub struct Asked {
     stream: TcpStream,
+    listens: Listens,
 }
 
 impl Asked {
+    /// The port that it came to.
+    pub fn listens(&self) -> Listens {
+        self.listens.clone()
+    }
+
+    /// Reads whatever comes and says nothing.
+    pub fn listen(mut self) {
+        let mut bytes = [0; 4096];
+        while self.stream.read(&mut bytes).is_ok_and(|count| count > 0) {}
+    }
+
     /// Reads the request's head. `None` when there was none.
     fn head(&mut self) -> Option<Vec<u8>> {
         let (mut head, mut byte) = (Vec::new(), [0; 1]);
@@ -424,11 +462,20 @@ impl Asked {
 
     fn answer(mut self, head: Option<Vec<u8>>, before: &[u8]) -> Socket {
         if let Some(head) = head {
-            let request = Request::parse(&head).unwrap();
-            // Whoever asks for something else is told what there is as well.
-            let key = request.headers().first("sec-websocket-key");
-            let key = key.and_then(|key| key.first_chunk::<24>());
-            let accept = accept_key(key.unwrap_or(b"dGhlIHNhbXBsZSBub25jZQ=="));
+            let request = Request::parse(&head).ok();
+            let key = request
+                .as_ref()
+                .and_then(|request| request.headers().first("sec-websocket-key"));
+            let Some(key) = key.and_then(|key| key.first_chunk::<24>()) else {
+                let _ = self
+                    .stream
+                    .write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+                let _ = self.stream.shutdown(Shutdown::Both);
+                return Socket {
+                    stream: self.stream,
+                };
+            };
+            let accept = accept_key(key);
             let mut reply = before.to_vec();
             reply.extend_from_slice(
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
@@ -453,6 +500,7 @@ pub struct Socket {
 pub const TEXT: u8 = 0x1;
 pub const BINARY: u8 = 0x2;
 pub const CLOSE: u8 = 0x8;
+pub const PING: u8 = 0x9;
 const FIN: u8 = 0x80;
 
 impl Socket {
