@@ -20,6 +20,7 @@
 //! | [`run`] | threads, phases, the sum of all | what is sent |
 //! | [`redact`] | what a report leaves out | reports |
 //! | [`verdict`] | when numbers cannot be believed | how they came about |
+//! | [`fail_if`] | which bounds a run has to keep | what becomes of who passes one |
 //! | [`result`] | names and units | everything else |
 //!
 //! It is written against the public API of `ringwire` alone.
@@ -29,6 +30,7 @@
 pub mod compare;
 pub mod driver;
 pub mod environment;
+pub mod fail_if;
 pub mod histogram;
 pub mod plan;
 pub mod raw;

@@ -16,7 +16,7 @@ use loadgen::{
     compare,
     plan::{Cli, Command, Plan, PlanError, RunArgs},
     report::progress::Live,
-    result::{Progress, Run},
+    result::{Progress, Run, Scenario},
     run::Context,
     scenario, verdict,
 };
@@ -28,10 +28,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Nothing was measured: the arguments, the host or the server were in the way.
 const NOTHING_RAN: u8 = 2;
 
-type Scenario<'a> = dyn Fn(&Arc<Plan>, &mut Context<'_>) -> Result<Run, String> + 'a;
+type Measures<'a> = dyn Fn(&Arc<Plan>, &mut Context<'_>) -> Result<Run, String> + 'a;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let measure = |args: &RunArgs, plan, run: &Measures<'_>| match cli.command.scenario() {
+        Some(scenario) => measure(scenario, args, plan, run),
+        None => NOTHING_RAN,
+    };
     let status = match &cli.command {
         Command::Echo(args) => measure(&args.run, args.plan(), &scenario::echo::run),
         Command::Connect(args) => measure(&args.run, args.plan(), &scenario::connect::run),
@@ -56,13 +60,25 @@ fn fail(sentence: &str) -> u8 {
 }
 
 /// Runs, reports, and judges.
-fn measure(args: &RunArgs, plan: Result<Plan, PlanError>, scenario: &Scenario<'_>) -> u8 {
+fn measure(
+    scenario: Scenario,
+    args: &RunArgs,
+    plan: Result<Plan, PlanError>,
+    run: &Measures<'_>,
+) -> u8 {
     let plan = match plan {
         Ok(plan) => plan.shared(),
         Err(error) => return fail(&error.to_string()),
     };
     if let Err(error) = args.outputs.check() {
         return fail(&error.to_string());
+    }
+    let mut refusals = args
+        .fail_if
+        .iter()
+        .filter_map(|bound| bound.refuses(scenario, args.pid.is_some()));
+    if let Some(sentence) = refusals.next() {
+        return fail(&sentence);
     }
     let stopped = match stop_on_signals() {
         Ok(stopped) => stopped,
@@ -77,18 +93,22 @@ fn measure(args: &RunArgs, plan: Result<Plan, PlanError>, scenario: &Scenario<'_
         command: std::env::args().collect(),
         note: None,
     };
-    let result = scenario(&plan, &mut context);
+    let result = run(&plan, &mut context);
     live.clear();
-    let run = match result {
+    let mut run = match result {
         Ok(run) => run,
         Err(sentence) => {
-            let status = fail(&sentence);
+            let mut status = fail(&sentence);
+            if let Err(error) = args.outputs.write_error(scenario, &sentence) {
+                status = fail(&error.to_string());
+            }
             return match is_stopped.load(Ordering::Relaxed) {
                 true => verdict::INTERRUPTED,
                 false => status,
             };
         }
     };
+    run.fail_if = args.fail_if.iter().map(|bound| bound.judge(&run)).collect();
     match args.outputs.write(&run) {
         Ok(()) => verdict::exit_status(&run),
         Err(error) => fail(&error.to_string()),
@@ -111,7 +131,8 @@ fn check(args: &loadgen::plan::CheckArgs) -> u8 {
         Ok(found) => found,
         Err(sentence) => return fail(&sentence),
     };
-    if let Err(error) = scenario::check::write(args.json.as_deref(), &found) {
+    let (json, junit) = (args.json.as_deref(), args.junit.as_deref());
+    if let Err(error) = scenario::check::write(json, junit, &found) {
         return fail(&error.to_string());
     }
     u8::from(scenario::check::has_failed(&found))

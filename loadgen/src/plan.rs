@@ -15,6 +15,7 @@ use ringwire::{
 use crate::{
     compare,
     environment::{cpus_allowed, cpus_online, is_there, local_ports},
+    fail_if::FailIf,
     raw::{self, Raw, Reply},
     redact,
     report::Outputs,
@@ -165,6 +166,10 @@ pub struct RunArgs {
     /// Lets the exit status be 0 although the generator was the bottleneck
     #[arg(long)]
     pub allow_client_bound: bool,
+    /// Fails with status 5 when a figure of the run is so: 'p99>5ms', 'errors>0', 'rate<20k',
+    /// 'cpu>20us', 'late>0.1%'; repeatable
+    #[arg(long, value_name = "BOUND")]
+    pub fail_if: Vec<FailIf>,
     /// Keeps each generating thread busy for this long with every message: for tests of the verdict
     #[arg(long, value_name = "NS", default_value_t = 0, hide = true)]
     pub test_delay_ns: u64,
@@ -479,9 +484,12 @@ pub struct CheckArgs {
     /// How long a probe waits for the server
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration_ms)]
     pub timeout: u64,
-    /// Writes what was found as JSON (- is standard output)
+    /// Writes what was found as JSON (- is standard output, and the table goes to standard error)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Writes each probe as a test case in JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
 }
 
 /// `--arrivals`.
@@ -1175,7 +1183,7 @@ impl Command {
 }
 
 /// A number and its suffix: `1.5M` is 1.5 and `M`.
-fn number(text: &str) -> Option<(f64, &str)> {
+pub(crate) fn number(text: &str) -> Option<(f64, &str)> {
     let digits = text
         .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
         .unwrap_or(text.len());
@@ -1220,7 +1228,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     Ok(rate)
 }
 
-fn parse_bytes(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
     let wrong = || format!("'{text}' is not a size: write bytes as 20, 16k or 1M");
     let (number, unit) = number(text).ok_or_else(wrong)?;
     let bytes = number

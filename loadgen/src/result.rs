@@ -62,6 +62,9 @@ pub struct Run {
     pub compression: Option<CompressionFigures>,
     /// Whether the numbers can be believed.
     pub verdict: Verdict,
+    /// The bounds that were given with `--fail-if`, and whether the run kept them.
+    #[serde(default)]
+    pub fail_if: Vec<FailIfFigures>,
     /// Sentences that a reader should see beside the numbers, such as a limit that was raised or a
     /// figure that could not be read.
     pub notes: Vec<String>,
@@ -551,6 +554,20 @@ pub enum SearchStep {
     Confirm,
     /// Twice the rate before.
     Double,
+}
+
+/// A bound that a run had to keep.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailIfFigures {
+    /// As it was given: `p99>5ms`.
+    pub bound: String,
+    /// The figure, in nanoseconds, a second, bytes, or as a count; as a share from 0 to 1 where the
+    /// bound is one. `None` when it was not measured.
+    pub measured: Option<f64>,
+    /// It is beyond the bound, or was not measured. Exit status 5, unless the verdict has one.
+    pub failed: bool,
+    /// What was measured and what the bound is, as a sentence.
+    pub sentence: String,
 }
 
 /// Whether the numbers can be believed.

@@ -748,6 +748,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
                 reasons: Vec::new(),
                 client_bound_allowed: plan.allow_client_bound,
             },
+            fail_if: Vec::new(),
             notes,
         }
     }

@@ -29,18 +29,23 @@ const LATENESS_PERCENTILE: f64 = 99.0;
 /// The exit status of a run that was interrupted, as a shell has it for those whom Ctrl-C ends.
 pub const INTERRUPTED: u8 = 130;
 
-/// The exit status: 0 sound, 1 faulty, 3 client bound, 4 not as asked, 130 interrupted.
+/// The exit status: 0 sound, 1 faulty, 3 client bound, 4 not as asked, 5 a bound of `--fail-if` was
+/// passed, 130 interrupted. What says more about the server comes first.
 pub fn exit_status(run: &Run) -> u8 {
     if run.times.interrupted {
         return INTERRUPTED;
     }
-    match run.verdict.kind {
+    let verdict = match run.verdict.kind {
         VerdictKind::ClientBound if !run.verdict.client_bound_allowed => 3,
         VerdictKind::ClientBound if faults(run).is_empty() => 0,
         VerdictKind::ClientBound | VerdictKind::Faulty => 1,
         VerdictKind::Interrupted => INTERRUPTED,
         VerdictKind::NotAsAsked => 4,
         VerdictKind::Sound => 0,
+    };
+    match run.fail_if.iter().any(|bound| bound.failed) {
+        true if verdict == 0 || verdict == 4 => 5,
+        _ => verdict,
     }
 }
 
@@ -346,7 +351,7 @@ fn milliseconds(ns: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{histogram, result::*};
+    use crate::{fail_if::FailIf, histogram, result::*};
 
     type Change = fn(&mut Run);
 
@@ -416,6 +421,7 @@ mod tests {
                 reasons: Vec::new(),
                 client_bound_allowed: false,
             },
+            fail_if: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -577,6 +583,48 @@ mod tests {
             run.messages.lost = 1;
         };
         assert_eq!(judged(faulty), (VerdictKind::Faulty, 130, 2));
+    }
+
+    #[test]
+    fn a_bound_that_was_passed_has_a_status_apart() {
+        let passed = |run: &mut Run| {
+            for text in ["p99>2ms", "p50>1us", "errors>0"] {
+                let bound: FailIf = text.parse().unwrap();
+                let judged = bound.judge(run);
+                run.fail_if.push(judged);
+            }
+        };
+        assert_eq!(judged(passed), (VerdictKind::Sound, 5, 0));
+        let faulty = |run: &mut Run| {
+            run.messages.lost = 1;
+            passed(run);
+        };
+        assert_eq!(judged(faulty), (VerdictKind::Faulty, 1, 1));
+        let mut run = sound();
+        run.messages.lost = 3;
+        passed(&mut run);
+        let sentences: Vec<&str> = run
+            .fail_if
+            .iter()
+            .map(|bound| bound.sentence.as_str())
+            .collect();
+        assert_eq!(
+            sentences,
+            [
+                "p99 was 990 µs, as --fail-if 'p99>2ms' wants: at most 2.00 ms",
+                "p50 was 500 µs, and --fail-if 'p50>1us' wants at most 1.00 µs",
+                "errors was 3, and --fail-if 'errors>0' wants at most 0",
+            ]
+        );
+        let kept: Vec<bool> = run.fail_if.iter().map(|bound| !bound.failed).collect();
+        assert_eq!(kept, [true, false, false]);
+        let unmeasured: FailIf = "cpu>1us".parse().unwrap();
+        assert!(
+            unmeasured.judge(&run).failed,
+            "what was not measured keeps no bound"
+        );
+        let share: FailIf = "lost>1%".parse().unwrap();
+        assert!(!share.judge(&run).failed, "3 of 1000");
     }
 
     #[test]

@@ -12,11 +12,12 @@ use hdrhistogram::{
     },
 };
 use loadgen::{
+    fail_if::FailIf,
     report::{
-        Outputs, hgrm, hlog, html, json,
+        Outputs, hgrm, hlog, html, json, junit,
         progress::{Live, Style, line},
         sheet::Sheet,
-        svg, table,
+        summary, svg, table,
     },
     result::{
         FanoutFigures, IngestFigures, MemoryFigures, Objective, Phase, Progress, Run, Scenario,
@@ -503,6 +504,87 @@ fn a_chart_alone_brings_its_own_colours() {
         refusal.contains("a run of idle has no latencies"),
         "{refusal}"
     );
+}
+
+/// A run with a bound that it kept and one that it did not, by a server with a name.
+fn bounded() -> Run {
+    let mut run = gallery().swap_remove(2).1;
+    run.target.server_header = Some("a|b <c> & *d*".to_owned());
+    for text in ["p50>1s", "p99<1us", "max>1ms"] {
+        let bound: FailIf = text.parse().expect("a bound");
+        let judged = bound.judge(&run);
+        run.fail_if.push(judged);
+    }
+    run
+}
+
+#[test]
+fn junit_has_a_case_for_the_verdict_and_each_bound() {
+    let run = bounded();
+    let xml = junit::render(&run);
+    well_formed(xml.split_once("?>").expect("an XML declaration").1, "junit");
+    assert!(
+        xml.contains("tests=\"4\" failures=\"2\" errors=\"0\""),
+        "{xml}"
+    );
+    assert!(xml.contains("timestamp=\"2027-01-01T00:00:00Z\""), "{xml}");
+    assert_eq!(xml.matches("<failure").count(), 2, "{xml}");
+    assert!(xml.contains("name=\"fail-if max&gt;1ms\""), "{xml}");
+    assert!(xml.contains("wants at most 1.00 ms"), "{xml}");
+    let sound = junit::render(&gallery()[0].1);
+    assert!(sound.contains("tests=\"1\" failures=\"0\""), "{sound}");
+    // What was not measured is an error and no failure.
+    let error = junit::render_error(Scenario::Echo, "nobody <listens> there");
+    well_formed(
+        error.split_once("?>").expect("an XML declaration").1,
+        "error",
+    );
+    assert!(error.contains("failures=\"0\" errors=\"1\""), "{error}");
+    assert!(error.contains("nobody &lt;listens&gt; there"), "{error}");
+}
+
+#[test]
+fn a_summary_has_what_matters_and_no_markup_from_outside() {
+    let text = summary::render(&bounded());
+    assert!(
+        text.starts_with("### loadgen: echo against ws://127.0.0.1:9001/\\<b\\>"),
+        "{text}"
+    );
+    assert!(
+        text.contains("**Faulty**: 12 messages were never answered."),
+        "{text}"
+    );
+    assert!(text.contains("(a\\|b \\<c\\> &amp; \\*d\\*)"), "{text}");
+    assert!(
+        text.contains("| rate | p50 | p99 | p99.9 | max |"),
+        "{text}"
+    );
+    assert!(text.contains("- kept: p50 was 350 µs"), "{text}");
+    assert!(text.contains("- **failed**: max was 200 ms"), "{text}");
+    for (name, run) in gallery() {
+        let text = summary::render(&run);
+        assert!(
+            !text.contains("NaN") && text.ends_with("\n\n"),
+            "{name}: {text}"
+        );
+    }
+}
+
+#[test]
+fn bounds_stand_behind_the_verdict() {
+    let run = bounded();
+    let table = table::render(&run);
+    let words: Vec<&str> = table.split_whitespace().collect();
+    let text = words.join(" ");
+    let place = |words: &str| {
+        text.find(words)
+            .unwrap_or_else(|| panic!("'{words}' in {text}"))
+    };
+    assert!(place("FAULTY:") < place("kept: p50 was 350 µs, as --fail-if 'p50>1s' wants"));
+    assert!(place("kept:") < place("FAILED: max was 200 ms, and --fail-if 'max>1ms' wants"));
+    let page = html::render(&run);
+    well_formed(&page, "bounded");
+    assert!(page.contains("<b>Failed:</b> max was 200 ms"), "{page}");
 }
 
 /// The numbers of all attributes of this name.

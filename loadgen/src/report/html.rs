@@ -87,10 +87,22 @@ fn verdict(sheet: &Sheet) -> String {
         };
         format!("<p>{head}{}</p>\n", escape(reason))
     });
-    format!(
+    let mut html = format!(
         "<div class=\"{class}\">\n{}</div>\n",
         lines.collect::<String>()
-    )
+    );
+    for (is_kept, sentence) in &sheet.bounds {
+        let (class, word) = match is_kept {
+            true => ("verdict", "Kept"),
+            false => ("verdict bad", "Failed"),
+        };
+        let _ = writeln!(
+            html,
+            "<div class=\"{class}\"><p><b>{word}:</b> {}</p></div>",
+            escape(sentence)
+        );
+    }
+    html
 }
 
 fn alarms(sheet: &Sheet) -> String {

@@ -8,14 +8,17 @@
 //!   Run -------> sheet::Sheet --> table  standard output
 //!      |                     \--> html   a page, with the charts of svg
 //!      +-------> json, hgrm, hlog        for programs
+//!      +-------> junit, summary          for CI
 //! ```
 
 pub mod hgrm;
 pub mod hlog;
 pub mod html;
 pub mod json;
+pub mod junit;
 pub mod progress;
 pub mod sheet;
+pub mod summary;
 pub mod svg;
 pub mod table;
 pub mod units;
@@ -27,7 +30,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::result::Run;
+use crate::result::{Run, Scenario};
 
 /// The options that say where a run's report goes.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -49,6 +52,12 @@ pub struct Outputs {
     /// Write the chart of latency by percentile alone
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
+    /// Write the verdict and each --fail-if as test cases in JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Append what matters as Markdown to the file that GITHUB_STEP_SUMMARY names, as GitHub does
+    #[arg(long)]
+    pub github_summary: bool,
     /// Show no progress
     #[arg(long, short)]
     pub quiet: bool,
@@ -62,6 +71,15 @@ impl Outputs {
     ///
     /// A sentence for the person who typed it.
     pub fn check(&self) -> Result<(), OutputError> {
+        if self.github_summary && summary_path().is_none() {
+            return Err(OutputError {
+                path: PathBuf::from("the summary of --github-summary"),
+                what: format!(
+                    "the variable {} names no file; GitHub sets it in each step of a job",
+                    summary::VARIABLE
+                ),
+            });
+        }
         let named: Vec<&PathBuf> = self.formats().map(|(path, _)| path).collect();
         for (index, path) in named.iter().enumerate() {
             let refuse = |what: &str| OutputError {
@@ -94,10 +112,13 @@ impl Outputs {
         let table = table::render(run);
         let is_taken = self.formats().any(|(path, _)| is_standard_output(path));
         let printed = print_beside(is_taken, table.as_bytes());
-        let failures: Vec<OutputError> = self
+        let mut failures: Vec<OutputError> = self
             .formats()
             .filter_map(|(path, write)| write(run, path).err())
             .collect();
+        if self.github_summary {
+            failures.extend(append_summary(run).err());
+        }
         printed
             .err()
             .into_iter()
@@ -106,18 +127,48 @@ impl Outputs {
             .map_or(Ok(()), Err)
     }
 
+    /// Writes that nothing was measured, for those who look into files and not at the exit status.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn write_error(&self, scenario: Scenario, sentence: &str) -> Result<(), OutputError> {
+        match &self.junit {
+            None => Ok(()),
+            Some(path) => write_file(path, junit::render_error(scenario, sentence).as_bytes()),
+        }
+    }
+
     fn formats(&self) -> impl Iterator<Item = (&PathBuf, Writer)> {
-        let formats: [(&Option<PathBuf>, Writer); 5] = [
+        let formats: [(&Option<PathBuf>, Writer); 6] = [
             (&self.json, json::write),
             (&self.hgrm, hgrm::write),
             (&self.hlog, hlog::write),
             (&self.html, html::write),
             (&self.svg, svg::write),
+            (&self.junit, junit::write),
         ];
         formats
             .into_iter()
             .filter_map(|(path, write)| Some((path.as_ref()?, write)))
     }
+}
+
+fn summary_path() -> Option<PathBuf> {
+    let path = std::env::var_os(summary::VARIABLE)?;
+    (!path.is_empty()).then(|| path.into())
+}
+
+/// Behind what other steps have written.
+fn append_summary(run: &Run) -> Result<(), OutputError> {
+    let path = summary_path().unwrap_or_default();
+    let mut options = fs::OpenOptions::new();
+    let file = options.append(true).create(true).open(&path);
+    file.and_then(|mut file| file.write_all(summary::render(run).as_bytes()))
+        .map_err(|error| OutputError {
+            path,
+            what: error.to_string(),
+        })
 }
 
 type Writer = fn(&Run, &Path) -> Result<(), OutputError>;

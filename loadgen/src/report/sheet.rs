@@ -31,6 +31,8 @@ pub struct Sheet {
     pub grids: Vec<Grid>,
     /// Whether the figures can be believed: one word, then the sentences.
     pub verdict: (&'static str, Vec<String>),
+    /// Whether each bound was kept, and what was measured.
+    pub bounds: Vec<(bool, String)>,
     /// What a reader should know besides.
     pub notes: Vec<String>,
     /// Where it ran: a name and a value each.
@@ -83,6 +85,11 @@ impl Sheet {
             alarms: alarms(run),
             grids,
             verdict: verdict(&run.verdict),
+            bounds: run
+                .fail_if
+                .iter()
+                .map(|bound| (!bound.failed, bound.sentence.clone()))
+                .collect(),
             notes,
             environment: environment(run),
         }

@@ -52,6 +52,13 @@ pub fn render(run: &Run) -> String {
     if reasons.is_empty() {
         fold(&mut text, "", &word);
     }
+    for (is_kept, sentence) in &sheet.bounds {
+        fold(
+            &mut text,
+            if *is_kept { "kept: " } else { "FAILED: " },
+            sentence,
+        );
+    }
     text
 }
 

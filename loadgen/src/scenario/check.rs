@@ -951,16 +951,22 @@ pub fn write_table(out: &mut dyn Write, check: &Check) -> io::Result<()> {
     )
 }
 
-/// Writes what was found: the table for people, and JSON where it is wanted; `-` is standard output.
+/// Writes what was found: the table for people, JSON and JUnit's XML where they are wanted; `-` is
+/// standard output.
 ///
 /// # Errors
 ///
 /// The first that cannot be written.
-pub fn write(json: Option<&Path>, check: &Check) -> Result<(), OutputError> {
+pub fn write(json: Option<&Path>, junit: Option<&Path>, check: &Check) -> Result<(), OutputError> {
     let mut table = Vec::new();
     // Memory takes whatever is written.
     let _ = write_table(&mut table, check);
-    let printed = report::print_beside(json.is_some_and(report::is_standard_output), &table);
+    let is_taken = json
+        .into_iter()
+        .chain(junit)
+        .any(report::is_standard_output);
+    let printed = report::print_beside(is_taken, &table);
     let written = json.map_or(Ok(()), |path| report::json::write_any(check, path));
-    printed.and(written)
+    let cases = junit.map_or(Ok(()), |path| report::junit::write_check(check, path));
+    printed.and(written).and(cases)
 }

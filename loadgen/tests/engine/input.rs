@@ -11,6 +11,7 @@ use crate::servers::{Asked, Choosy, PING, Running, Scripted, Shut};
 fn loadgen(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_loadgen"))
         .args(words)
+        .env_remove("GITHUB_STEP_SUMMARY")
         .output()
         .unwrap()
 }
@@ -31,7 +32,7 @@ fn bad_input_is_one_clear_sentence() {
     let missing = format!("{}nowhere", server.url);
     let url = server.url.as_str();
     let secure = url.replace("ws://", "wss://");
-    let table: [(&[&str], &[&str]); 39] = [
+    let table: [(&[&str], &[&str]); 45] = [
         (
             &["echo", "http://127.0.0.1:1"],
             &["http://127.0.0.1:1", "ws://"],
@@ -102,6 +103,24 @@ fn bad_input_is_one_clear_sentence() {
             &["--host 'a b'", "chat.example.com:8080"],
         ),
         (&["echo", url, "--pid", "4194999"], &["no process"]),
+        (
+            &["echo", url, "--fail-if", "p99"],
+            &["'p99' has no bound", "in quotes"],
+        ),
+        (&["echo", url, "--fail-if", "p99>5"], &["write it as 5ms"]),
+        (
+            &["echo", url, "--fail-if", "speed<5"],
+            &["'speed' is no figure"],
+        ),
+        (
+            &["echo", url, "--fail-if", "cpu>5us"],
+            &["cpu>5us", "name it with --pid"],
+        ),
+        (
+            &["idle", url, "--fail-if", "p99>5ms"],
+            &["idle measures none"],
+        ),
+        (&["echo", url, "--github-summary"], &["GITHUB_STEP_SUMMARY"]),
         (&["fanout", url, "--size", "20"], &["too small"]),
         (
             &["echo", url, "--json", "/nowhere/at/all.json", "-d", "100ms"],
@@ -469,4 +488,82 @@ fn a_check_stops_when_the_server_is_gone() {
     );
     assert_eq!(table.matches("cannot connect").count(), 0, "{table}");
     assert!(!table.contains("KiB are accepted"), "{table}");
+}
+
+#[test]
+fn a_bound_that_is_passed_fails_the_run_and_is_told_to_a_ci() {
+    let server = Scripted::slow_echo(Duration::from_millis(30));
+    let folder = tempfile::tempdir().unwrap();
+    let (junit, summary) = (
+        folder.path().join("junit.xml"),
+        folder.path().join("summary.md"),
+    );
+    std::fs::write(&summary, "what another step wrote\n").unwrap();
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "2",
+        "-d",
+        "300ms",
+        "--warmup",
+        "0s",
+        "--quiet",
+    ];
+    let run = |bounds: &[&str]| {
+        let mut words = words.to_vec();
+        for bound in bounds {
+            words.extend(["--fail-if", bound]);
+        }
+        words.extend(["--junit", junit.to_str().unwrap(), "--github-summary"]);
+        words.push("--allow-client-bound");
+        let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+            .args(words)
+            .env("GITHUB_STEP_SUMMARY", &summary)
+            .output()
+            .unwrap();
+        let xml = std::fs::read_to_string(&junit).unwrap();
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), table, xml)
+    };
+    let (status, table, xml) = run(&["p99<30ms", "errors>0", "rate<1"]);
+    assert_eq!(status, Some(0), "{table}");
+    assert_eq!(xml.matches("<failure").count(), 0, "{xml}");
+    assert_eq!(xml.matches("<testcase").count(), 4, "{xml}");
+    let (status, table, xml) = run(&["p50>10ms", "errors>0"]);
+    assert_eq!(status, Some(5), "{table}");
+    assert!(table.contains("FAILED: p50 was 30"), "{table}");
+    assert!(table.contains("kept: errors was 0"), "{table}");
+    assert_eq!(xml.matches("<failure").count(), 1, "{xml}");
+    let markdown = std::fs::read_to_string(&summary).unwrap();
+    assert!(
+        markdown.starts_with("what another step wrote\n### loadgen: echo"),
+        "{markdown}"
+    );
+    assert_eq!(markdown.matches("### loadgen").count(), 2, "{markdown}");
+    assert!(markdown.contains("- **failed**: p50 was 30"), "{markdown}");
+}
+
+#[test]
+fn what_was_not_measured_is_an_error_to_a_ci() {
+    let shut = Running::start(|_| Shut);
+    let folder = tempfile::tempdir().unwrap();
+    let junit = folder.path().join("junit.xml");
+    let output = loadgen(&["echo", &shut.url, "--junit", junit.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    let xml = std::fs::read_to_string(&junit).unwrap();
+    assert!(
+        xml.contains("errors=\"1\"") && xml.contains("members only"),
+        "{xml}"
+    );
+    let server = Running::echo();
+    let words = ["check", &server.url, "--timeout", "300ms", "--junit"];
+    let output = loadgen(&[&words[..], &[junit.to_str().unwrap()]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let xml = std::fs::read_to_string(&junit).unwrap();
+    assert!(xml.matches("<testcase").count() > 30, "{xml}");
+    assert!(
+        xml.contains("name=\"frames: answers a ping with its payload"),
+        "{xml}"
+    );
 }

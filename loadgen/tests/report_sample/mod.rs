@@ -255,6 +255,7 @@ fn finish(
             reasons: Vec::new(),
             client_bound_allowed: false,
         },
+        fail_if: Vec::new(),
         notes: Vec::new(),
         slices,
     }
