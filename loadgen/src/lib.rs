@@ -18,6 +18,7 @@
 //! | [`driver`] | one thread's loop on a [`ringwire::client::Client`] | what a reply means |
 //! | [`scenario`] | what is sent, what a reply means | threads |
 //! | [`run`] | threads, phases, the sum of all | what is sent |
+//! | [`merge`] | which runs are one, and how they add up | how they were made |
 //! | [`redact`] | what a report leaves out | reports |
 //! | [`verdict`] | when numbers cannot be believed | how they came about |
 //! | [`fail_if`] | which bounds a run has to keep | what becomes of who passes one |
@@ -32,6 +33,7 @@ pub mod driver;
 pub mod environment;
 pub mod fail_if;
 pub mod histogram;
+pub mod merge;
 pub mod plan;
 pub mod raw;
 pub mod redact;

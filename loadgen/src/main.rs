@@ -13,7 +13,7 @@ use std::{
 
 use clap::Parser;
 use loadgen::{
-    compare,
+    compare, merge,
     plan::{Cli, Command, Plan, PlanError, RunArgs},
     report::progress::Live,
     result::{Progress, Run, Scenario},
@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         }
         Command::Check(args) => check(args),
         Command::Compare(args) => compare::run(args),
+        Command::Merge(args) => merge::run(args, std::env::args().collect()),
     };
     ExitCode::from(status)
 }

@@ -16,6 +16,7 @@ use crate::{
     compare,
     environment::{cpus_allowed, cpus_online, is_there, local_ports},
     fail_if::FailIf,
+    merge,
     raw::{self, Raw, Reply},
     redact,
     report::Outputs,
@@ -72,6 +73,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Puts two runs side by side; exits with 1 when the second is worse
     Compare(compare::Arguments),
+    /// Adds runs that several machines made at the same time against one server
+    Merge(merge::Arguments),
 }
 
 /// Where to connect, and how.
@@ -1177,7 +1180,7 @@ impl Command {
             Self::Fanout(_) => Some(Scenario::Fanout),
             Self::Ingest(_) => Some(Scenario::Ingest),
             Self::Saturate(_) => Some(Scenario::Saturate),
-            Self::Check(_) | Self::Compare(_) => None,
+            Self::Check(_) | Self::Compare(_) | Self::Merge(_) => None,
         }
     }
 }

@@ -65,6 +65,9 @@ pub struct Run {
     /// The bounds that were given with `--fail-if`, and whether the run kept them.
     #[serde(default)]
     pub fail_if: Vec<FailIfFigures>,
+    /// The runs that this one was merged from, in the order in which they were given.
+    #[serde(default)]
+    pub parts: Vec<Part>,
     /// Sentences that a reader should see beside the numbers, such as a limit that was raised or a
     /// figure that could not be read.
     pub notes: Vec<String>,
@@ -554,6 +557,27 @@ pub enum SearchStep {
     Confirm,
     /// Twice the rate before.
     Double,
+}
+
+/// One of several runs that were merged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// The machine that it was made on.
+    pub host: String,
+    /// How long after the first of them it started, by the machines' clocks, in milliseconds.
+    pub started_after_ms: u64,
+    /// Threads that generated load.
+    pub shards: usize,
+    /// Replies to messages of its measured part.
+    pub received: u64,
+    /// CPU time of its threads per message, in nanoseconds.
+    pub cpu_ns_per_message: f64,
+    /// CPU time of its busiest thread over the measured time, from 0 to 1.
+    pub busiest_share: f64,
+    /// Corrected 99th percentile of its own, in nanoseconds; 0 without messages.
+    pub p99_ns: u64,
+    /// Its own verdict.
+    pub verdict: VerdictKind,
 }
 
 /// A bound that a run had to keep.

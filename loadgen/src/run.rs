@@ -749,6 +749,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
                 client_bound_allowed: plan.allow_client_bound,
             },
             fail_if: Vec::new(),
+            parts: Vec::new(),
             notes,
         }
     }

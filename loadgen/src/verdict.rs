@@ -322,7 +322,9 @@ fn behind(run: &Run) -> String {
     let Some(rate) = run.plan.rate_per_s else {
         return String::new();
     };
-    let measured = run.slices.iter().filter(|slice| !slice.is_warmup);
+    // What was cut short holds what was sent while the run drained.
+    let slices = run.slices.iter();
+    let measured = slices.filter(|slice| !slice.is_warmup && !slice.is_partial);
     let (count, sent) = measured.fold((0_u64, 0), |(count, sent), slice| {
         (count + 1, sent + slice.sent)
     });
@@ -422,6 +424,7 @@ mod tests {
                 client_bound_allowed: false,
             },
             fail_if: Vec::new(),
+            parts: Vec::new(),
             notes: Vec::new(),
         }
     }

@@ -153,7 +153,12 @@ fn grid(grid: &Grid) -> String {
             .collect()
     };
     let mut html = format!(
-        "<div class=\"scroll\"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n",
+        "<div class=\"scroll\"><table{}>\n<thead><tr>{}</tr></thead>\n<tbody>\n",
+        if grid.heads.len() > 6 {
+            " class=\"many\""
+        } else {
+            ""
+        },
         cells(&grid.heads, "th")
     );
     for row in &grid.rows {

@@ -76,6 +76,7 @@ impl Sheet {
         grids.extend(latency(run, &mut notes));
         grids.extend(memory(run));
         grids.extend(processes(run));
+        grids.extend(parts(run));
         if !run.environment.release_build {
             notes.push("This loadgen is a debug build: its figures mean nothing.".to_owned());
         }
@@ -465,6 +466,10 @@ fn latency(run: &Run, notes: &mut Vec<String>) -> Option<Grid> {
 /// draining.
 #[must_use]
 pub fn after_the_slices(run: &Run) -> u64 {
+    // Of runs that were merged, some had begun to measure before others had.
+    if !run.parts.is_empty() {
+        return 0;
+    }
     let measured = run.slices.iter().filter(|slice| !slice.is_warmup);
     let shown: u64 = measured.map(|slice| slice.latency_ns.len()).sum();
     run.latency.corrected_ns.len().saturating_sub(shown)
@@ -536,6 +541,36 @@ fn processes(run: &Run) -> Option<Grid> {
             server.context_switches_voluntary,
             server.context_switches_involuntary,
         );
+    }
+    Some(grid)
+}
+
+/// The runs that were merged, side by side.
+fn parts(run: &Run) -> Option<Grid> {
+    if run.parts.is_empty() {
+        return None;
+    }
+    let mut grid = Grid::new(&[
+        "generator",
+        "started",
+        "received",
+        "p99",
+        "CPU/message",
+        "busiest",
+    ]);
+    for part in &run.parts {
+        let of_messages = |value: String| match part.received {
+            0 => "-".to_owned(),
+            _ => value,
+        };
+        grid.row([
+            part.host.clone(),
+            format!("+{} ms", units::count(part.started_after_ms)),
+            units::count(part.received),
+            of_messages(units::latency(part.p99_ns)),
+            of_messages(microseconds(part.cpu_ns_per_message)),
+            units::share(part.busiest_share),
+        ]);
     }
     Some(grid)
 }
@@ -651,12 +686,16 @@ fn search(run: &Run) -> Option<Grid> {
         } else {
             point.p99_ns
         };
+        let latency = |ns: u64| match point.received_per_s {
+            0.0 => "-".to_owned(),
+            _ => units::latency(ns),
+        };
         grid.row([
             units::rate(point.rate_per_s),
             units::rate(point.received_per_s),
-            units::latency(point.p50_ns),
-            units::latency(third),
-            units::latency(point.objective_ns),
+            latency(point.p50_ns),
+            latency(third),
+            latency(point.objective_ns),
             step.to_owned(),
             outcome.to_owned(),
         ]);

@@ -320,7 +320,11 @@ pub fn rate_over_time(run: &Run, size: Size) -> Option<String> {
 #[must_use]
 pub fn search(run: &Run, size: Size) -> Option<String> {
     let search = run.search.as_ref()?;
-    let mut points: Vec<_> = search.points.iter().collect();
+    // Where nothing came back there is no latency.
+    let answered = search.points.iter();
+    let mut points: Vec<_> = answered
+        .filter(|point| point.received_per_s > 0.0)
+        .collect();
     points.sort_by(|a, b| a.rate_per_s.total_cmp(&b.rate_per_s));
     let last = points.last()?;
     // One point for a rate, whatever was tried there once more: the median of its tries. Where the

@@ -45,7 +45,7 @@ fn watched_run(words: &[&str], progress: &mut dyn FnMut(&Progress)) -> Result<Ru
         Command::Fanout(args) => scenario::fanout::run(&shared(args.plan())?, &mut context),
         Command::Ingest(args) => scenario::ingest::run(&shared(args.plan())?, &mut context),
         Command::Saturate(args) => scenario::saturate::run(args, &mut context),
-        Command::Check(_) | Command::Compare(_) => Err("not a run".to_owned()),
+        Command::Check(_) | Command::Compare(_) | Command::Merge(_) => Err("not a run".to_owned()),
     }
 }
 

@@ -305,6 +305,30 @@ fn who_closes_in_good_order_has_lost_nothing() {
 }
 
 #[test]
+fn connections_that_end_leave_the_others_their_turns() {
+    let server = Scripted::start(|asked: Asked, number| {
+        let count = if number % 3 == 1 { 3 } else { u64::MAX };
+        asked.open().echo_after(Duration::ZERO, count);
+    });
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "9",
+        "--rate",
+        "300",
+        "-d",
+        "500ms",
+    ];
+    let run = run(&[&words[..], &["--warmup", "0s", "--in-flight", "50"]].concat());
+    assert_not_accused(&run);
+    assert_eq!(run.connections.closed, 3, "{:?}", run.connections);
+    // Nobody's turn goes to one that is not there any more.
+    assert_eq!(run.messages.sent, 150, "{:?}", run.messages);
+    assert!(run.messages.received >= 147, "{:?}", run.messages);
+}
+
+#[test]
 fn who_closes_over_a_message_that_waited_has_lost_it() {
     let server = Scripted::start(|asked: Asked, _| {
         let mut socket = asked.open();

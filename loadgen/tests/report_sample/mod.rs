@@ -256,6 +256,7 @@ fn finish(
             client_bound_allowed: false,
         },
         fail_if: Vec::new(),
+        parts: Vec::new(),
         notes: Vec::new(),
         slices,
     }
