@@ -261,6 +261,10 @@ fn add_plan(sum: &mut Run, run: &Run) {
     sum.shards += more.shards;
     sum.connections += more.connections;
     sum.source_addresses += more.source_addresses;
+    for (stage, more) in sum.stages.iter_mut().zip(&more.stages) {
+        stage.from_per_s += more.from_per_s;
+        stage.to_per_s += more.to_per_s;
+    }
     sum.rate_per_s = sum
         .rate_per_s
         .zip(more.rate_per_s)

@@ -20,7 +20,7 @@ use crate::{
     raw::{self, Raw, Reply},
     redact,
     report::Outputs,
-    result::{Arrivals, Objective, PlanFigures, Scenario, SizeShare, TextScript, Verify},
+    result::{Arrivals, Objective, PlanFigures, Scenario, SizeShare, Stage, TextScript, Verify},
     schedule::{RATE_MAX_PER_S, RATE_MIN_PER_S},
     verify::{PayloadPlan, SizeWeight, TIMED_BYTES},
 };
@@ -230,6 +230,11 @@ pub struct EchoArgs {
     /// Messages a second of the whole run, at scheduled instants (open loop): 500, 20k, 1.5M
     #[arg(long, short, value_name = "RATE", value_parser = parse_rate, help_heading = "Load")]
     pub rate: Option<f64>,
+    /// Rates in turn, for so long each: 5000@2m, or 0:1000@30s that grows evenly. Before them, the
+    /// warm-up has the first one
+    #[arg(long, value_name = "STAGES", value_parser = parse_stages, help_heading = "Load",
+          conflicts_with_all = ["rate", "duration"])]
+    pub stages: Option<Stages>,
     /// The rest.
     #[command(flatten)]
     pub run: RunArgs,
@@ -245,7 +250,8 @@ pub struct LoadArgs {
     /// How long to measure [default: 10s; each step of saturate: 3s]
     #[arg(long, short, value_name = "TIME", value_parser = parse_duration_ms)]
     pub duration: Option<u64>,
-    /// How long to run before, unmeasured [default: 1s; each step of saturate: 500ms]
+    /// How long to run before, unmeasured [default: 1s; none with --stages; each step of saturate:
+    /// 500ms]
     #[arg(long, value_name = "TIME", value_parser = parse_duration_ms)]
     pub warmup: Option<u64>,
     /// The most unanswered messages of a connection. One that is due while there are as many waits,
@@ -549,6 +555,25 @@ impl From<VerifyArg> for Verify {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sizes(pub Vec<SizeWeight>);
 
+/// What `--stages` means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stages(pub Vec<Stage>);
+
+impl Stages {
+    fn length_ms(&self) -> u64 {
+        self.0.iter().map(|stage| stage.length_ms).sum()
+    }
+
+    /// Messages a second, on average.
+    fn mean_per_s(&self) -> f64 {
+        let count = self
+            .0
+            .iter()
+            .map(|stage| f64::midpoint(stage.from_per_s, stage.to_per_s) * stage.length_ms as f64);
+        count.sum::<f64>() / self.length_ms() as f64
+    }
+}
+
 /// Why there is nothing to run: one sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanError(pub String);
@@ -761,6 +786,8 @@ pub struct Traffic {
     pub fragment_bytes: Option<usize>,
     /// Messages a second of the whole run. `None`: closed loop.
     pub rate_per_s: Option<f64>,
+    /// Rates that change, warm-up included; empty: one rate.
+    pub stages: Vec<Stage>,
     /// How instants are spread.
     pub arrivals: Arrivals,
     /// The most unanswered messages of a connection.
@@ -947,6 +974,7 @@ fn traffic(message: &MessageArgs, size_min: usize) -> Result<Traffic, PlanError>
         },
         fragment_bytes: message.fragment,
         rate_per_s: None,
+        stages: Vec::new(),
         arrivals: Arrivals::Constant,
         in_flight: 1,
         verify: Verify::Sampled,
@@ -1003,9 +1031,25 @@ impl EchoArgs {
     ///
     /// A sentence about the first argument that is wrong.
     pub fn plan(&self) -> Result<Plan, PlanError> {
-        let lengths = (1000, 10_000);
-        self.load
-            .echo_plan(&self.target, &self.message, self.rate, &self.run, lengths)
+        let (rate, lengths) = match &self.stages {
+            None => (self.rate, (1000, 10_000)),
+            Some(stages) => (Some(stages.mean_per_s()), (0, stages.length_ms())),
+        };
+        let mut plan =
+            self.load
+                .echo_plan(&self.target, &self.message, rate, &self.run, lengths)?;
+        if let (Some(stages), Some(traffic)) = (&self.stages, &mut plan.traffic) {
+            plan.figures.stages.clone_from(&stages.0);
+            let first_per_s = stages.0.first().map_or(0.0, |stage| stage.from_per_s);
+            let warmup = Stage {
+                from_per_s: first_per_s,
+                to_per_s: first_per_s,
+                length_ms: plan.warmup_ms,
+            };
+            traffic.stages = vec![warmup];
+            traffic.stages.extend(&stages.0);
+        }
+        Ok(plan)
     }
 }
 
@@ -1295,6 +1339,44 @@ fn parse_sizes(text: &str) -> Result<Sizes, String> {
     Ok(Sizes(sizes))
 }
 
+/// The most stages of a run.
+const STAGES_MAX: usize = 1000;
+
+fn parse_stages(text: &str) -> Result<Stages, String> {
+    let wrong = |part: &str| {
+        format!("'{part}' is not a stage: write it as 5000@2m, or as 0:1000@30s to grow evenly")
+    };
+    let rate = |text: &str, part: &str| match text {
+        "0" => Ok(0.0),
+        _ => parse_rate(text).map_err(|_| wrong(part)),
+    };
+    let mut stages = Vec::new();
+    for part in text.split(',') {
+        let (rates, length) = part.split_once('@').ok_or_else(|| wrong(part))?;
+        let length_ms = parse_duration_ms(length).map_err(|_| wrong(part))?;
+        let (from, to) = rates.split_once(':').unwrap_or((rates, rates));
+        if length_ms == 0 {
+            return Err(format!("the stage '{part}' has no length"));
+        }
+        stages.push(Stage {
+            from_per_s: rate(from, part)?,
+            to_per_s: rate(to, part)?,
+            length_ms,
+        });
+    }
+    if stages.len() > STAGES_MAX {
+        return Err(format!(
+            "{} stages are more than the {STAGES_MAX} that are allowed",
+            stages.len()
+        ));
+    }
+    let stages = Stages(stages);
+    if stages.mean_per_s() < RATE_MIN_PER_S {
+        return Err(format!("the stages '{text}' send nothing"));
+    }
+    Ok(stages)
+}
+
 fn parse_objective(text: &str) -> Result<Objective, String> {
     let wrong = || format!("'{text}' is not an objective: write it as p99.9=1ms");
     let (percentile, latency) = text
@@ -1386,6 +1468,24 @@ mod tests {
             "20:60%,30:50%",
         ] {
             assert!(parse_sizes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn stages_are_read() {
+        let stages = parse_stages("0:1000@30s,5k@2m").unwrap();
+        let rates: Vec<(f64, f64, u64)> = stages
+            .0
+            .iter()
+            .map(|stage| (stage.from_per_s, stage.to_per_s, stage.length_ms))
+            .collect();
+        assert_eq!(rates, [(0.0, 1000.0, 30_000), (5000.0, 5000.0, 120_000)]);
+        assert_eq!(stages.length_ms(), 150_000);
+        assert!((stages.mean_per_s() - 4100.0).abs() < 1e-9);
+        for text in [
+            "", ",", "1000", "@1s", "1000@", "1000@0s", "a:b@1s", "1:2:3@1s", "0@1s", "-1@1s",
+        ] {
+            assert!(parse_stages(text).is_err(), "{text}");
         }
     }
 

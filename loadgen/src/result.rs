@@ -116,6 +116,10 @@ pub struct PlanFigures {
     /// Open loop: messages (`connect`: connections) a second of the whole run. `None`: closed loop,
     /// or as fast as it goes.
     pub rate_per_s: Option<f64>,
+    /// Open loop in stages (`--stages`): the rates, one stage after the other. `rate_per_s` is
+    /// their mean then. Empty: one rate.
+    #[serde(default)]
+    pub stages: Vec<Stage>,
     /// Open loop: how the instants are spread.
     pub arrivals: Option<Arrivals>,
     /// The most unanswered messages on each connection; in a closed loop there are always as many.
@@ -142,6 +146,17 @@ pub struct PlanFigures {
     pub objective: Option<String>,
     /// Addresses that connections came from, when it was more than the kernel's choice.
     pub source_addresses: usize,
+}
+
+/// A time in which the rate stays, or grows or falls evenly.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Messages a second of the whole run at its beginning.
+    pub from_per_s: f64,
+    /// At its end.
+    pub to_per_s: f64,
+    /// How long it lasts, in milliseconds.
+    pub length_ms: u64,
 }
 
 /// How scheduled instants are spread.

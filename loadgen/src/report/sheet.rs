@@ -8,8 +8,12 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::units;
-use crate::result::{
-    Arrivals, PlanFigures, Run, Scenario, SearchStep, TextScript, Verdict, VerdictKind, Verify,
+use crate::{
+    histogram,
+    result::{
+        Arrivals, PlanFigures, Run, Scenario, SearchStep, Stage, TextScript, Verdict, VerdictKind,
+        Verify,
+    },
 };
 
 /// The percentiles of every report.
@@ -71,6 +75,7 @@ impl Sheet {
         let mut grids = Vec::new();
         grids.extend(search(run));
         grids.extend(messages(run));
+        grids.extend(stages(run));
         grids.extend(fanout(run));
         grids.extend(ingest(run));
         grids.extend(latency(run, &mut notes));
@@ -210,7 +215,13 @@ fn load(scenario: Scenario, plan: &PlanFigures) -> String {
             units::count(plan.source_addresses as u64)
         ));
     }
-    if let Some(rate) = plan.rate_per_s {
+    if !plan.stages.is_empty() {
+        let stages: Vec<String> = plan.stages.iter().map(stage_text).collect();
+        load.push_str(&format!(", open loop in stages: {}", stages.join(", ")));
+        if plan.arrivals == Some(Arrivals::Poisson) {
+            load.push_str(" (Poisson)");
+        }
+    } else if let Some(rate) = plan.rate_per_s {
         load.push_str(&format!(", open loop at {}", units::rate(rate)));
         if plan.arrivals == Some(Arrivals::Poisson) {
             load.push_str(" (Poisson)");
@@ -227,6 +238,54 @@ fn load(scenario: Scenario, plan: &PlanFigures) -> String {
         load.push_str(&format!(", objective {objective}"));
     }
     load
+}
+
+/// `0 to 1,000/s in 30.0 s`, `5,000/s for 2 min 00 s`.
+fn stage_text(stage: &Stage) -> String {
+    let length = units::milliseconds(stage.length_ms as f64);
+    if stage.from_per_s == stage.to_per_s {
+        return format!("{} for {length}", units::rate(stage.to_per_s));
+    }
+    let from = units::rate(stage.from_per_s);
+    let from = from.trim_end_matches("/s");
+    format!("{from} to {} in {length}", units::rate(stage.to_per_s))
+}
+
+/// What came of each stage, from its slices.
+fn stages(run: &Run) -> Option<Grid> {
+    if run.plan.stages.is_empty() {
+        return None;
+    }
+    let mut grid = Grid::new(&["stage", "received", "p50", "p99", "max"]);
+    let mut began_ms = run.plan.warmup_ms;
+    for stage in &run.plan.stages {
+        let ends_ms = began_ms + stage.length_ms;
+        let slices = run.slices.iter().filter(|slice| {
+            slice.start_ms >= began_ms && slice.start_ms < ends_ms && !slice.is_partial
+        });
+        let (mut received, mut count) = (0, 0_u64);
+        let mut latency = histogram::of_slice();
+        for slice in slices {
+            received += slice.received;
+            count += 1;
+            // They all have the same bounds, and one of other bounds would only be left out.
+            let _ = latency.add(&slice.latency_ns);
+        }
+        let seconds = (count * run.times.slice_ms) as f64 / 1e3;
+        let told = |value: u64| match latency.is_empty() {
+            true => "-".to_owned(),
+            false => units::latency(value),
+        };
+        grid.row([
+            stage_text(stage),
+            units::rate(received as f64 / seconds),
+            told(latency.value_at_quantile(0.5)),
+            told(latency.value_at_quantile(0.99)),
+            told(latency.max()),
+        ]);
+        began_ms = ends_ms;
+    }
+    Some(grid)
 }
 
 fn payloads(plan: &PlanFigures) -> String {

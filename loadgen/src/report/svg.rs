@@ -290,10 +290,15 @@ pub fn rate_over_time(run: &Run, size: Size) -> Option<String> {
             .map(|group| (group.middle_s(), rate(group)))
             .collect(),
     }];
-    let asked = run.plan.rate_per_s;
+    let stages = stage_points(run);
+    let asked = match stages.last() {
+        Some((_, last)) => Some(*last),
+        None => run.plan.rate_per_s,
+    };
     let top = lines[0]
         .points
         .iter()
+        .chain(&stages)
         .map(|point| point.1)
         .chain(asked)
         .fold(1.0, f64::max);
@@ -312,8 +317,24 @@ pub fn rate_over_time(run: &Run, size: Size) -> Option<String> {
     }
     chart.lines = lines;
     chart.asked = asked.map(|rate| (rate, "asked".to_owned()));
+    chart.asked_points = stages;
     chart.over_time(run, &groups, move |group| units::rate(rate(group)));
     Some(chart.render())
+}
+
+/// The corners of the rates that were asked for in stages, over time.
+fn stage_points(run: &Run) -> Vec<(f64, f64)> {
+    let mut at_ms = run.plan.warmup_ms;
+    let mut points = Vec::new();
+    for stage in &run.plan.stages {
+        if points.is_empty() {
+            points.push((0.0, stage.from_per_s));
+        }
+        points.push((at_ms as f64 / 1e3, stage.from_per_s));
+        at_ms += stage.length_ms;
+        points.push((at_ms as f64 / 1e3, stage.to_per_s));
+    }
+    points
 }
 
 /// What a search tried: latency at the objective's percentile against the rate.
@@ -582,6 +603,8 @@ struct Chart {
     lines: Vec<Line>,
     /// A level that was asked for, and its name.
     asked: Option<(f64, String)>,
+    /// Its corners, where it is no level all the time.
+    asked_points: Vec<(f64, f64)>,
     /// Shaded from 0 to here, and its name.
     band: Option<(f64, &'static str)>,
     /// Where errors came, and how many.
@@ -647,6 +670,7 @@ impl Chart {
             y,
             lines: Vec::new(),
             asked: None,
+            asked_points: Vec::new(),
             band: None,
             errors: Vec::new(),
             dots: Vec::new(),
@@ -809,7 +833,13 @@ impl Chart {
 
     fn plot(&self, svg: &mut String) {
         let (right, bottom) = (self.size.width - RIGHT, self.size.height - BOTTOM);
-        if let Some((level, _)) = &self.asked {
+        if !self.asked_points.is_empty() {
+            let corners = self.asked_points.iter();
+            let path: Vec<String> = corners
+                .map(|(x, y)| format!("{:.1} {:.1}", self.x_at(*x), self.y_at(*y)))
+                .collect();
+            let _ = writeln!(svg, "<path class=\"asked\" d=\"M{}\"/>", path.join("L"));
+        } else if let Some((level, _)) = &self.asked {
             let y = self.y_at(*level);
             let _ = writeln!(svg, "<path class=\"asked\" d=\"M{LEFT} {y:.1}H{right}\"/>");
         }

@@ -110,6 +110,11 @@ impl Workload for Echo {
         self.keep_ledgers(hub, hub.places.len());
         let rate_per_s = self.traffic.rate_per_s?;
         let arrivals = self.traffic.arrivals;
+        if !self.traffic.stages.is_empty() {
+            let stages = &self.traffic.stages;
+            return share
+                .map(|share| Schedule::staged(arrivals, stages, share, start.start_ns, self.seed));
+        }
         share.map(|share| Schedule::new(arrivals, rate_per_s, share, start.start_ns, self.seed))
     }
 

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loadgen::result::{CompressionFigures, Phase, Run, VerdictKind};
+use loadgen::{
+    report::{svg, table},
+    result::{CompressionFigures, Phase, Run, VerdictKind},
+};
 use ringwire::Config;
 
 use crate::{
@@ -177,6 +180,53 @@ fn an_open_loop_sends_all_of_its_schedule() {
     );
     assert_eq!(run.slices.len(), 12);
     assert_eq!(run.slices.iter().filter(|slice| slice.is_warmup).count(), 2);
+}
+
+#[test]
+fn stages_are_sent_one_after_the_other() {
+    let server = Running::echo();
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "10",
+        "--warmup",
+        "200ms",
+        "--shards",
+        "2",
+    ];
+    let stages = [
+        "--stages",
+        "0:400@400ms,400@500ms",
+        "--reply-timeout",
+        "20s",
+    ];
+    let run = run(&[&words[..], &stages].concat());
+    assert_clean(&run);
+    // 80 while it grows, and 200.
+    assert!(
+        (279..=281).contains(&run.messages.scheduled),
+        "{:?}",
+        run.messages
+    );
+    assert_eq!(run.messages.sent, run.messages.scheduled);
+    assert_eq!(run.plan.stages.len(), 2);
+    let sent = |from: usize, to: usize| -> u64 {
+        run.slices[from..to].iter().map(|slice| slice.sent).sum()
+    };
+    // The first stage begins at nothing, and so does the warm-up.
+    assert!(sent(0, 2) <= 1, "{} in the warm-up", sent(0, 2));
+    assert!(sent(2, 4) < sent(4, 6), "{} and {}", sent(2, 4), sent(4, 6));
+    let table = table::render(&run);
+    assert!(
+        table.contains("0 to 400/s in 400 ms") && table.contains("400/s for 500 ms"),
+        "{table}"
+    );
+    assert!(
+        svg::rate_over_time(&run, svg::WIDE)
+            .unwrap()
+            .contains(">asked<")
+    );
 }
 
 #[test]

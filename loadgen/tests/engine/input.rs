@@ -32,7 +32,7 @@ fn bad_input_is_one_clear_sentence() {
     let missing = format!("{}nowhere", server.url);
     let url = server.url.as_str();
     let secure = url.replace("ws://", "wss://");
-    let table: [(&[&str], &[&str]); 45] = [
+    let table: [(&[&str], &[&str]); 48] = [
         (
             &["echo", "http://127.0.0.1:1"],
             &["http://127.0.0.1:1", "ws://"],
@@ -121,6 +121,15 @@ fn bad_input_is_one_clear_sentence() {
             &["idle measures none"],
         ),
         (&["echo", url, "--github-summary"], &["GITHUB_STEP_SUMMARY"]),
+        (
+            &["echo", url, "--stages", "1000"],
+            &["'1000' is not a stage", "5000@2m"],
+        ),
+        (&["echo", url, "--stages", "0@10s"], &["send nothing"]),
+        (
+            &["echo", url, "--stages", "1@1s", "--rate", "5"],
+            &["--stages", "--rate"],
+        ),
         (&["fanout", url, "--size", "20"], &["too small"]),
         (
             &["echo", url, "--json", "/nowhere/at/all.json", "-d", "100ms"],
