@@ -3,7 +3,13 @@
 //! Knows: every option, its default and its bounds, and which of them a scenario has. Refuses to
 //! know: how a plan is carried out.
 
-use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use ringwire::{
@@ -210,6 +216,18 @@ pub struct MessageArgs {
         requires = "text"
     )]
     pub script: ScriptArg,
+    /// Sends what is in this file, as it is, instead of made messages
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["size", "script"])]
+    pub message: Option<PathBuf>,
+    /// What of --message is one message; several are sent in turn
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value = "whole",
+        requires = "message"
+    )]
+    pub message_format: MessageFormat,
     /// Sends each message in frames of at most this many bytes of payload
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub fragment: Option<usize>,
@@ -508,6 +526,17 @@ pub enum ArrivalsArg {
     Constant,
     /// With exponential gaps.
     Poisson,
+}
+
+/// `--message-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum MessageFormat {
+    /// The whole file.
+    Whole,
+    /// Each line, without its end.
+    Lines,
+    /// Each run of bytes behind its length, which is four bytes, the most significant first.
+    LengthPrefixed,
 }
 
 /// `--script`.
@@ -865,6 +894,12 @@ fn plan(
         let text = traffic.payload.kind == MessageKind::Text;
         figures.text = Some(text);
         figures.text_script = text.then_some(traffic.payload.script);
+        let given = &traffic.payload.given;
+        if !given.is_empty() {
+            figures.given_messages = Some(given.len());
+            figures.sizes = shares_of(given);
+            figures.text_script = None;
+        }
         figures.fragment_bytes = traffic.fragment_bytes;
         figures.reply_timeout_ms = Some(numbers.reply_timeout_ms);
         figures.greeting = traffic.greeting;
@@ -941,6 +976,87 @@ fn sources(place: &Place, numbers: &Numbers, given: &[IpAddr]) -> Result<Vec<IpA
     Ok(Vec::new())
 }
 
+/// The messages of a file.
+fn given_messages(
+    path: &Path,
+    format: MessageFormat,
+    kind: MessageKind,
+) -> Result<Arc<[Vec<u8>]>, PlanError> {
+    let file = path.display();
+    let bytes = std::fs::read(path)
+        .map_err(|error| PlanError(format!("--message {file} cannot be read: {error}")))?;
+    let messages = match format {
+        MessageFormat::Whole => vec![bytes],
+        MessageFormat::Lines => {
+            let lines = bytes
+                .strip_suffix(b"\n")
+                .unwrap_or(&bytes)
+                .split(|&byte| byte == b'\n');
+            lines
+                .map(|line| line.strip_suffix(b"\r").unwrap_or(line).to_vec())
+                .collect()
+        }
+        MessageFormat::LengthPrefixed => length_prefixed(&bytes).ok_or_else(|| {
+            PlanError(format!(
+                "--message {file} is cut short: each message has to follow its length, four bytes \
+                 with the most significant first"
+            ))
+        })?,
+    };
+    if messages.is_empty() || bytes_of(&messages) == 0 {
+        return refuse(format!("--message {file} holds no message"));
+    }
+    if let Some(long) = messages
+        .iter()
+        .find(|message| message.len() > SIZE_MAX_BYTES)
+    {
+        return refuse(format!(
+            "--message {file} holds one of {} bytes, which is more than the 1024M that are allowed",
+            long.len()
+        ));
+    }
+    let is_text = |message: &Vec<u8>| str::from_utf8(message).is_ok();
+    if kind == MessageKind::Text
+        && let Some(index) = messages.iter().position(|message| !is_text(message))
+    {
+        return refuse(format!(
+            "--message {file} is no text: message {} is not UTF-8; leave --text out to send it as \
+             binary",
+            index + 1
+        ));
+    }
+    Ok(messages.into())
+}
+
+fn bytes_of(messages: &[Vec<u8>]) -> usize {
+    messages.iter().map(Vec::len).sum()
+}
+
+/// `None` when a length or what it announces is cut short.
+fn length_prefixed(mut bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut messages = Vec::new();
+    while !bytes.is_empty() {
+        let (len, rest) = bytes.split_first_chunk::<4>()?;
+        let (message, rest) = rest.split_at_checked(u32::from_be_bytes(*len) as usize)?;
+        messages.push(message.to_vec());
+        bytes = rest;
+    }
+    Some(messages)
+}
+
+/// How many of the messages of a file have which length.
+fn shares_of(messages: &[Vec<u8>]) -> Vec<SizeShare> {
+    let mut counts = std::collections::BTreeMap::<usize, usize>::new();
+    for message in messages {
+        *counts.entry(message.len()).or_default() += 1;
+    }
+    let shares = counts.into_iter().map(|(size_bytes, count)| SizeShare {
+        size_bytes,
+        share: count as f64 / messages.len() as f64,
+    });
+    shares.collect()
+}
+
 fn traffic(message: &MessageArgs, size_min: usize) -> Result<Traffic, PlanError> {
     if let Some(small) = message
         .size
@@ -961,6 +1077,16 @@ fn traffic(message: &MessageArgs, size_min: usize) -> Result<Traffic, PlanError>
     } else {
         MessageKind::Binary
     };
+    let given = match &message.message {
+        None => Arc::default(),
+        Some(_) if size_min > 0 => {
+            return refuse(
+                "--message cannot be published: a message of fanout says when it was sent, which \
+                 is written into it",
+            );
+        }
+        Some(path) => given_messages(path, message.message_format, kind)?,
+    };
     Ok(Traffic {
         payload: PayloadPlan {
             sizes: message.size.0.clone(),
@@ -971,6 +1097,7 @@ fn traffic(message: &MessageArgs, size_min: usize) -> Result<Traffic, PlanError>
                 ScriptArg::Json => TextScript::Json,
             },
             nonce: fastrand::u64(..),
+            given,
         },
         fragment_bytes: message.fragment,
         rate_per_s: None,
@@ -1469,6 +1596,43 @@ mod tests {
         ] {
             assert!(parse_sizes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn files_are_taken_apart_as_they_are_said_to_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("messages");
+        let read = |bytes: &[u8], format, kind| {
+            std::fs::write(&path, bytes).unwrap();
+            given_messages(&path, format, kind).map(|messages| messages.to_vec())
+        };
+        use MessageFormat::{LengthPrefixed, Lines, Whole};
+        use MessageKind::{Binary, Text};
+        assert_eq!(read(b"a\nb\n", Whole, Text), Ok(vec![b"a\nb\n".to_vec()]));
+        let lines = read(b"a\r\n\nb\n", Lines, Text);
+        assert_eq!(lines, Ok(vec![b"a".to_vec(), Vec::new(), b"b".to_vec()]));
+        let prefixed = read(
+            b"\0\0\0\x01a\0\0\0\0\0\0\0\x02\xff\n",
+            LengthPrefixed,
+            Binary,
+        );
+        assert_eq!(
+            prefixed,
+            Ok(vec![b"a".to_vec(), Vec::new(), b"\xff\n".to_vec()])
+        );
+        for (bytes, format, kind, part) in [
+            (&b""[..], Whole, Text, "holds no message"),
+            (b"", LengthPrefixed, Binary, "holds no message"),
+            (b"a\n\xff\n", Lines, Text, "message 2 is not UTF-8"),
+            (b"\0\0\0\x02a", LengthPrefixed, Binary, "cut short"),
+            (b"\0\0\0", LengthPrefixed, Binary, "cut short"),
+        ] {
+            let said = read(bytes, format, kind).unwrap_err().to_string();
+            assert!(said.contains(part), "{said}");
+        }
+        let shares = shares_of(&[b"ab".to_vec(), b"c".to_vec(), b"de".to_vec()]);
+        assert_eq!(shares.len(), 2);
+        assert_eq!(shares[1].size_bytes, 2);
     }
 
     #[test]

@@ -126,6 +126,9 @@ pub struct PlanFigures {
     pub in_flight: Option<usize>,
     /// Sizes of payloads with their shares, which add up to 1.
     pub sizes: Vec<SizeShare>,
+    /// Messages of a file (`--message`), which are sent in turn; `sizes` are theirs then.
+    #[serde(default)]
+    pub given_messages: Option<usize>,
     /// Whether messages are text. `None`: none are sent.
     pub text: Option<bool>,
     /// What text is made of.

@@ -14,7 +14,10 @@
 //! of it has as many digits as fit; it is recognised by the place in which it comes back and by
 //! those.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use ringwire::{Message, MessageKind, Outgoing};
 
@@ -122,6 +125,9 @@ pub struct PayloadPlan {
     pub script: TextScript,
     /// Tells the messages of this run from those of any other.
     pub nonce: u64,
+    /// Messages to send as they are, in turn, instead of made ones; empty: none. Those of text are
+    /// UTF-8.
+    pub given: Arc<[Vec<u8>]>,
 }
 
 #[derive(Clone, Debug)]
@@ -151,6 +157,8 @@ struct Sized {
 #[derive(Clone, Debug)]
 pub struct Payloads {
     sizes: Vec<Sized>,
+    /// Without a stamp, as nobody may write into them.
+    given: Vec<Body>,
     kind: MessageKind,
     nonce: u64,
 }
@@ -191,11 +199,34 @@ impl Payloads {
         if let Some(last) = sizes.last_mut() {
             last.draw_below = u64::MAX;
         }
+        let given = plan.given.iter().map(|bytes| match plan.kind {
+            MessageKind::Binary => Body::Binary(bytes.clone()),
+            // The plan has refused what is no UTF-8.
+            MessageKind::Text => Body::Text(String::from_utf8_lossy(bytes).into_owned()),
+        });
         Self {
             sizes,
+            given: given.collect(),
             kind: plan.kind,
             nonce: plan.nonce,
         }
+    }
+
+    /// The message that is sent as it is under this name, if there are such ones. Connections begin
+    /// at different ones.
+    #[inline]
+    fn given(&self, name: Name) -> Option<&Body> {
+        if self.given.is_empty() {
+            return None;
+        }
+        let index = (name.sequence + u64::from(name.stream)) % self.given.len() as u64;
+        self.given.get(index as usize)
+    }
+
+    /// Whether a message of so many bytes says which one it is.
+    #[inline]
+    fn names_itself(&self, len: usize) -> bool {
+        len >= SEQUENCE_DIGITS && self.given.is_empty()
     }
 
     /// Which size a message has: drawn from its name, so that nobody has to remember it.
@@ -214,12 +245,20 @@ impl Payloads {
     /// Bytes of payload of a message.
     #[inline]
     pub fn len(&self, name: Name) -> usize {
+        if let Some(given) = self.given(name) {
+            return given.bytes().len();
+        }
         self.sizes[self.size_index(name)].len
     }
 
     /// The longest payload.
     pub fn len_max(&self) -> usize {
-        self.sizes.iter().map(|size| size.len).max().unwrap_or(0)
+        let given = self.given.iter().map(|body| body.bytes().len());
+        let made = self.sizes.iter().map(|size| size.len);
+        match self.given.is_empty() {
+            true => made.max().unwrap_or(0),
+            false => given.max().unwrap_or(0),
+        }
     }
 
     #[inline]
@@ -251,6 +290,13 @@ impl Payloads {
 
     #[inline]
     fn stamped(&mut self, name: Name, instants: Option<(u64, u64)>) -> Outgoing<'_> {
+        if !self.given.is_empty() {
+            return match self.given(name) {
+                Some(Body::Text(text)) => text.as_str().into(),
+                Some(Body::Binary(bytes)) => bytes.as_slice().into(),
+                None => (&[][..]).into(),
+            };
+        }
         let index = self.size_index(name);
         let len = self.sizes[index].len;
         let mut front = [0; TIMED_BYTES];
@@ -280,6 +326,10 @@ impl Payloads {
     /// Whether this is the message of this name: kind, length and stamp, and if wanted every byte.
     #[inline]
     pub fn matches(&self, message: &Message<'_>, name: Name, compare: bool) -> bool {
+        if let Some(given) = self.given(name) {
+            // Nothing but all of it tells which one it is.
+            return message.kind() == self.kind && message.payload() == given.bytes();
+        }
         let size = &self.sizes[self.size_index(name)];
         let payload = message.payload();
         if payload.len() != size.len || message.kind() != self.kind {
@@ -568,8 +618,11 @@ impl Ledger {
     #[cold]
     fn search(&mut self, payloads: &Payloads, message: &Message<'_>, verify: Verify) -> Reply {
         let payload = message.payload();
-        let named = payloads.sequence_of(payload, self.stream);
-        let short = payload.len() < SEQUENCE_DIGITS;
+        let short = !payloads.names_itself(payload.len());
+        let named = match short {
+            true => None,
+            false => payloads.sequence_of(payload, self.stream),
+        };
         let sequence = match named {
             Some(sequence) => sequence,
             None if short && self.repeats_last(payloads, message) => return Reply::Duplicate,
@@ -752,7 +805,7 @@ impl Ledger {
     /// Whether a message can be the answer to one that was sent on this connection.
     pub fn recognises(&self, payloads: &Payloads, message: &Message<'_>) -> bool {
         let payload = message.payload();
-        if payload.len() < SEQUENCE_DIGITS {
+        if !payloads.names_itself(payload.len()) {
             return self.find_short(payloads, message).is_some()
                 || self.repeats_last(payloads, message);
         }
@@ -822,6 +875,7 @@ mod tests {
             kind,
             script,
             nonce: 0x1234_5678_9abc_def0,
+            given: Arc::default(),
         })
     }
 
@@ -930,6 +984,7 @@ mod tests {
             kind: MessageKind::Binary,
             script: TextScript::Ascii,
             nonce: 7,
+            given: Arc::default(),
         };
         let payloads = Payloads::new(&plan);
         let count = 200_000;
@@ -948,6 +1003,31 @@ mod tests {
         }
         plan.sizes.truncate(1);
         assert_eq!(Payloads::new(&plan).len_max(), 20);
+    }
+
+    #[test]
+    fn given_messages_are_sent_as_they_are_and_known_again() {
+        let mut plan = PayloadPlan {
+            sizes: vec![SizeWeight {
+                size_bytes: 64,
+                weight: 1.0,
+            }],
+            kind: MessageKind::Text,
+            script: TextScript::Ascii,
+            nonce: 7,
+            given: vec![b"{\"op\":\"ping\"}".to_vec(), b"".to_vec(), "ä".into()].into(),
+        };
+        let mut payloads = Payloads::new(&plan);
+        let name = |stream, sequence| Name { stream, sequence };
+        for (stream, sequence, given) in [(0, 0, 0), (0, 1, 1), (0, 5, 2), (1, 0, 1), (2, 1, 0)] {
+            let name = name(stream, sequence);
+            let sent = payloads.outgoing(name).payload().to_vec();
+            assert_eq!(sent, plan.given[given], "{name:?}");
+            assert_eq!(payloads.len(name), sent.len());
+        }
+        assert_eq!(payloads.len_max(), 13);
+        plan.given = Arc::default();
+        assert_eq!(Payloads::new(&plan).len_max(), 64);
     }
 
     #[test]

@@ -19,6 +19,9 @@ use crate::{
 /// The percentiles of every report.
 pub const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
 
+/// How many sizes of the messages of a file are named.
+const SIZES_MAX: usize = 5;
+
 /// How many different reasons are named, the most frequent first.
 const REASONS_MAX: usize = 5;
 
@@ -149,7 +152,9 @@ fn facts(run: &Run) -> Vec<(&'static str, String)> {
     if plan.text.is_some() {
         facts.push(("messages", payloads(plan)));
     }
-    if let Some(verify) = plan.verify {
+    if plan.given_messages.is_some() && plan.verify.is_some() {
+        facts.push(("verified", "every byte of every reply".to_owned()));
+    } else if let Some(verify) = plan.verify {
         let content = match verify {
             Verify::All => "and content of every reply",
             Verify::None => "of every reply, content of none",
@@ -307,7 +312,20 @@ fn payloads(plan: &PlanFigures) -> String {
             }
         })
         .collect();
-    let mut payloads = format!("{kind}, {}", sizes.join(", "));
+    let mut payloads = match (plan.given_messages, plan.sizes.as_slice()) {
+        (Some(count), [least, .., most]) if sizes.len() > SIZES_MAX => format!(
+            "{kind}, {} of a file, {} to {}",
+            units::plural(count as u64, "message"),
+            units::bytes(least.size_bytes as f64),
+            units::bytes(most.size_bytes as f64)
+        ),
+        (Some(count), _) => format!(
+            "{kind}, {} of a file, {}",
+            units::plural(count as u64, "message"),
+            sizes.join(", ")
+        ),
+        (None, _) => format!("{kind}, {}", sizes.join(", ")),
+    };
     if let Some(fragment) = plan.fragment_bytes {
         let fragment = units::bytes(fragment as f64);
         payloads.push_str(&format!(", in frames of at most {fragment}"));

@@ -183,6 +183,46 @@ fn an_open_loop_sends_all_of_its_schedule() {
 }
 
 #[test]
+fn messages_of_a_file_come_back_or_are_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("messages");
+    std::fs::write(&file, "{\"op\":\"subscribe\"}\n{\"op\":\"ping\"}\nshort\n").unwrap();
+    let words = [
+        "--message",
+        file.to_str().unwrap(),
+        "--message-format",
+        "lines",
+        "--text",
+    ];
+    let server = Running::echo();
+    let times = ["-c", "2", "-d", "200ms", "--warmup", "0s"];
+    let run = run(&[
+        &["echo", &server.url],
+        &words[..],
+        &times,
+        &["--in-flight", "3"],
+    ]
+    .concat());
+    assert_clean(&run);
+    assert_eq!(run.plan.given_messages, Some(3));
+    let table = table::render(&run);
+    assert!(table.contains("text, 3 messages of a file"), "{table}");
+    let words = [
+        "--message",
+        file.to_str().unwrap(),
+        "--message-format",
+        "lines",
+    ];
+    // Each fault is seen without a stamp in the message as well.
+    let (run, done, _) = against(Fault::Lose, &words);
+    assert_eq!((run.messages.lost, run.messages.corrupted), (done, 0));
+    let (run, done, _) = against(Fault::Cut, &words);
+    assert_eq!((run.messages.corrupted, run.messages.lost), (done, 0));
+    let (run, done, _) = against(Fault::CorruptEnd, &words);
+    assert_eq!((run.messages.corrupted, run.messages.lost), (done, 0));
+}
+
+#[test]
 fn stages_are_sent_one_after_the_other() {
     let server = Running::echo();
     let words = [

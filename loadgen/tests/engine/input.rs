@@ -32,7 +32,7 @@ fn bad_input_is_one_clear_sentence() {
     let missing = format!("{}nowhere", server.url);
     let url = server.url.as_str();
     let secure = url.replace("ws://", "wss://");
-    let table: [(&[&str], &[&str]); 48] = [
+    let table: [(&[&str], &[&str]); 52] = [
         (
             &["echo", "http://127.0.0.1:1"],
             &["http://127.0.0.1:1", "ws://"],
@@ -126,6 +126,22 @@ fn bad_input_is_one_clear_sentence() {
             &["'1000' is not a stage", "5000@2m"],
         ),
         (&["echo", url, "--stages", "0@10s"], &["send nothing"]),
+        (
+            &["echo", url, "--message", "/nowhere/a.json"],
+            &["--message /nowhere/a.json cannot be read", "No such file"],
+        ),
+        (
+            &["echo", url, "--message", "/dev/null"],
+            &["holds no message"],
+        ),
+        (
+            &["fanout", url, "--message", "/dev/null"],
+            &["cannot be published"],
+        ),
+        (
+            &["echo", url, "--message", "x", "--size", "5"],
+            &["--message", "--size"],
+        ),
         (
             &["echo", url, "--stages", "1@1s", "--rate", "5"],
             &["--stages", "--rate"],
