@@ -5,13 +5,14 @@
 
 use std::{
     fmt, io,
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use ipnet::IpNet;
 use ringwire::{
     Address, MessageKind,
     client::{ClientRequest, CompressionOffer, Scheme, WsUrl, resolve},
@@ -169,6 +170,10 @@ pub struct RunArgs {
     /// 127.1.0.x when the ports to a loopback server run out]
     #[arg(long = "source", value_name = "IP")]
     pub sources: Vec<IpAddr>,
+    /// Connects from every address of this network that is this machine's, in turn, for more
+    /// connections than one address has ports: 127.0.0.0/24; repeatable
+    #[arg(long = "from", value_name = "NETWORK", value_parser = parse_network)]
+    pub networks: Vec<IpNet>,
     /// The server's process on this machine: reports its CPU time and memory
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
@@ -874,7 +879,11 @@ fn plan(
             "--pid {pid} is no process of this machine; pgrep -x NAME finds the server's"
         ));
     }
-    let sources = sources(&place, numbers, &run.sources)?;
+    let mut given = run.sources.clone();
+    for network in &run.networks {
+        given.extend(own_addresses(*network)?);
+    }
+    let sources = sources(&place, numbers, &given)?;
     let mut figures = PlanFigures {
         shards,
         connections: numbers.connections,
@@ -926,6 +935,24 @@ fn may_spin(shards: usize) -> bool {
     shards < cpus_online() || cpus_online() == 0
 }
 
+/// The most addresses of a network that are connected from.
+const ADDRESSES_MAX: usize = 1 << 16;
+
+/// The addresses of a network that a socket of this machine can have.
+fn own_addresses(network: IpNet) -> Result<Vec<IpAddr>, PlanError> {
+    let hosts = network.hosts().take(ADDRESSES_MAX);
+    let own: Vec<IpAddr> = hosts
+        .filter(|&ip| UdpSocket::bind((ip, 0)).is_ok())
+        .collect();
+    if own.is_empty() {
+        return refuse(format!(
+            "--from {network} holds no address of this machine; add some (ip addr add ADDRESS/32 \
+             dev lo), or all of them at once (ip route add local {network} dev lo)"
+        ));
+    }
+    Ok(own)
+}
+
 /// Which addresses to connect from, so that there are ports for everybody.
 fn sources(place: &Place, numbers: &Numbers, given: &[IpAddr]) -> Result<Vec<IpAddr>, PlanError> {
     let Address::Inet(server) = &place.address else {
@@ -933,7 +960,8 @@ fn sources(place: &Place, numbers: &Numbers, given: &[IpAddr]) -> Result<Vec<IpA
     };
     if let Some(wrong) = given.iter().find(|ip| ip.is_ipv4() != server.is_ipv4()) {
         return refuse(format!(
-            "--source {wrong} cannot connect to {server}: one is IPv4 and the other IPv6"
+            "{wrong}, of --source or --from, cannot connect to {server}: one is IPv4 and the other \
+             IPv6"
         ));
     }
     let ports = local_ports();
@@ -943,7 +971,7 @@ fn sources(place: &Place, numbers: &Numbers, given: &[IpAddr]) -> Result<Vec<IpA
         if numbers.ports > (ports * given.len()) as f64 {
             return refuse(format!(
                 "{} connections need more ports than {} has, {ports} each; add addresses with \
-                 --source, or widen net.ipv4.ip_local_port_range",
+                 --source or --from, or widen net.ipv4.ip_local_port_range",
                 numbers.connections,
                 match given.len() {
                     1 => "1 source address".to_owned(),
@@ -1421,6 +1449,13 @@ pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
     Ok(bytes as usize)
 }
 
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let network = text
+        .parse()
+        .or_else(|_| text.parse().map(|ip: IpAddr| ip.into()));
+    network.map_err(|_| format!("'{text}' is not a network: write it as 127.0.0.0/24"))
+}
+
 fn parse_percent(text: &str) -> Result<f64, String> {
     let wrong = || format!("'{text}' is not a share: write it as 5%");
     let number: f64 = text
@@ -1665,6 +1700,24 @@ mod tests {
             "", "p99", "99=1ms", "p0=1ms", "p101=1ms", "p99=1", "p99=2h", "p99=0ms",
         ] {
             assert!(parse_objective(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_the_addresses_that_are_this_machine_s() {
+        let own = |text: &str| own_addresses(parse_network(text).unwrap());
+        let some = own("127.9.0.0/29").unwrap();
+        assert_eq!(some.len(), 6, "{some:?}");
+        assert_eq!(some[0], IpAddr::from([127, 9, 0, 1]));
+        assert_eq!(own("127.9.0.7"), Ok(vec![IpAddr::from([127, 9, 0, 7])]));
+        // For documentation: nobody has it.
+        let said = own("198.51.100.0/30").unwrap_err().to_string();
+        assert!(
+            said.contains("ip route add local 198.51.100.0/30 dev lo"),
+            "{said}"
+        );
+        for text in ["", "127.0.0.0/33", "127.0.0/24", "localhost"] {
+            assert!(parse_network(text).is_err(), "{text}");
         }
     }
 

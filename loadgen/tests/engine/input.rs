@@ -32,7 +32,7 @@ fn bad_input_is_one_clear_sentence() {
     let missing = format!("{}nowhere", server.url);
     let url = server.url.as_str();
     let secure = url.replace("ws://", "wss://");
-    let table: [(&[&str], &[&str]); 52] = [
+    let table: [(&[&str], &[&str]); 54] = [
         (
             &["echo", "http://127.0.0.1:1"],
             &["http://127.0.0.1:1", "ws://"],
@@ -126,6 +126,14 @@ fn bad_input_is_one_clear_sentence() {
             &["'1000' is not a stage", "5000@2m"],
         ),
         (&["echo", url, "--stages", "0@10s"], &["send nothing"]),
+        (
+            &["idle", url, "--from", "127.0.0.0/40"],
+            &["'127.0.0.0/40' is not a network"],
+        ),
+        (
+            &["idle", url, "--from", "198.51.100.0/30"],
+            &["holds no address of this machine"],
+        ),
         (
             &["echo", url, "--message", "/nowhere/a.json"],
             &["--message /nowhere/a.json cannot be read", "No such file"],

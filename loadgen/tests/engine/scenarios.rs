@@ -121,6 +121,17 @@ fn idle_connections_are_held_and_weighed() {
     assert_eq!(run.connections.lost, 0);
 }
 
+#[test]
+fn a_network_has_more_ports_than_an_address() {
+    let server = Running::echo();
+    let words = ["idle", &server.url, "-c", "30", "-d", "100ms"];
+    let run = run(&[&words[..], &["--from", "127.9.1.0/29"]].concat());
+    assert_eq!(run.connections.opened, 30);
+    assert_eq!(run.plan.source_addresses, 6);
+    let table = table::render(&run);
+    assert!(table.contains("127.9.1.1 to 127.9.1.6"), "{table}");
+}
+
 fn repeater(leave_out_every: u64, hears_itself: bool) -> (Running, Arc<AtomicU64>) {
     let (handle, left_out) = (Arc::new(OnceLock::new()), Arc::new(AtomicU64::new(0)));
     let (its_handle, its_left_out) = (handle.clone(), left_out.clone());
