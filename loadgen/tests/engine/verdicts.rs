@@ -1,7 +1,10 @@
 //! What is said of servers that deserve it, and of others that look like them: cut off is not lost,
 //! slow is not wrong, and whoever speaks first is not corrupt.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use loadgen::{
     report::table,
@@ -11,7 +14,7 @@ use ringwire::Config;
 
 use crate::{
     run,
-    servers::{Asked, BINARY, Running, Scripted, Stalling, TEXT},
+    servers::{Asked, BINARY, Fault, Faulty, Running, Scripted, Socket, Stalling, TEXT},
     try_run,
 };
 
@@ -474,4 +477,119 @@ fn interim_answers_are_not_taken_for_the_final_one() {
         sentence.contains("103 Early Hints") || sentence.contains("100 Continue"),
         "{sentence}"
     );
+}
+
+/// A server that does this with every tenth message of a connection.
+fn faulty(fault: Fault) -> Running {
+    Running::start(move |_| Faulty {
+        fault,
+        every: 10,
+        done: Arc::default(),
+        held: Arc::default(),
+    })
+}
+
+#[test]
+fn each_fault_is_named_for_what_it_is() {
+    let table = [
+        (
+            Fault::Lose,
+            "lost: no answer came within --reply-timeout 200 ms",
+        ),
+        (Fault::Duplicate, "came twice"),
+        (Fault::Reorder, "came out of order"),
+        (Fault::CorruptStamp, "not what had been sent"),
+        (Fault::CorruptEnd, "not what had been sent"),
+        (Fault::Cut, "not what had been sent"),
+        (Fault::Kind, "not what had been sent"),
+    ];
+    let words = [
+        "-c",
+        "3",
+        "-d",
+        "200ms",
+        "--warmup",
+        "0s",
+        "--in-flight",
+        "4",
+    ];
+    let more = ["--verify", "all", "--reply-timeout", "200ms"];
+    for (fault, sentence) in table {
+        let server = faulty(fault);
+        let run = run(&[&["echo", &server.url], &words[..], &more].concat());
+        assert_verdict(&run, VerdictKind::Faulty);
+        let reasons = run.verdict.reasons.join("; ");
+        assert!(reasons.contains(sentence), "{fault:?}: {reasons}");
+        // And for nothing else. Of those that are held back the last are never sent.
+        for (_, other) in table {
+            let is_held = fault == Fault::Reorder && other.starts_with("lost");
+            assert!(
+                other == sentence || is_held || !reasons.contains(other),
+                "{fault:?} is no '{other}': {reasons}"
+            );
+        }
+    }
+}
+
+/// Answers one message, so that the run has begun, and does this then.
+fn after_one(asked: Asked, then: impl FnOnce(Socket)) {
+    let mut socket = asked.open();
+    if let Some((opcode, payload)) = socket.receive() {
+        socket.send(opcode, &payload);
+        then(socket);
+    }
+}
+
+#[test]
+fn each_way_to_end_is_named_for_what_it_is() {
+    type Script = fn(Asked, usize);
+    let table: [(Script, &str, &str); 5] = [
+        (
+            |asked, _| after_one(asked, |socket| socket.drop_it()),
+            "2 of the connections ended before the run did",
+            "ended the stream without a close frame",
+        ),
+        (
+            |asked, _| after_one(asked, |mut socket| socket.close(1011)),
+            "2 of the connections ended before the run did",
+            "the server closed it with 1011",
+        ),
+        (
+            |asked, _| after_one(asked, |mut socket| socket.close(1001)),
+            "the server closed 2 of 2 connections in good order",
+            "the server closed it with 1001",
+        ),
+        (
+            |asked, _| after_one(asked, |mut socket| socket.close(4000)),
+            "the server closed 2 of 2 connections in good order",
+            "the server closed it with 4000",
+        ),
+        (
+            |asked, number| match number {
+                0 => asked.listen(),
+                _ => asked.open().echo_after(Duration::ZERO, u64::MAX),
+            },
+            "1 of the connections did not open",
+            "the server did not answer the opening handshake in the time that --handshake-timeout",
+        ),
+    ];
+    for (script, reason, why) in table {
+        let server = Scripted::start(script);
+        let words = [
+            "echo",
+            &server.url,
+            "-c",
+            "2",
+            "-d",
+            "200ms",
+            "--warmup",
+            "0s",
+        ];
+        let more = ["--handshake-timeout", "300ms", "--rate", "50"];
+        let run = run(&[&words[..], &more].concat());
+        let said = unfolded(&run);
+        assert!(said.contains(reason), "'{reason}' in {said}");
+        assert!(said.contains(why), "'{why}' in {said}");
+        assert_eq!(run.messages.lost, 0, "{said}");
+    }
 }
