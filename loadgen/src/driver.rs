@@ -1097,6 +1097,17 @@ impl<W: Workload> Thread<W> {
         Ok(())
     }
 
+    /// Counts the instants for which there was no time any more, and ends the schedule.
+    fn let_go(&mut self, measure_from_ns: u64, ended_ns: u64) {
+        if let Some(mut schedule) = self.schedule.take() {
+            schedule.skip_to(measure_from_ns);
+            let left = schedule.skip_to(ended_ns);
+            let messages = &mut self.hub().tally.messages;
+            messages.scheduled += left;
+            messages.unsent += left;
+        }
+    }
+
     fn next_slice(&mut self, start: &Start, now_ns: u64) {
         let index = (now_ns - start.start_ns) / start.slice_ns;
         let slice = &mut self.hub().tally.slice;
@@ -1112,10 +1123,10 @@ impl<W: Workload> Thread<W> {
         let timeout_ns = timeout_ms * 1_000_000;
         let until_ns = ended_ns + timeout_ns;
         // Instants that came while the loop was busy elsewhere are part of the run.
-        while self.send_due(ended_ns) {
+        while self.send_due(ended_ns) && self.now_ns() < until_ns {
             self.turn(Wait::Poll)?;
         }
-        self.schedule = None;
+        self.let_go(start.measure_from_ns, ended_ns);
         while self.hub().backlog > 0 && self.now_ns() < until_ns {
             self.send_waiting();
             let until = Time::from_ns((self.now_ns() + LOOK_NS).min(until_ns));
