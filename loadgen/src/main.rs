@@ -15,7 +15,7 @@ use clap::Parser;
 use loadgen::{
     compare, merge,
     plan::{Cli, Command, Plan, PlanError, RunArgs},
-    report::progress::Live,
+    report::{self, progress::Live},
     result::{Progress, Run, Scenario},
     run::Context,
     scenario, verdict,
@@ -60,6 +60,15 @@ fn fail(sentence: &str) -> u8 {
     NOTHING_RAN
 }
 
+/// The same, for those who look into files.
+fn fail_run(args: &RunArgs, scenario: Scenario, sentence: &str) -> u8 {
+    let status = fail(sentence);
+    match args.outputs.write_error(scenario, sentence) {
+        Ok(()) => status,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
 /// Runs, reports, and judges.
 fn measure(
     scenario: Scenario,
@@ -69,7 +78,7 @@ fn measure(
 ) -> u8 {
     let plan = match plan {
         Ok(plan) => plan.shared(),
-        Err(error) => return fail(&error.to_string()),
+        Err(error) => return fail_run(args, scenario, &error.to_string()),
     };
     if let Err(error) = args.outputs.check() {
         return fail(&error.to_string());
@@ -99,10 +108,7 @@ fn measure(
     let mut run = match result {
         Ok(run) => run,
         Err(sentence) => {
-            let mut status = fail(&sentence);
-            if let Err(error) = args.outputs.write_error(scenario, &sentence) {
-                status = fail(&error.to_string());
-            }
+            let status = fail_run(args, scenario, &sentence);
             return match is_stopped.load(Ordering::Relaxed) {
                 true => verdict::INTERRUPTED,
                 false => status,
@@ -130,7 +136,13 @@ fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
 fn check(args: &loadgen::plan::CheckArgs) -> u8 {
     let found = match scenario::check::run(args, std::env::args().collect()) {
         Ok(found) => found,
-        Err(sentence) => return fail(&sentence),
+        Err(sentence) => {
+            let status = fail(&sentence);
+            return match report::write_error(args.junit.as_deref(), "check", &sentence) {
+                Ok(()) => status,
+                Err(error) => fail(&error.to_string()),
+            };
+        }
     };
     let (json, junit) = (args.json.as_deref(), args.junit.as_deref());
     if let Err(error) = scenario::check::write(json, junit, &found) {

@@ -18,7 +18,11 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 /// The version of the JSON's schema.
-pub const SCHEMA: &str = "loadgen/1";
+pub const SCHEMA: &str = "loadgen/2";
+
+/// The one before, which is read as well: in `connections.lost` it has those that the server closed
+/// in good order, and in `messages.lost` those that were cut off.
+pub const SCHEMA_BEFORE: &str = "loadgen/1";
 
 /// A finished run, whatever its scenario.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -235,7 +235,30 @@ fn json_of_another_version_is_refused_by_its_version() {
     assert!(refusal(other).contains("'loadgen/0'"), "{}", refusal(other));
     assert!(refusal("{}").contains("was not written by loadgen"));
     assert!(refusal("nothing").contains("is not JSON"));
-    assert!(refusal(r#"{"schema": "loadgen/1"}"#).contains("is not a whole run"));
+    for known in ["loadgen/1", "loadgen/2"] {
+        let said = refusal(&format!("{{\"schema\": \"{known}\"}}"));
+        assert!(said.contains("is not a whole run"), "{said}");
+    }
+    // What an earlier loadgen wrote is read: what it did not know is left out.
+    let mut before = serde_json::to_value(&gallery()[0].1).expect("a run is JSON");
+    before["schema"] = Value::from("loadgen/1");
+    for (of, name) in [
+        ("messages", "cut_off"),
+        ("messages", "unasked"),
+        ("connections", "closed"),
+        ("connections", "closed_reasons"),
+        ("plan", "reply_timeout_ms"),
+        ("plan", "stages"),
+    ] {
+        let object = before[of].as_object_mut().expect("an object");
+        assert!(object.remove(name).is_some(), "{name}");
+    }
+    let whole = before.as_object_mut().expect("an object");
+    whole.remove("fail_if");
+    whole.remove("parts");
+    fs::write(&path, before.to_string()).expect("the file is written");
+    let read = json::read(&path).expect("a run of before");
+    assert_eq!((read.connections.closed, read.messages.cut_off), (0, 0));
     assert!(json::read(Path::new("/nowhere/run.json")).is_err_and(|why| why.contains("/nowhere")));
 }
 
@@ -534,7 +557,7 @@ fn junit_has_a_case_for_the_verdict_and_each_bound() {
     let sound = junit::render(&gallery()[0].1);
     assert!(sound.contains("tests=\"1\" failures=\"0\""), "{sound}");
     // What was not measured is an error and no failure.
-    let error = junit::render_error(Scenario::Echo, "nobody <listens> there");
+    let error = junit::render_error("echo", "nobody <listens> there");
     well_formed(
         error.split_once("?>").expect("an XML declaration").1,
         "error",

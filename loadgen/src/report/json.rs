@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 use serde::Serialize;
 
 use super::OutputError;
-use crate::result::{Run, SCHEMA};
+use crate::result::{Run, SCHEMA, SCHEMA_BEFORE};
 
 /// Writes a run.
 ///
@@ -45,7 +45,7 @@ pub fn read(path: &Path) -> Result<Run, String> {
     let whole: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| format!("{shown} is not JSON: {error}"))?;
     match whole.get("schema").and_then(serde_json::Value::as_str) {
-        Some(SCHEMA) => {}
+        Some(SCHEMA | SCHEMA_BEFORE) => {}
         Some(other) => {
             return Err(format!(
                 "{shown} has the schema '{other}', and this loadgen reads '{SCHEMA}'"

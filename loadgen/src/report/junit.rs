@@ -12,7 +12,7 @@ use super::{
     sheet::{Sheet, scenario_name, utc},
     svg::escape,
 };
-use crate::result::{Check, CheckOutcome, Run, Scenario, VerdictKind};
+use crate::result::{Check, CheckOutcome, Run, VerdictKind};
 
 /// One case: its name, and why it did not pass.
 struct Case {
@@ -76,10 +76,10 @@ pub fn render_check(check: &Check) -> String {
     suite("loadgen.check", &check.target.url, &cases, 0.0, None)
 }
 
-/// A run that did not take place, and why.
+/// A run or a check that did not take place, and why.
 #[must_use]
-pub fn render_error(scenario: Scenario, sentence: &str) -> String {
-    let name = format!("loadgen.{}", scenario_name(scenario));
+pub fn render_error(what: &str, sentence: &str) -> String {
+    let name = format!("loadgen.{what}");
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <testsuites>\n<testsuite name=\"{name}\" tests=\"1\" failures=\"0\" errors=\"1\" \

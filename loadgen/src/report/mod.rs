@@ -133,10 +133,8 @@ impl Outputs {
     ///
     /// When the file cannot be written.
     pub fn write_error(&self, scenario: Scenario, sentence: &str) -> Result<(), OutputError> {
-        match &self.junit {
-            None => Ok(()),
-            Some(path) => write_file(path, junit::render_error(scenario, sentence).as_bytes()),
-        }
+        let what = sheet::scenario_name(scenario);
+        write_error(self.junit.as_deref(), what, sentence)
     }
 
     fn formats(&self) -> impl Iterator<Item = (&PathBuf, Writer)> {
@@ -152,6 +150,17 @@ impl Outputs {
             .into_iter()
             .filter_map(|(path, write)| Some((path.as_ref()?, write)))
     }
+}
+
+/// Writes to a file of JUnit's XML, if there is one, that nothing came of something, and why.
+///
+/// # Errors
+///
+/// When the file cannot be written.
+pub fn write_error(junit: Option<&Path>, what: &str, sentence: &str) -> Result<(), OutputError> {
+    junit.map_or(Ok(()), |path| {
+        write_file(path, junit::render_error(what, sentence).as_bytes())
+    })
 }
 
 fn summary_path() -> Option<PathBuf> {

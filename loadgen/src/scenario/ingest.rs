@@ -182,7 +182,7 @@ pub fn run(plan: &Arc<Plan>, context: &mut Context<'_>) -> Result<Run, String> {
         add(&mut figures.server_messages, part.server_messages);
         add(&mut figures.server_payload_bytes, part.server_payload_bytes);
     }
-    let open = run.connections.opened - run.connections.lost;
+    let open = run.connections.opened - run.connections.lost - run.connections.closed;
     if figures.connections_confirmed < open {
         run.notes.push(format!(
             "{} of {open} connections had not read everything when the wait was over",

@@ -400,12 +400,37 @@ fn a_host_of_one_s_own_is_what_the_server_reads() {
 }
 
 #[test]
+fn an_interrupt_before_the_run_has_its_status_as_well() {
+    let (asked, is_asked) = std::sync::mpsc::channel();
+    let silent = Scripted::start(move |connection: Asked, _| {
+        // Nobody waits for more than the first.
+        let _ = asked.send(());
+        connection.listen();
+    });
+    let child = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["echo", &silent.url, "-c", "1", "--quiet"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    is_asked.recv_timeout(Duration::from_secs(20)).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    assert!(
+        said(&output).contains("nothing was measured"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
 fn results_that_get_nowhere_are_not_passed_over() {
     let server = Running::echo();
     let words = ["-c", "1", "-d", "100ms", "--warmup", "0s", "--quiet"];
     let echo = [&["echo", &server.url], &words[..]].concat();
     let full = || std::fs::File::create("/dev/full").unwrap();
-    for words in [&echo[..], &["check", &server.url, "--timeout", "300ms"]] {
+    for words in [&echo[..], &["check", &server.url, "--timeout", "2s"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
             .args(words)
             .stdout(full())
@@ -458,7 +483,7 @@ fn a_hyphen_is_standard_output() {
         "the table: {}",
         said(&output)
     );
-    let output = run(&["check", &server.url, "--timeout", "300ms", "--json", "-"]);
+    let output = run(&["check", &server.url, "--timeout", "2s", "--json", "-"]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(json["probes"].is_array());
     assert!(
@@ -504,7 +529,7 @@ fn a_check_stops_when_the_server_is_gone() {
         }
     });
     let url = server.url.clone();
-    let output = loadgen(&["check", &url, "--timeout", "500ms", "--json", "-"]);
+    let output = loadgen(&["check", &url, "--timeout", "2s", "--json", "-"]);
     assert_eq!(output.status.code(), Some(1));
     let table = said(&output);
     let check: loadgen::result::Check = serde_json::from_slice(&output.stdout).unwrap();
@@ -589,8 +614,22 @@ fn what_was_not_measured_is_an_error_to_a_ci() {
         xml.contains("errors=\"1\"") && xml.contains("members only"),
         "{xml}"
     );
+    for words in [
+        ["check", &shut.url, "--junit", junit.to_str().unwrap()],
+        [
+            "echo",
+            "ws://nobody.invalid:1",
+            "--junit",
+            junit.to_str().unwrap(),
+        ],
+    ] {
+        std::fs::remove_file(&junit).unwrap();
+        assert_eq!(loadgen(&words).status.code(), Some(2));
+        let xml = std::fs::read_to_string(&junit).unwrap();
+        assert!(xml.contains("errors=\"1\""), "{words:?}: {xml}");
+    }
     let server = Running::echo();
-    let words = ["check", &server.url, "--timeout", "300ms", "--junit"];
+    let words = ["check", &server.url, "--timeout", "2s", "--junit"];
     let output = loadgen(&[&words[..], &[junit.to_str().unwrap()]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let xml = std::fs::read_to_string(&junit).unwrap();
