@@ -423,7 +423,8 @@ pub struct FanoutArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration_ms,
           help_heading = "Load")]
     pub reply_timeout: u64,
-    /// Messages that the server sends of itself at first on each connection: skipped and counted
+    /// Messages that the server sends of itself on each connection, as to say who came: so many are
+    /// skipped and counted
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Load")]
     pub greeting: u64,
     /// Sleeps while there is nothing to do, and measures the time that waking up takes as well.

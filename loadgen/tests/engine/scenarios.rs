@@ -132,7 +132,11 @@ fn a_network_has_more_ports_than_an_address() {
     assert!(table.contains("127.9.1.1 to 127.9.1.6"), "{table}");
 }
 
-fn repeater(leave_out_every: u64, hears_itself: bool) -> (Running, Arc<AtomicU64>) {
+pub fn repeater(
+    leave_out_every: u64,
+    hears_itself: bool,
+    announces: bool,
+) -> (Running, Arc<AtomicU64>) {
     let (handle, left_out) = (Arc::new(OnceLock::new()), Arc::new(AtomicU64::new(0)));
     let (its_handle, its_left_out) = (handle.clone(), left_out.clone());
     let server = Running::start(move |_| Repeater {
@@ -142,6 +146,7 @@ fn repeater(leave_out_every: u64, hears_itself: bool) -> (Running, Arc<AtomicU64
         deliveries: 0,
         left_out: its_left_out.clone(),
         hears_itself,
+        announces,
     });
     assert!(handle.set(server.handle()).is_ok());
     (server, left_out)
@@ -150,7 +155,7 @@ fn repeater(leave_out_every: u64, hears_itself: bool) -> (Running, Arc<AtomicU64
 #[test]
 fn every_subscriber_hears_every_publisher_of_its_topic() {
     for hears_itself in [false, true] {
-        let (server, _) = repeater(0, hears_itself);
+        let (server, _) = repeater(0, hears_itself, false);
         let url = format!("{}topic/{{}}", server.url);
         let run = run(&[
             "fanout",
@@ -188,7 +193,7 @@ fn every_subscriber_hears_every_publisher_of_its_topic() {
 
 #[test]
 fn deliveries_that_are_left_out_are_gaps() {
-    let (server, left_out) = repeater(17, false);
+    let (server, left_out) = repeater(17, false, false);
     let run = run(&[
         "fanout",
         &server.url,

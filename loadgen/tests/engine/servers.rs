@@ -249,6 +249,8 @@ pub struct Repeater {
     pub left_out: Arc<AtomicU64>,
     /// Whether a client hears itself.
     pub hears_itself: bool,
+    /// Whether it says something of its own to whoever opens a connection, and to everybody else.
+    pub announces: bool,
 }
 
 impl Service for Repeater {
@@ -265,6 +267,12 @@ impl Service for Repeater {
 
     fn on_open(&mut self, conn: &mut Conn<'_, String>) {
         let path = conn.state().clone();
+        if self.announces {
+            conn.send("welcome to this topic").unwrap();
+            for (id, _) in &self.open {
+                self.handle.wait().send(*id, "somebody came").unwrap();
+            }
+        }
         self.open.push((conn.id(), path));
     }
 

@@ -14,6 +14,7 @@ use ringwire::Config;
 
 use crate::{
     run,
+    scenarios::repeater,
     servers::{Asked, BINARY, Fault, Faulty, Running, Scripted, Socket, Stalling, TEXT},
     try_run,
 };
@@ -244,6 +245,33 @@ fn who_greets_is_not_corrupt() {
         "{}",
         unfolded(&missing)
     );
+}
+
+#[test]
+fn who_announces_to_a_topic_has_damaged_nothing() {
+    let (server, _) = repeater(0, false, true);
+    let words = [
+        "fanout",
+        &server.url,
+        "-n",
+        "3",
+        "--rate",
+        "50",
+        "-d",
+        "400ms",
+    ];
+    let words = [&words[..], &["--warmup", "0s"]].concat();
+    let unexpected = run(&words);
+    let fanout = unexpected.fanout.unwrap();
+    assert_eq!((fanout.missing, unexpected.messages.corrupted), (0, 0));
+    // The first of four connections hears of itself and of three others.
+    assert_eq!(unexpected.messages.unasked, 4 + 3 + 2 + 1);
+    assert_verdict(&unexpected, VerdictKind::NotAsAsked);
+    let said = unfolded(&unexpected);
+    assert!(said.contains("use --greeting 4"), "{said}");
+    let expected = run(&[&words[..], &["--greeting", "4"]].concat());
+    assert_eq!(expected.messages.unasked, 0, "{:?}", expected.messages);
+    assert_verdict(&expected, VerdictKind::Sound);
 }
 
 #[test]
