@@ -224,7 +224,7 @@ fn deliveries_that_are_left_out_are_gaps() {
 
 #[test]
 fn what_is_ingested_is_what_the_server_counts() {
-    let server = Running::start(|_| Sink);
+    let server = Running::start(|_| Sink::default());
     for words in [
         &["-s", "64"][..],
         &["-s", "100k,7", "--text"],

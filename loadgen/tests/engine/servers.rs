@@ -299,7 +299,10 @@ impl Service for Repeater {
 
 /// Reads, counts, and says so when asked.
 #[derive(Default)]
-pub struct Sink;
+pub struct Sink {
+    /// It does not count every so many; 0: all.
+    pub forgets_every: u64,
+}
 
 #[derive(Default)]
 pub struct Read {
@@ -313,6 +316,8 @@ impl Service for Sink {
     fn on_message(&mut self, conn: &mut Conn<'_, Read>, message: Message<'_>) {
         if message.text() == Some("stats") {
             let Read { messages, bytes } = *conn.state();
+            let forgotten = messages.checked_div(self.forgets_every).unwrap_or(0);
+            let messages = messages - forgotten;
             let text = format!("{{\"messages\":{messages},\"payload_bytes\":{bytes}}}");
             conn.send(text).unwrap();
             return;
@@ -591,6 +596,13 @@ impl Socket {
             self.send(opcode, &payload);
         }
         self.echo_after(Duration::ZERO, u64::MAX);
+    }
+
+    /// Reads nothing for so long, and everything then.
+    pub fn read_after(mut self, delay: Duration) {
+        // The point of it: what is sent fills the queues on its way.
+        std::thread::sleep(delay);
+        while self.receive().is_some() {}
     }
 
     /// Ends the connection without a word.

@@ -15,7 +15,7 @@ use ringwire::Config;
 use crate::{
     run,
     scenarios::repeater,
-    servers::{Asked, BINARY, Fault, Faulty, Running, Scripted, Socket, Stalling, TEXT},
+    servers::{Asked, BINARY, Fault, Faulty, Running, Scripted, Sink, Socket, Stalling, TEXT},
     try_run,
 };
 
@@ -505,6 +505,98 @@ fn interim_answers_are_not_taken_for_the_final_one() {
         sentence.contains("103 Early Hints") || sentence.contains("100 Continue"),
         "{sentence}"
     );
+}
+
+#[test]
+fn a_closed_loop_that_still_waits_is_told_so() {
+    let server = Scripted::slow_echo(Duration::from_millis(600));
+    let words = [
+        "echo",
+        &server.url,
+        "-c",
+        "2",
+        "-d",
+        "100ms",
+        "--warmup",
+        "200ms",
+    ];
+    let run = run(&words);
+    assert_not_accused(&run);
+    assert_verdict(&run, VerdictKind::NotAsAsked);
+    let said = unfolded(&run);
+    assert!(
+        said.contains("every connection still waited for an answer"),
+        "{said}"
+    );
+    assert!(!said.contains("gap"), "{said}");
+}
+
+#[test]
+fn who_counts_less_than_was_sent_has_lost_it() {
+    for (forgets_every, is_faulty) in [(0, false), (10, true)] {
+        let server = Running::start(move |_| Sink { forgets_every });
+        let words = [
+            "ingest",
+            &server.url,
+            "-c",
+            "2",
+            "-d",
+            "200ms",
+            "--warmup",
+            "0s",
+        ];
+        let run = run(&words);
+        let reasons = run.verdict.reasons.join("; ");
+        let said = reasons.contains("missing in the server's own count");
+        assert_eq!(said, is_faulty, "{reasons}");
+        assert_eq!(run.messages.lost > 0, is_faulty, "{:?}", run.messages);
+    }
+}
+
+#[test]
+fn deliveries_that_are_missing_are_told_and_others_are_not() {
+    for (leave_out_every, is_faulty) in [(0, false), (7, true)] {
+        let (server, _) = repeater(leave_out_every, false, false);
+        let words = [
+            "fanout",
+            &server.url,
+            "-n",
+            "3",
+            "--rate",
+            "100",
+            "-d",
+            "300ms",
+        ];
+        let timeout = if is_faulty { "300ms" } else { "20s" };
+        let run = run(&[&words[..], &["--warmup", "0s", "--reply-timeout", timeout]].concat());
+        let reasons = run.verdict.reasons.join("; ");
+        let said = reasons.contains("did not come within --reply-timeout 300 ms");
+        assert_eq!(said, is_faulty, "{reasons}");
+    }
+}
+
+#[test]
+fn who_does_not_read_what_is_published_is_told_of() {
+    for (delay, is_behind) in [(Duration::from_secs(4), true), (Duration::ZERO, false)] {
+        let server = Scripted::start(move |asked: Asked, _| asked.open().read_after(delay));
+        let words = [
+            "fanout",
+            &server.url,
+            "-n",
+            "1",
+            "--rate",
+            "100",
+            "-d",
+            "500ms",
+        ];
+        // More than the queues of the kernel hold.
+        let more = ["-s", "400k", "--warmup", "0s", "--reply-timeout", "500ms"];
+        let run = run(&[&words[..], &more].concat());
+        let reasons = run.verdict.reasons.join("; ");
+        let said = reasons.contains("asked for, as the server did not read faster");
+        assert_eq!(said, is_behind, "{reasons}");
+        assert_eq!(run.messages.unsent > 0, is_behind, "{:?}", run.messages);
+    }
 }
 
 /// A server that does this with every tenth message of a connection.
