@@ -305,7 +305,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 }
                 let mut messages_max = budget.messages_left();
                 if shared.asked.is_behind() {
-                    // Who publishes faster than that can be delivered waits, as who needs much does.
+                    // Who publishes faster than that can be delivered waits, as who needs much.
                     let more = shared.counts.topic_publications - published;
                     if more > 0 {
                         budget.charge(more * cost::PUBLICATION_BEHIND_NS);
