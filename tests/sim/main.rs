@@ -20,7 +20,7 @@
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
-//! | `RINGWIRE_SIM_SEEDS` | how many seeds | 1500 |
+//! | `RINGWIRE_SIM_SEEDS` | how many seeds; of `topics`, a tenth | 1500 |
 //! | `RINGWIRE_SIM_START` | the first of them: a number, or text such as a commit hash | 0 |
 //! | `RINGWIRE_SIM_SEED` | one seed alone, with its trace | |
 //! | `RINGWIRE_SIM_THREADS` | threads, each with seeds of its own | the number of cores |
