@@ -62,7 +62,7 @@ fn main() -> Result<(), StartError> {
         .unwrap_or("127.0.0.1:9001".to_owned());
     let server = Server::builder().listen(address).start(|_shard| Chat)?;
     for address in server.addresses() {
-        eprintln!("ws://{address}/");
+        println!("ws://{address}/");
     }
     server.join()
 }

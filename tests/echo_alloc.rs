@@ -113,6 +113,65 @@ fn exchange(peer: &mut Peer, frame: &[u8], count: usize, in_flight: usize) {
     }
 }
 
+/// As the echo; but whoever says `join` subscribes, and what begins with `*` goes to all who do.
+struct Spreading(Telling);
+
+impl Service for Spreading {
+    type State = <Echo as Service>::State;
+
+    fn on_message(&mut self, conn: &mut Conn<'_, Self::State>, message: Message<'_>) {
+        match message.payload() {
+            b"join" => {
+                conn.subscribe("all").unwrap();
+                conn.send(message).unwrap();
+            }
+            [b'*', ..] => conn.publish("all", message).unwrap(),
+            _ => self.0.on_message(conn, message),
+        }
+    }
+}
+
+#[test]
+fn a_message_to_many_costs_no_allocation_for_each() {
+    const SUBSCRIBERS: usize = 300;
+    const MESSAGES: u64 = 200;
+    let mut config = Config::default();
+    config.date_header = false;
+    let builder = Server::builder().listen("127.0.0.1:0").shards(1);
+    let server = builder.pinned(false).config(config);
+    let server = server.start(|_| Spreading(Telling(Echo))).unwrap();
+    let mut all: Vec<_> = (0..SUBSCRIBERS)
+        .map(|_| {
+            let mut peer = Peer::open(&server.addresses()[0], "/");
+            peer.send(TEXT, b"join");
+            assert_eq!(peer.read_frame().payload, b"join");
+            peer
+        })
+        .collect();
+    let mut publisher = Peer::open(&server.addresses()[0], "/");
+    let frame = masked(TEXT, &[b'*'; 125]);
+    let mut spread = |count: u64| {
+        for _ in 0..count {
+            publisher.write(&frame);
+            for peer in &mut all {
+                assert_eq!(peer.read_frame().payload.len(), 125);
+            }
+        }
+        allocations(&mut publisher)
+    };
+    let warm = spread(20);
+    let made = spread(MESSAGES) - warm;
+    // Some for a message, however many get it.
+    let each = made as f64 / MESSAGES as f64;
+    assert!(
+        each < 30.0,
+        "{each} allocations for a message to {SUBSCRIBERS}"
+    );
+    drop((publisher, all));
+    server.handle().stop();
+    server.join().unwrap();
+}
+
 /// Sends without waiting for what comes back, so that everything that can pile up does.
 fn pile_up(peer: &mut Peer, frame: &[u8], count: usize) {
     let mut writer = peer.stream.try_clone().unwrap();

@@ -65,7 +65,7 @@ bun_binary() {
   die "no program of the npm package bun runs on this machine."
 }
 
-# peer_start COMMAND...: starts a server that prints ws://HOST:PORT/ or wss://HOST:PORT/, and sets
+# peer_start COMMAND...: starts a server that prints ws://HOST:PORT/, wss:// or tcp://, and sets
 # PEER_URL and PEER_PID.
 peer_start() {
   local output deadline=$((SECONDS + START_TIMEOUT_S))
@@ -73,7 +73,7 @@ peer_start() {
   "$@" >"$output" 2>"$output.err" &
   PEER_PID=$!
   BACKGROUND_PIDS+=("$PEER_PID")
-  until PEER_URL=$(grep -Eom1 'wss?://127\.0\.0\.1:[0-9]+/' "$output"); do
+  until PEER_URL=$(grep -Eom1 '(wss?|tcp)://127\.0\.0\.1:[0-9]+/' "$output"); do
     if ! kill -0 "$PEER_PID" 2>/dev/null || [ "$SECONDS" -ge "$deadline" ]; then
       sed 's/^/  server: /' "$output" "$output.err" | tail -n 20 >&2
       die "$1 printed no line with ws://127.0.0.1:PORT/ or wss://; its words stand above."

@@ -9,12 +9,15 @@
 
 use std::collections::VecDeque;
 
-use crate::ring::{Common, SendQueue};
+use crate::ring::{Common, SendArena, SendQueue};
 
 /// What one frame takes while it waits.
 pub const WAITING_BYTES: usize = size_of::<Waiting>();
 
 const _: () = assert!(WAITING_BYTES <= 16);
+
+/// Shorter frames are copied into one piece of a send: it has few pieces, and they are many.
+const COPIED_BYTES_MAX: usize = 1024;
 
 /// So many bytes go into one send, unless a single frame has more.
 const LOAD_BYTES_MAX: usize = 64 << 10;
@@ -79,7 +82,6 @@ impl Backlog {
     ///
     /// The frame, when there is none.
     pub fn replace(&mut self, frame: Common, key: u64) -> Result<(), Common> {
-        // Most often it is one of the last.
         match self.frames.iter_mut().rev().find(|it| it.key == key) {
             Some(waiting) => {
                 self.bytes = self.bytes - waiting.frame.len() + frame.len();
@@ -91,13 +93,17 @@ impl Backlog {
     }
 
     /// Moves as many frames to the end of a queue as go well into one send.
-    pub fn load(&mut self, queue: &mut SendQueue) {
-        while queue.room_for_pieces() > 0 && (queue.is_empty() || queue.len() < LOAD_BYTES_MAX) {
+    pub fn load(&mut self, queue: &mut SendQueue, arena: &mut SendArena) {
+        while queue.is_empty() || queue.len() < LOAD_BYTES_MAX && queue.room_for_pieces() > 1 {
             let Some(Waiting { frame, .. }) = self.frames.pop_front() else {
                 break;
             };
             self.bytes -= frame.len();
-            queue.push_common(frame);
+            if frame.len() < COPIED_BYTES_MAX {
+                queue.write(arena, frame.bytes());
+            } else {
+                queue.push_common(frame);
+            }
         }
         if self.frames.is_empty() {
             self.frames = VecDeque::new();
@@ -130,26 +136,41 @@ mod tests {
         let mut arena = SendArena::new(1 << 15, 0);
         let mut backlog = Backlog::default();
         for byte in 0..=255 {
-            backlog.push(arena.common(Bytes::from(vec![byte; 1000])), 0);
+            backlog.push(arena.common(Bytes::from(vec![byte; 1024])), 0);
         }
-        assert_eq!((backlog.len(), backlog.bytes()), (256, 256_000));
-        assert_eq!(arena.held_bytes(), 256_000);
+        assert_eq!((backlog.len(), backlog.bytes()), (256, 256 << 10));
+        assert_eq!(arena.held_bytes(), 256 << 10);
         let mut taken = Vec::new();
         let mut loads = 0;
         while !backlog.is_empty() {
             let mut queue = arena.queue();
-            backlog.load(&mut queue);
-            assert!(queue.len() <= LOAD_BYTES_MAX + 1000);
+            backlog.load(&mut queue, &mut arena);
+            assert!(queue.len() <= LOAD_BYTES_MAX + 1024);
             taken.extend(contents(queue, &mut arena));
             loads += 1;
         }
-        assert_eq!(loads, 4);
-        let wanted: Vec<u8> = (0..=255).flat_map(|byte| vec![byte; 1000]).collect();
+        assert_eq!(loads, 5);
+        let wanted: Vec<u8> = (0..=255).flat_map(|byte| vec![byte; 1024]).collect();
         assert_eq!(taken, wanted);
         assert_eq!(
             (backlog.bytes(), backlog.held_bytes(), arena.out_bytes()),
             (0, 0, 0)
         );
+    }
+
+    #[test]
+    fn short_frames_go_out_in_few_pieces() {
+        let mut arena = SendArena::new(1 << 15, 0);
+        let mut backlog = Backlog::default();
+        let frame = arena.common(Bytes::from_static(b"\x81\x05short"));
+        for _ in 0..4000 {
+            backlog.push(frame.clone(), 0);
+        }
+        let mut queue = arena.queue();
+        backlog.load(&mut queue, &mut arena);
+        assert!(backlog.is_empty() && queue.pieces().count() < 4);
+        assert_eq!(queue.len(), 28_000);
+        arena.retire(queue);
     }
 
     #[test]

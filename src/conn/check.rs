@@ -82,7 +82,7 @@ impl Link {
         self.check_flights(ring)?;
         self.check_receiving(ring.is_armed)?;
         // A message that went to many is sent, counted and charged when a turn has time for it.
-        let is_settled = self.settles == Settles::Not;
+        let is_settled = !self.settles.is_put_off();
         if is_settled {
             self.check_sending(ring.tells_late, shared)?;
         }
@@ -104,7 +104,7 @@ impl Link {
                 "there is a deadline in a stage without one",
             ),
             (
-                self.settles != Settles::Now,
+                !matches!(self.settles, Settles::Now | Settles::NowListed),
                 "it was touched and not settled",
             ),
             (

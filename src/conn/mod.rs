@@ -462,7 +462,9 @@ pub enum Ending {
     Stop,
 }
 
-/// When what has happened to a connection leads to sends, receives and its next stage.
+/// When what has happened to a connection leads to sends, receives and its next stage. A shard has
+/// two lists of those to whom something has happened: for the end of this turn, and for when a turn
+/// has time. Nobody is in one of them twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settles {
     /// Nothing has happened.
@@ -471,6 +473,64 @@ pub enum Settles {
     Now,
     /// When a turn has time for it: a message went to many at once.
     Later,
+    /// Nothing is left to be done, and it is still in the second list.
+    Listed,
+    /// At the end of this turn, and it is in the second list as well.
+    NowListed,
+}
+
+impl Settles {
+    /// It is to be settled at the end of this turn. Returns whether it is new in that list.
+    #[inline]
+    pub const fn touch(&mut self) -> bool {
+        match self {
+            Self::Now | Self::NowListed => return false,
+            Self::Not => *self = Self::Now,
+            Self::Later | Self::Listed => *self = Self::NowListed,
+        }
+        true
+    }
+
+    /// It is to be settled when there is time. Returns whether it is new in that list.
+    #[inline]
+    pub const fn put_off(&mut self) -> bool {
+        match self {
+            Self::Not => {
+                *self = Self::Later;
+                true
+            }
+            Self::Listed => {
+                *self = Self::Later;
+                false
+            }
+            Self::Now | Self::NowListed | Self::Later => false,
+        }
+    }
+
+    /// It is settled.
+    #[inline]
+    pub const fn settled(&mut self) {
+        *self = match self {
+            Self::Not | Self::Now => Self::Not,
+            Self::Later | Self::Listed | Self::NowListed => Self::Listed,
+        };
+    }
+
+    /// It was taken out of the second list. Returns whether it is to be settled for that.
+    #[inline]
+    pub const fn taken(&mut self) -> bool {
+        let is_due = matches!(self, Self::Later);
+        *self = match self {
+            Self::Now | Self::NowListed => Self::Now,
+            Self::Not | Self::Later | Self::Listed => Self::Not,
+        };
+        is_due
+    }
+
+    /// Whether it waits for time.
+    pub const fn is_put_off(&self) -> bool {
+        matches!(self, Self::Later)
+    }
 }
 
 /// Everything about a connection but its socket and its service's state.
@@ -805,7 +865,9 @@ impl Link {
         let outgoing = self.outgoing.as_ref().map_or(0, |queue| queue.held_bytes());
         let charged = self.charged_bytes as usize;
         let messages = self.endpoint.held_bytes() + self.endpoint.inflater_bytes();
-        messages + outgoing + self.sending_bytes + charged
+        // Shared with others, who may be behind in other places.
+        let backlog = self.rare.backlog().map_or(0, Backlog::bytes);
+        messages + outgoing + backlog + self.sending_bytes + charged
     }
 
     /// Brings the shard's count of bytes that no pool counts up to date.
@@ -842,7 +904,7 @@ impl Link {
     fn load_some(&mut self, arena: &mut SendArena) {
         let backlog = self.rare.backlog_mut();
         let queue = self.outgoing.get_or_insert_with(|| arena.queue());
-        backlog.load(queue);
+        backlog.load(queue, arena);
         if backlog.is_empty() {
             self.rare.take_backlog();
         }

@@ -93,6 +93,9 @@ impl Publication {
     }
 }
 
+/// After a crowd, the room for more than these is given back.
+const KEPT_MAX: usize = 64;
+
 /// Things that wait, within a limit.
 #[derive(Debug)]
 pub struct Waiting<T> {
@@ -155,8 +158,7 @@ impl<T> Waiting<T> {
     pub fn pop(&mut self, bytes: impl Fn(&T) -> usize) -> Option<T> {
         let first = self.all.pop_front()?;
         self.bytes -= bytes(&first);
-        if self.all.is_empty() {
-            // After a crowd of them, no room is kept.
+        if self.all.is_empty() && self.all.capacity() > KEPT_MAX {
             self.all = VecDeque::new();
         }
         Some(first)
@@ -323,8 +325,9 @@ impl Turn<'_> {
     }
 
     /// Sends a message on another connection of this server, when the call is over. Whether it is
-    /// still there shows only then: a message that comes to nothing is told to the service of that
-    /// connection's shard by [`on_send_failed`](crate::Service::on_send_failed).
+    /// still there shows only then: a message that comes to nothing is told by
+    /// [`on_send_failed`](crate::Service::on_send_failed) to the service of that connection's
+    /// shard, or to this one if that shard's mailbox is full.
     ///
     /// # Errors
     ///
@@ -453,5 +456,5 @@ impl Shared {
     }
 }
 
-/// A subscription takes less than this, were it the first to the longest pattern.
-const SUBSCRIPTION_BYTES_MAX: usize = 1024;
+/// A subscription takes less than this, were it the first to the deepest pattern.
+const SUBSCRIPTION_BYTES_MAX: usize = 24 << 10;

@@ -192,20 +192,24 @@ impl Exchange {
     /// [`PublishError::Full`], [`PublishError::Stopped`].
     pub fn publish(&self, publication: Publication) -> Result<(), PublishError> {
         let home = self.home_of(&publication.topic);
-        let member = self.members.get(home).ok_or(PublishError::Stopped)?;
-        let mut inbox = member.inbox();
-        if inbox.is_closed {
-            return Err(PublishError::Stopped);
+        let (before, from_home) = self.members.split_at(home.min(self.members.len()));
+        // One that has ended has given away all that it had: the next one takes its place.
+        for member in from_home.iter().chain(before) {
+            let mut inbox = member.inbox();
+            if inbox.is_closed {
+                continue;
+            }
+            if inbox.posted.is_full(&self.config) {
+                return Err(PublishError::Full);
+            }
+            let bytes = publication.held_bytes();
+            inbox.posted.push(publication, bytes);
+            member.tell(&inbox);
+            drop(inbox);
+            member.wake();
+            return Ok(());
         }
-        if inbox.posted.is_full(&self.config) {
-            return Err(PublishError::Full);
-        }
-        let bytes = publication.held_bytes();
-        inbox.posted.push(publication, bytes);
-        member.tell(&inbox);
-        drop(inbox);
-        member.wake();
-        Ok(())
+        Err(PublishError::Stopped)
     }
 
     /// By FNV-1a: the shard only has to be the same for the same topic.
@@ -323,7 +327,13 @@ mod tests {
         assert_eq!(with_mail.len(), 1);
         assert_eq!(texts(exchange.take_posted(with_mail[0])), ["1", "2", "3"]);
         exchange.leave(with_mail[0]);
-        let refused = exchange.publish(publication("a.b", "5"));
+        assert_eq!(exchange.publish(publication("a.b", "5")), Ok(()));
+        let with_mail: Vec<u16> = (0..4).filter(|&shard| exchange.has_mail(shard)).collect();
+        assert_eq!(with_mail.len(), 1, "the next one");
+        for shard in 0..4 {
+            exchange.leave(shard);
+        }
+        let refused = exchange.publish(publication("a.b", "6"));
         assert_eq!(refused, Err(PublishError::Stopped));
     }
 

@@ -55,7 +55,7 @@ use trace::Trace;
 use crate::{
     config::Config,
     conn::{
-        Conn, ConnId, Connection, Key, Settles, Shared,
+        Conn, ConnId, Connection, Key, Shared,
         counts::Stats,
         deadline::Wheel,
         door::Door,
@@ -80,6 +80,9 @@ const WAKE: Key = Key {
     slot: u32::MAX - 1,
     generation: 0,
 };
+
+/// When a shard stops whose time to drain is over.
+const DRAINED: Time = Time::from_ns(u64::MAX);
 
 /// Completions dispatched before what they caused is sent; the others wait for the next turn, which
 /// does not wait for more. Each may hold a send chunk until then: thousands of them would spread
@@ -304,9 +307,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Whether it was stopped and nothing is left of it.
     pub fn is_finished(&self) -> bool {
-        self.drain_until.is_some()
-            && self.slab.is_empty()
-            && self.acceptors.iter().all(Acceptor::is_idle)
+        let Some(until) = self.drain_until else {
+            return false;
+        };
+        // What was published is given to the other shards, who may have subscribers, while there is
+        // time.
+        let is_told = !self.owes_topics() || until == DRAINED;
+        is_told && self.slab.is_empty() && self.acceptors.iter().all(Acceptor::is_idle)
     }
 
     /// Turns until it is stopped and finished.
@@ -378,6 +385,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.received_bytes += self.turn_bytes;
         self.settle_ledger();
         self.measure_turn();
+        let subscriptions = self.shared.asked.table.subscriptions();
+        self.shared.counts.topic_subscriptions = subscriptions as u64;
         self.shared.stats.publish(
             &self.shared.counts,
             self.slab.len(),
@@ -497,9 +506,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
     #[inline]
     fn touch(&mut self, key: Key) {
         if let Some(connection) = self.slab.get_mut(key)
-            && connection.link.settles != Settles::Now
+            && connection.link.settles.touch()
         {
-            connection.link.settles = Settles::Now;
             self.touched.push(key);
         }
     }

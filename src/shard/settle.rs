@@ -4,16 +4,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Shard, TURN_DEADLINES_MAX, budget::cost, service::Service};
+use super::{DRAINED, Shard, TURN_DEADLINES_MAX, budget::cost, service::Service};
 use crate::{
     conn::{
-        CloseCause, Connection, Ending, Key, Link, Settles, Shared, Stage, Turn,
+        CloseCause, Connection, Ending, Key, Link, Shared, Stage, Turn,
         liveness::{OnRing, first_look_ms},
         mistake::Mistake,
         stages::{Due, Next},
     },
     proto::handshake::{Content, HandshakeError},
-    ring::{Arrival, Operation, Ring, Shutdown, Time, Urgency},
+    ring::{Arrival, Operation, Ring, Shutdown, Urgency},
 };
 
 impl<R: Ring, S: Service> Shard<R, S> {
@@ -28,7 +28,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(connection) = self.slab.get_mut(key) else {
             return;
         };
-        connection.link.settles = Settles::Not;
+        connection.link.settles.settled();
         if connection.link.begins_to_close() {
             self.set_close_deadline(key);
         }
@@ -355,7 +355,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         if self.drain_until.is_some_and(|until| until <= self.now) {
             // Once: from here on everything is on its way out.
-            self.drain_until = Some(Time::from_ns(u64::MAX));
+            self.drain_until = Some(DRAINED);
             self.stop_every_connection();
         }
     }

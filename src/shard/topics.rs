@@ -28,9 +28,9 @@ use std::{
 use super::{Shard, budget::cost, exchange::Exchange, service::Service};
 use crate::{
     conn::{
-        CloseCause, Conn, ConnId, Connection, Key, Settles, Stage,
+        CloseCause, Conn, ConnId, Connection, Key, Stage,
         backlog::Backlog,
-        ledger::Pressure,
+        ledger::{Pressure, SMALL_BYTES},
         mistake::Mistake,
         turn::{Effect, Publication, Waiting},
     },
@@ -110,6 +110,9 @@ impl Drop for Distribution {
 const RUN_MESSAGES_MAX: usize = 64;
 const RUN_BYTES_MAX: usize = 32 << 10;
 
+/// After more sends that were put off than these, the room for them is given back.
+const KEPT_MAX: usize = 4096;
+
 /// Messages of one topic on their way to its subscribers of one shard, one behind the other.
 struct Delivery {
     messages: Vec<Delivered>,
@@ -174,6 +177,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
         !asked.effects.is_empty() || can_publish || !self.distribution.arrived.is_empty()
     }
 
+    /// Whether something that was published did not reach all yet.
+    pub(super) fn owes_topics(&self) -> bool {
+        let distribution = &self.distribution;
+        let has_left = distribution.leaving_bytes > 0 || distribution.has_work();
+        has_left || !self.shared.asked.publications.is_empty()
+    }
+
     /// Does what was asked for, as much as a turn has time for.
     #[inline(never)]
     pub(super) fn do_what_was_asked(&mut self) {
@@ -194,19 +204,27 @@ impl<R: Ring, S: Service> Shard<R, S> {
             for run in [arrived, own] {
                 self.publish(&run);
             }
-            self.look_at_budget();
+            // Patterns and backlogs cost what nobody can estimate.
+            let pace = self.budget.look(self.ring.now());
+            self.keep_pace(pace);
             // A share at least, whatever the turn has cost before.
             is_over |= self.budget.is_turn_over() && self.budget.is_share_over();
         }
         self.hand_over();
+        // What has come meanwhile was told of once, and nobody tells again.
+        self.take_inbox();
         let distribution = &self.distribution;
         self.hurries |= distribution.has_work() && !distribution.is_held_up;
-        self.shared.counts.topic_subscriptions = self.shared.asked.table.subscriptions() as u64;
     }
 
+    /// As much as a turn has time for; the next one goes on.
     fn carry_out_effects(&mut self) {
-        while let Some(effect) = self.shared.asked.pop_effect() {
+        self.budget.begin_share();
+        while !(self.budget.is_turn_over() && self.budget.is_share_over())
+            && let Some(effect) = self.shared.asked.pop_effect()
+        {
             self.budget.charge(cost::COMMAND_NS);
+            self.look_at_budget();
             match effect {
                 Effect::Send(id, message) if id.shard() == self.id => {
                     self.send_posted(id.key(), message);
@@ -348,7 +366,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         let mut too_slow = Vec::new();
         let mut queued = Queued::default();
+        let mut subscribers = 0;
         table.each(topic, |place| {
+            subscribers += 1;
             let Some(key) = self.slab.key_at(place) else {
                 return;
             };
@@ -367,7 +387,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
         counts.topic_deliveries += queued.messages;
         counts.messages_sent += queued.messages;
         counts.payload_bytes_sent += queued.payload_bytes;
-        self.budget.charge(queued.messages * cost::DELIVERY_NS);
+        self.budget
+            .charge((subscribers + queued.messages) * cost::DELIVERY_NS);
+        if self.shared.codec.is_used() {
+            self.budget.charge(self.shared.codec.take_cost_ns());
+        }
         for key in too_slow {
             self.end_slow(key);
         }
@@ -435,8 +459,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Some(Connection { link, state, .. }) = self.slab.get_mut(key) else {
             return queued;
         };
-        if link.settles == Settles::Not {
-            link.settles = Settles::Later;
+        if link.settles.put_off() {
             self.distribution.later.push_back(key);
         }
         if let Some(tally) = state.as_mut().and_then(S::tally) {
@@ -459,18 +482,27 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let counts = &mut self.shared.counts;
         let is_short_of_memory = self.shared.ledger.pressure() >= Pressure::Pause;
-        let is_full = |backlog: &Backlog| {
-            !backlog.is_empty()
-                && (backlog.len() >= options.backlog_messages_max
-                    || backlog.bytes() + message.frame.len() > options.backlog_bytes_max
-                    || is_short_of_memory)
+        // Whoever has little is not in the way.
+        let bytes_max = match is_short_of_memory {
+            true => options.backlog_bytes_max.min(SMALL_BYTES),
+            false => options.backlog_bytes_max,
         };
+        let is_full = |backlog: &Backlog, more: usize| {
+            !backlog.is_empty()
+                && (backlog.len() + usize::from(more > 0) > options.backlog_messages_max
+                    || backlog.bytes() + more > bytes_max)
+        };
+        let len = message.frame.len();
         let backlog = link.rare.backlog_mut();
         let mut frame = message.frame.clone();
         if options.slow == SlowPolicy::Conflate {
             frame = match backlog.replace(frame, message.key) {
                 Ok(()) => {
                     counts.topic_conflated += 1;
+                    // It may be longer than the one before.
+                    while backlog.len() > 1 && is_full(backlog, 0) && backlog.drop_oldest() {
+                        counts.topic_dropped_oldest += 1;
+                    }
                     return queued.add(message);
                 }
                 Err(frame) => frame,
@@ -478,15 +510,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         match options.slow {
             SlowPolicy::Conflate | SlowPolicy::DropOldest => {
-                while is_full(backlog) && backlog.drop_oldest() {
+                while is_full(backlog, len) && backlog.drop_oldest() {
                     counts.topic_dropped_oldest += 1;
                 }
             }
-            SlowPolicy::Disconnect if is_full(backlog) => {
+            SlowPolicy::Disconnect if is_full(backlog, len) => {
                 queued.is_too_slow = true;
                 return;
             }
-            SlowPolicy::DropNewest if is_full(backlog) => {
+            SlowPolicy::DropNewest if is_full(backlog, len) => {
                 counts.topic_dropped_newest += 1;
                 return;
             }
@@ -517,15 +549,16 @@ impl<R: Ring, S: Service> Shard<R, S> {
         };
         let waiting = link.queued_bytes();
         let is_full = waiting > 0 && waiting + message.payload_len > options.backlog_bytes_max;
-        let counts = self.shared.counts;
+        let counts = &self.shared.counts;
+        let (messages, bytes) = (counts.messages_sent, counts.payload_bytes_sent);
         let sent = if is_full {
             Err(SendError::QueueFull)
         } else {
             Conn::new(id, link, state, &mut self.shared).send(message.outgoing.clone())
         };
         // They are counted together with all others.
-        self.shared.counts.messages_sent = counts.messages_sent;
-        self.shared.counts.payload_bytes_sent = counts.payload_bytes_sent;
+        self.shared.counts.messages_sent = messages;
+        self.shared.counts.payload_bytes_sent = bytes;
         match sent {
             Ok(_) => queued.add(message),
             Err(SendError::Closed) => {}
@@ -568,7 +601,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 self.distribution.later_done += 1;
             }
             let connection = self.slab.get_mut(key);
-            if connection.is_some_and(|it| it.link.settles == Settles::Later) {
+            if connection.is_some_and(|it| it.link.settles.taken()) {
                 self.budget.charge(cost::TRANSFER_NS);
                 self.settle(key);
             }
@@ -577,11 +610,11 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 break;
             }
         }
-        if self.distribution.later.is_empty() {
+        if self.distribution.later.is_empty() && self.distribution.later.capacity() > KEPT_MAX {
             self.distribution.later = VecDeque::new();
-            // A service may have been called.
-            self.settle_touched();
         }
+        // A service may have been called.
+        self.settle_touched();
     }
 }
 

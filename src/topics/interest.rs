@@ -52,9 +52,7 @@ impl Interest {
             return false;
         }
         let patterns = self.patterns.read().unwrap_or_else(PoisonError::into_inner);
-        let mut wants = false;
-        patterns.matches(name, |()| wants = true);
-        wants
+        patterns.has_match(name)
     }
 }
 

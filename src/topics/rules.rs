@@ -11,12 +11,17 @@ use super::{
 
 /// What is done when more messages of topics wait for a subscriber than may. Control frames and
 /// what a service sends by itself are never left out.
+///
+/// For subscribers that have agreed on compression, speak hixie-76 or are servers that were
+/// dialled, every policy but [`Disconnect`](Self::Disconnect) leaves out the new one: what waits
+/// for them is encoded already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SlowPolicy {
     /// A message takes the place of the one that waits with the same key, however few wait: a
     /// subscriber that is behind gets the newest of each. A message without a key has its topic for
-    /// one. Where no such message waits, the oldest one is left out.
+    /// one; among those of different keys the order may change. Where no such message waits and as
+    /// many wait as may, the oldest one is left out.
     Conflate,
     /// The subscriber is closed with 1013, and can come again.
     #[default]

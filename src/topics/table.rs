@@ -15,12 +15,20 @@
 
 use bytes::Bytes;
 
-use super::{name::Reach, tree::Tree};
+use super::{
+    name::{Reach, segments},
+    tree::Tree,
+};
 
 const NONE: u32 = u32::MAX;
 
-/// What a pattern takes beside its bytes and its members, about: its set, and its part of the tree.
-const PATTERN_BYTES: usize = 192;
+/// What a name takes beside its bytes and its members, about: its set, and its entries here and
+/// among what other shards see.
+const NAME_BYTES: usize = 256;
+
+/// What each segment of a pattern with wildcards may take: a node of the tree with a table of its
+/// own, here and there.
+const SEGMENT_BYTES: usize = 1280;
 
 /// The subscriptions of one shard.
 #[derive(Debug)]
@@ -50,7 +58,12 @@ struct Set {
 
 impl Set {
     fn held_bytes(&self) -> usize {
-        PATTERN_BYTES + self.pattern.len() + self.members.capacity() * size_of::<Member>()
+        let segments = match self.reach {
+            Reach::One => 0,
+            Reach::Several => segments(&self.pattern).count(),
+        };
+        let pattern = NAME_BYTES + segments * SEGMENT_BYTES + 2 * self.pattern.len();
+        pattern + self.members.capacity() * size_of::<Member>()
     }
 }
 
@@ -315,9 +328,7 @@ impl Table {
 
     /// Whether anybody subscribes to this name.
     pub fn has_any(&self, name: &[u8]) -> bool {
-        let mut has_any = false;
-        self.tree.matches(name, |_| has_any = true);
-        has_any
+        self.tree.has_match(name)
     }
 
     /// Calls `found` with each place that subscribes to this name, once.

@@ -91,26 +91,28 @@ impl<V> Node<V> {
         }
     }
 
+    /// Calls `found` with each value until it says that it has enough. Returns whether it has.
     fn matches<'a>(
         &self,
         mut name: impl Iterator<Item = &'a [u8]> + Clone,
-        found: &mut impl FnMut(&V),
-    ) {
+        found: &mut impl FnMut(&V) -> bool,
+    ) -> bool {
         let Some(segment) = name.next() else {
-            if let Some(value) = &self.here {
-                found(value);
-            }
-            return;
+            return self.here.as_ref().is_some_and(found);
         };
-        if let Some(value) = &self.rest {
-            found(value);
+        if let Some(value) = &self.rest
+            && found(value)
+        {
+            return true;
         }
-        if let Some(node) = self.segments.get(segment) {
-            node.matches(name.clone(), found);
+        if let Some(node) = self.segments.get(segment)
+            && node.matches(name.clone(), found)
+        {
+            return true;
         }
-        if let Some(node) = &self.any {
-            node.matches(name, found);
-        }
+        self.any
+            .as_ref()
+            .is_some_and(|node| node.matches(name, found))
     }
 }
 
@@ -175,8 +177,18 @@ impl<V> Tree<V> {
             found(value);
         }
         if self.several > 0 {
-            self.root.matches(segments(name), &mut found);
+            self.root.matches(segments(name), &mut |value| {
+                found(value);
+                false
+            });
         }
+    }
+
+    /// Whether a name matches any pattern.
+    #[inline]
+    pub fn has_match(&self, name: &[u8]) -> bool {
+        let has_several = || self.root.matches(segments(name), &mut |_| true);
+        self.names.contains_key(name) || self.several > 0 && has_several()
     }
 }
 
@@ -277,6 +289,12 @@ mod tests {
                 assert_eq!(found, wanted, "{name}");
             }
             assert_eq!(tree.is_empty(), there.is_empty());
+            let has_match = |name: &&str| there.iter().any(|it| does_match(it, name));
+            assert!(
+                names
+                    .iter()
+                    .all(|name| tree.has_match(name.as_bytes()) == has_match(name))
+            );
         }
     }
 

@@ -1,12 +1,15 @@
 // An echo on Node's ws. Prints its address, and ends on SIGTERM. With --sink it counts messages
 // instead, and answers a text with the count. With --compress it agrees to permessage-deflate, each
-// message for itself; with --compress --takeover messages refer to earlier ones.
+// message for itself; with --compress --takeover messages refer to earlier ones. With --topics what
+// comes goes to all who are connected to the same path.
 
 import { WebSocketServer } from "ws";
 
 const sink = process.argv.includes("--sink");
 const compressing = process.argv.includes("--compress");
 const takeover = process.argv.includes("--takeover");
+
+const topics = process.argv.includes("--topics") && new Map();
 
 const server = new WebSocketServer({
   host: "127.0.0.1",
@@ -15,8 +18,15 @@ const server = new WebSocketServer({
   perMessageDeflate: compressing && { serverNoContextTakeover: !takeover },
 });
 
-server.on("connection", (socket) => {
-  if (sink) {
+server.on("connection", (socket, request) => {
+  if (topics) {
+    const members = topics.get(request.url) ?? new Set();
+    topics.set(request.url, members.add(socket));
+    socket.on("close", () => members.delete(socket));
+    socket.on("message", (message, isBinary) => {
+      for (const member of members) member.send(message, { binary: isBinary });
+    });
+  } else if (sink) {
     let messages = 0;
     socket.on("message", (_message, isBinary) => {
       if (isBinary) messages += 1;

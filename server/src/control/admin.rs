@@ -411,7 +411,8 @@ async fn publish(
             |_| "The message is no UTF-8: send it with Content-Type: application/octet-stream",
         )?
     };
-    let topic: Vec<u8> = percent_decode_str(topic).collect();
+    // As in the paths of routes.
+    let topic: Vec<u8> = percent_decode_str(&topic.replace('/', ".")).collect();
     Ok(match operations.operator.publish(&topic, message) {
         Ok(()) => text(StatusCode::ACCEPTED, "published"),
         Err(PublishError::Topic(error)) => return Err(format!("That is no topic: {error}")),

@@ -8,6 +8,7 @@
 
 use std::{error::Error, os::fd::OwnedFd};
 
+use bytes::Bytes;
 use clap::Parser;
 use mimalloc::MiMalloc;
 use ringwire::ring::{
@@ -29,6 +30,9 @@ struct Arguments {
     /// Drop what comes instead of returning it
     #[arg(long)]
     sink: bool,
+    /// Send what comes to everybody who is connected instead
+    #[arg(long)]
+    fan: bool,
     /// Receive buffers, a power of two
     #[arg(long, default_value_t = UringOptions::default().recv_buffers)]
     recv_buffers: u16,
@@ -82,6 +86,7 @@ struct Floor {
     touched: Vec<usize>,
     starved: Vec<usize>,
     sink: bool,
+    fan: bool,
     in_place_bytes_min: usize,
     large_bytes_min: usize,
     /// Bytes received in this turn, how many of them wait to be sent from where they lie, and how
@@ -109,6 +114,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         touched: Vec::new(),
         starved: Vec::new(),
         sink: arguments.sink,
+        fan: arguments.fan,
         in_place_bytes_min: arguments.send_in_place_bytes_min,
         large_bytes_min: arguments.large_bytes_min,
         turn_bytes: 0,
@@ -218,6 +224,9 @@ impl Floor {
                 self.size_receives(slot, lease.len());
                 if self.sink {
                     self.ring.recycle(lease);
+                } else if self.fan {
+                    self.spread(&lease);
+                    self.ring.recycle(lease);
                 } else {
                     self.answer(slot, lease, is_large);
                 }
@@ -270,6 +279,19 @@ impl Floor {
         } else {
             queue.write(arena, &lease);
             self.ring.recycle(lease);
+        }
+    }
+
+    /// Queues what came for everybody, to be sent when the turn ends.
+    fn spread(&mut self, bytes: &[u8]) {
+        let common = self.arena.common(Bytes::copy_from_slice(bytes));
+        for slot in 0..self.connections.len() {
+            let (connection, arena) = (&mut self.connections[slot], &mut self.arena);
+            if connection.socket.is_some() && !connection.ended {
+                let queue = connection.outgoing.get_or_insert_with(|| arena.queue());
+                queue.push_common(common.clone());
+                self.touch(slot);
+            }
         }
     }
 
