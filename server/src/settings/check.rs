@@ -362,8 +362,32 @@ fn of_routes(settings: &Settings) -> Vec<Finding> {
             warnings.map(|(key, _, why)| Finding::warning(route.place(key), why.to_owned()));
         findings.extend(warnings);
     }
+    findings.extend(of_topics_in_each_other(settings));
     findings.extend(of_paths_without_a_route(settings));
     findings
+}
+
+/// Routes of which one's topics are among those of the other. With the same prefix that is meant: a
+/// path for those who publish, say, and another for those who read.
+fn of_topics_in_each_other(settings: &Settings) -> Vec<Finding> {
+    let all = || {
+        settings
+            .routes
+            .iter()
+            .filter(|it| it.application == "topics")
+    };
+    let findings = all().filter_map(|inner| {
+        let prefix = &inner.topic_prefix;
+        let mut others = all().map(|it| (&it.path, &it.topic_prefix));
+        let (path, outer) = others.find(|it| it.1 != prefix && prefix.starts_with(&**it.1))?;
+        let sentence = format!(
+            "topic_prefix is '{prefix}', which begins with '{outer}' of {path}: who connects there \
+             hears these topics as well, and publishes to them if clients may; give that route a \
+             prefix of its own"
+        );
+        Some(Finding::warning(inner.place("topic_prefix"), sentence))
+    });
+    findings.collect()
 }
 
 /// Origins of paths at which nothing is served.
