@@ -40,6 +40,13 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// To which connection.
+    pub const fn connection(&self) -> ConnId {
+        match self {
+            Self::Send(id, _) | Self::Close(id, ..) => *id,
+        }
+    }
+
     fn held_bytes(&self) -> usize {
         size_of::<Self>()
             + match self {

@@ -214,6 +214,13 @@ impl Budget {
         self.spent_ns + self.estimated_ns - self.share_began_ns >= SHARE_NS
     }
 
+    /// Whether the turn has cost what it may, and what began last has had a share at least,
+    /// whatever was before it.
+    #[inline]
+    pub const fn is_time_up(&self) -> bool {
+        self.is_turn_over() && self.is_share_over()
+    }
+
     /// Whether the turn has cost what it may.
     #[inline]
     pub const fn is_turn_over(&self) -> bool {

@@ -552,6 +552,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.commands_bytes + self.mailbox.held_bytes()
     }
 
+    /// Does what was asked for.
     fn carry_out(&mut self, command: Command) {
         match command {
             Command::Send(key, message) => {

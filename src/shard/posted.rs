@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Shard, service::Service};
 use crate::{
-    conn::Key,
+    conn::{ConnId, Key},
     proto::{SendError, message::Outgoing},
     ring::Ring,
 };
@@ -19,13 +19,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut sent = Err(SendError::Closed);
         self.with_conn(key, |_, conn| sent = conn.send(message));
         if let Err(error) = sent {
-            self.tell_of_dropped(key, error);
+            self.tell_of_dropped(self.id_of(key), error);
         }
     }
 
-    fn tell_of_dropped(&mut self, key: Key, error: SendError) {
+    /// Tells the service that a message for this connection was dropped.
+    pub(super) fn tell_of_dropped(&mut self, id: ConnId, error: SendError) {
         self.shared.counts.handle_sends_dropped += 1;
-        let id = self.id_of(key);
         let service = &mut self.service;
         let told = catch_unwind(AssertUnwindSafe(|| service.on_send_failed(id, error)));
         if told.is_err() {

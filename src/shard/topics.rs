@@ -21,7 +21,6 @@ use std::{
     collections::VecDeque,
     hash::{BuildHasher, RandomState},
     mem,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
@@ -207,8 +206,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             // Patterns and backlogs cost what nobody can estimate.
             let pace = self.budget.look(self.ring.now());
             self.keep_pace(pace);
-            // A share at least, whatever the turn has cost before.
-            is_over |= self.budget.is_turn_over() && self.budget.is_share_over();
+            is_over |= self.budget.is_time_up();
         }
         self.hand_over();
         // What has come meanwhile was told of once, and nobody tells again.
@@ -220,44 +218,26 @@ impl<R: Ring, S: Service> Shard<R, S> {
     /// As much as a turn has time for; the next one goes on.
     fn carry_out_effects(&mut self) {
         self.budget.begin_share();
-        while !(self.budget.is_turn_over() && self.budget.is_share_over())
+        while !self.budget.is_time_up()
             && let Some(effect) = self.shared.asked.pop_effect()
         {
             self.budget.charge(cost::COMMAND_NS);
             self.look_at_budget();
-            match effect {
-                Effect::Send(id, message) if id.shard() == self.id => {
-                    self.send_posted(id.key(), message);
-                }
-                Effect::Close(id, code, reason) if id.shard() == self.id => {
-                    self.with_conn(id.key(), |_, conn| {
-                        let _ = conn.close(code, &reason);
-                    });
-                }
-                effect => self.post_effect(effect),
+            let id = effect.connection();
+            if id.shard() == self.id {
+                self.carry_out(effect.into());
+            } else {
+                self.post_effect(id, effect);
             }
         }
     }
 
     /// What is to be done on another shard goes into its mailbox.
-    fn post_effect(&mut self, effect: Effect) {
-        let id = match &effect {
-            Effect::Send(id, _) | Effect::Close(id, ..) => *id,
-        };
+    fn post_effect(&mut self, id: ConnId, effect: Effect) {
         let exchange = self.distribution.exchange.as_ref();
         let posted = exchange.is_some_and(|exchange| exchange.post(id.shard(), effect.into()));
         if !posted {
-            self.tell_of_dropped_send(id, SendError::QueueFull);
-        }
-    }
-
-    fn tell_of_dropped_send(&mut self, id: ConnId, error: SendError) {
-        self.shared.counts.handle_sends_dropped += 1;
-        let service = &mut self.service;
-        let told = catch_unwind(AssertUnwindSafe(|| service.on_send_failed(id, error)));
-        if told.is_err() {
-            self.shared.counts.service_panics += 1;
-            tracing::error!(shard = self.id, connection = %id, "on_send_failed panicked");
+            self.tell_of_dropped(id, SendError::QueueFull);
         }
     }
 
@@ -356,7 +336,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let topic = &first.topic;
         // Nobody can subscribe while they are queued: no service is called.
         let mut table = mem::take(&mut self.shared.asked.table);
-        if !table.has_any(topic) {
+        if !table.find(topic) {
             self.shared.asked.table = table;
             return;
         }
@@ -367,7 +347,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut too_slow = Vec::new();
         let mut queued = Queued::default();
         let mut subscribers = 0;
-        table.each(topic, |place| {
+        table.each_found(|place| {
             subscribers += 1;
             let Some(key) = self.slab.key_at(place) else {
                 return;
@@ -399,31 +379,31 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     fn delivery(&self, first: &Publication, run: &[Publication]) -> Delivery {
         let arena = &self.shared.arena;
-        let messages: Vec<_> = run
-            .iter()
-            .map(|publication| Delivered {
-                frame: arena.common(publication.frame.bytes().clone()),
-                outgoing: publication.frame.outgoing(),
-                key: self
-                    .distribution
-                    .keys
-                    .hash_one((&publication.topic, &publication.key)),
-                payload_len: publication.frame.payload_len(),
-            })
-            .collect();
+        let options = self.shared.asked.rules.of(&first.topic);
+        let keys = &self.distribution.keys;
+        let messages = run.iter().map(|publication| Delivered {
+            frame: arena.common(publication.frame.bytes().clone()),
+            outgoing: publication.frame.outgoing(),
+            key: match options.slow {
+                SlowPolicy::Conflate => keys.hash_one((&publication.topic, &publication.key)),
+                // Nobody asks for it.
+                _ => 0,
+            },
+            payload_len: publication.frame.payload_len(),
+        });
+        let messages: Vec<_> = messages.collect();
         let whole = match &messages[..] {
             [message] => message.frame.clone(),
             all => {
-                let frames = all.iter().flat_map(|message| message.frame.bytes());
-                let frames: Vec<u8> = frames.copied().collect();
-                arena.common(frames.into())
+                let frames: Vec<_> = all.iter().map(|message| message.frame.bytes()).collect();
+                arena.common(frames.concat().into())
             }
         };
         Delivery {
             payload_bytes: messages.iter().map(|message| message.payload_len).sum(),
             whole,
             messages,
-            options: self.shared.asked.rules.of(&first.topic),
+            options,
             except: first
                 .except
                 .filter(|id| id.shard() == self.id)
@@ -606,7 +586,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
                 self.settle(key);
             }
             self.look_at_budget();
-            if self.budget.is_turn_over() && self.budget.is_share_over() {
+            if self.budget.is_time_up() {
                 break;
             }
         }

@@ -326,35 +326,34 @@ impl Table {
         Some((pattern, reach))
     }
 
-    /// Whether anybody subscribes to this name.
-    pub fn has_any(&self, name: &[u8]) -> bool {
-        self.tree.has_match(name)
+    /// Looks who subscribes to this name, for [`each_found`](Self::each_found). Returns whether
+    /// anybody does.
+    pub fn find(&mut self, name: &[u8]) -> bool {
+        self.found.clear();
+        self.tree.matches(name, |&set| self.found.push(set));
+        !self.found.is_empty()
     }
 
-    /// Calls `found` with each place that subscribes to this name, once.
-    pub fn each(&mut self, name: &[u8], mut found: impl FnMut(u32)) {
-        let mut sets = std::mem::take(&mut self.found);
-        sets.clear();
-        self.tree.matches(name, |&set| sets.push(set));
-        if let [set] = sets[..] {
+    /// Calls `found` with each place that was found, once.
+    pub fn each_found(&mut self, mut found: impl FnMut(u32)) {
+        if let [set] = self.found[..] {
             for member in &self.sets[set as usize].members {
                 found(member.place);
             }
-        } else if !sets.is_empty() {
-            self.each_of(&sets, found);
+        } else {
+            self.each_of_several(found);
         }
-        self.found = sets;
     }
 
-    /// As [`each`](Self::each), of several sets: who is in more than one of them is met once.
-    fn each_of(&mut self, sets: &[u32], mut found: impl FnMut(u32)) {
+    /// The same, of several sets: who is in more than one of them is met once.
+    fn each_of_several(&mut self, mut found: impl FnMut(u32)) {
         self.walks = self.walks.wrapping_add(1);
         if self.walks == 0 {
             self.met.fill(0);
             self.walks = 1;
         }
         self.met.resize(self.firsts.len(), 0);
-        for &set in sets {
+        for &set in &self.found {
             for &Member { place, .. } in &self.sets[set as usize].members {
                 let met = &mut self.met[place as usize];
                 if std::mem::replace(met, self.walks) != self.walks {
@@ -385,7 +384,9 @@ mod tests {
 
     fn of(table: &mut Table, name: &str) -> Vec<u32> {
         let mut places = Vec::new();
-        table.each(name.as_bytes(), |place| places.push(place));
+        if table.find(name.as_bytes()) {
+            table.each_found(|place| places.push(place));
+        }
         places.sort_unstable();
         places
     }
