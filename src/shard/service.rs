@@ -108,7 +108,10 @@ pub trait Service {
     /// }
     /// ```
     #[inline]
-    fn tally(state: &mut Self::State) -> Option<&mut Tally> {
+    fn tally(state: &mut Self::State) -> Option<&mut Tally>
+    where
+        Self: Sized,
+    {
         let _ = state;
         None
     }

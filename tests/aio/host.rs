@@ -1,13 +1,17 @@
 //! A server and raw peers for the tests.
 
 use std::{
+    any::Any,
     future::Future,
     io::{Read, Write},
     net::TcpStream,
+    pin::Pin,
     time::{Duration, Instant},
 };
 
-use ringwire::{Config, RingKind, Snapshot, aio};
+use ringwire::{
+    Answer, Config, HttpReply, Refusal, Remote, Request, RingKind, Snapshot, Upgrade, aio,
+};
 
 pub const WAIT: Duration = Duration::from_secs(10);
 
@@ -36,20 +40,92 @@ pub const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
       Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
+/// Any handler. All tests have servers of this one type: each type more would have an engine of its
+/// own, on both runtimes, and their code takes seconds to build.
+struct Erased(Box<dyn Erase + Send + Sync>);
+
+trait Erase {
+    fn on_handshake(
+        &self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<Box<dyn Any>, Refusal>;
+
+    fn on_http(&self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal>;
+
+    fn serve(
+        &self,
+        socket: aio::WebSocket,
+        state: Box<dyn Any>,
+    ) -> Pin<Box<dyn Future<Output = ()> + '_>>;
+}
+
+impl<H: aio::Handler<State: 'static>> Erase for H {
+    fn on_handshake(
+        &self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<Box<dyn Any>, Refusal> {
+        Ok(Box::new(aio::Handler::on_handshake(
+            self, upgrade, peer, answer,
+        )?))
+    }
+
+    fn on_http(&self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
+        aio::Handler::on_http(self, request, peer)
+    }
+
+    fn serve(
+        &self,
+        socket: aio::WebSocket,
+        state: Box<dyn Any>,
+    ) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+        let state = state.downcast().expect("what the handler has found out");
+        Box::pin(aio::Handler::serve(self, socket, *state))
+    }
+}
+
+impl aio::Handler for Erased {
+    type State = Option<Box<dyn Any>>;
+
+    fn on_handshake(
+        &self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<Self::State, Refusal> {
+        self.0.on_handshake(upgrade, peer, answer).map(Some)
+    }
+
+    fn on_http(&self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
+        self.0.on_http(request, peer)
+    }
+
+    async fn serve(&self, socket: aio::WebSocket, state: Self::State) {
+        let state = state.expect("it comes from the handshake");
+        self.0.serve(socket, state).await;
+    }
+}
+
 /// A server on one thread, stopped and joined at the end.
 pub struct Host {
     server: Option<aio::Server>,
 }
 
 impl Host {
-    pub fn new<H: aio::Handler + Send + Sync>(config: Config, handler: H) -> Self {
+    pub fn new<H>(config: Config, handler: H) -> Self
+    where
+        H: aio::Handler<State: 'static> + Send + Sync,
+    {
         let server = aio::Server::builder()
             .listen("127.0.0.1:0")
             .threads(1)
             .pinned(false)
             .ring(ring())
             .config(config)
-            .start(handler)
+            .start(Erased(Box::new(handler)))
             .unwrap();
         assert_eq!(server.ring(), ring());
         Self {

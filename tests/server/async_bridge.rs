@@ -30,6 +30,8 @@ struct Asking {
     opened: mpsc::Sender<ConnId>,
 }
 
+crate::host::boxed!(Asking);
+
 impl Service for Asking {
     type State = ();
 

@@ -138,6 +138,8 @@ struct Pusher {
     accepted: Arc<Mutex<Vec<(usize, SendStatus)>>>,
 }
 
+crate::host::boxed!(Pusher);
+
 impl Service for Pusher {
     type State = ();
 

@@ -116,6 +116,8 @@ fn resident_bytes() -> usize {
 /// Counts what comes, and says so.
 struct Counting;
 
+crate::host::boxed!(Counting);
+
 impl Service for Counting {
     type State = ();
 
@@ -500,6 +502,8 @@ fn memory_for_windows_is_bounded_and_counted(engine: Engine) {
 #[derive(Default)]
 struct Careful;
 
+crate::host::boxed!(Careful);
+
 impl Service for Careful {
     type State = ();
 
@@ -538,6 +542,8 @@ fn a_service_may_refuse_compression() {
 fn a_payload_for_many_connections_reaches_all_of_them() {
     let text = "to whom it may concern, ".repeat(100);
     struct Noting(Arc<Mutex<Vec<ConnId>>>);
+    crate::host::boxed!(Noting);
+
     impl Service for Noting {
         type State = ();
 

@@ -15,7 +15,7 @@ use ringwire::{
 use crate::{
     common::{BINARY, PATIENCE, Peer, TEXT},
     guard::guarded,
-    host::{Engine, Host, config, host},
+    host::{Engine, Host, Hosted, config, host},
     peer::{CLOSE, close_payload, until},
 };
 
@@ -31,6 +31,8 @@ struct Office {
     opened: mpsc::Receiver<ConnId>,
     gate: mpsc::Sender<()>,
 }
+
+crate::host::boxed!(Porter);
 
 impl Service for Porter {
     type State = ();
@@ -254,7 +256,10 @@ fn server(config: Config) -> (Server, Office) {
     let (porter, office) = office();
     let builder = crate::host::builder().listen("127.0.0.1:0").shards(2);
     let server = builder.pinned(false).config(config);
-    (server.start(move |_| porter.clone()).unwrap(), office)
+    (
+        server.start(move |_| porter.clone().hosted()).unwrap(),
+        office,
+    )
 }
 
 const CONNECTIONS: usize = 200;
@@ -307,6 +312,8 @@ struct Complaining {
     opened: mpsc::Sender<ConnId>,
     dropped: mpsc::Sender<(ConnId, SendError)>,
 }
+
+crate::host::boxed!(Complaining);
 
 impl Service for Complaining {
     type State = ();

@@ -23,6 +23,7 @@ use ringwire::{
     Refusal, Remote, Request, RingKind, SendError, Server, Service, Snapshot, Turn, Upgrade,
     conn::{counts::Stats, farewell::Drain},
     ring::{Epoll, Ring, RingOptions, Uring, socket::Listener},
+    service::{Echo, Gate},
     shard::{
         Shard,
         mailbox::{Command, Postbox},
@@ -158,6 +159,97 @@ impl Log {
 /// The path of the neighbour.
 const NEIGHBOUR: &str = "/neighbour";
 
+/// A service as a host has it.
+pub trait Hosted {
+    /// All but the echo are of one type: each type more would have shards of its own, on every
+    /// ring, and their code takes seconds to build.
+    type As: Service + 'static;
+
+    fn hosted(self) -> Self::As;
+}
+
+impl Hosted for Echo {
+    type As = Self;
+
+    fn hosted(self) -> Self {
+        self
+    }
+}
+
+impl Hosted for Gate<Echo> {
+    type As = Self;
+
+    fn hosted(self) -> Self {
+        self
+    }
+}
+
+/// Any service that keeps nothing for its connections.
+pub struct Boxed(pub Box<dyn Service<State = ()>>);
+
+/// Has a host keep a service in a box.
+macro_rules! boxed {
+    ($service:ty) => {
+        impl $crate::host::Hosted for $service {
+            type As = $crate::host::Boxed;
+
+            fn hosted(self) -> Self::As {
+                $crate::host::Boxed(Box::new(self))
+            }
+        }
+    };
+}
+pub(crate) use boxed;
+
+impl Service for Boxed {
+    type State = ();
+
+    fn on_handshake(
+        &mut self,
+        upgrade: &Upgrade<'_>,
+        peer: Remote<'_>,
+        answer: &mut Answer,
+    ) -> Result<(), Refusal> {
+        self.0.on_handshake(upgrade, peer, answer)
+    }
+
+    fn on_http(&mut self, request: &Request<'_>, peer: Remote<'_>) -> Result<HttpReply, Refusal> {
+        self.0.on_http(request, peer)
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
+        self.0.on_open(conn);
+    }
+
+    fn on_message(&mut self, conn: &mut Conn<'_, ()>, message: Message<'_>) {
+        self.0.on_message(conn, message);
+    }
+
+    fn on_ping(&mut self, conn: &mut Conn<'_, ()>, payload: &[u8]) {
+        self.0.on_ping(conn, payload);
+    }
+
+    fn on_pong(&mut self, conn: &mut Conn<'_, ()>, payload: &[u8]) {
+        self.0.on_pong(conn, payload);
+    }
+
+    fn on_drain(&mut self, conn: &mut Conn<'_, ()>) {
+        self.0.on_drain(conn);
+    }
+
+    fn on_send_failed(&mut self, id: ConnId, error: SendError) {
+        self.0.on_send_failed(id, error);
+    }
+
+    fn on_stop(&mut self) {
+        self.0.on_stop();
+    }
+
+    fn on_close(&mut self, turn: &mut Turn<'_>, id: ConnId, (): (), cause: &CloseCause) {
+        self.0.on_close(turn, id, (), cause);
+    }
+}
+
 /// A service under watch: what it is told is written down, and the neighbour is kept from it.
 struct Watched<S> {
     inner: S,
@@ -270,6 +362,9 @@ enum Running {
     },
 }
 
+/// Makes the service of a shard: boxed, so that there is one kind of it for each service's type.
+type Make<S> = Box<dyn Fn() -> S + Send + Sync>;
+
 /// A running server with a neighbour on it.
 pub struct Host {
     running: Running,
@@ -284,7 +379,7 @@ pub struct Host {
 /// Runs `body` with a server, and sees to the server's end.
 pub fn host<S, F>(engine: Engine, config: Config, service: F, body: impl FnOnce(&Host))
 where
-    S: Service,
+    S: Hosted,
     F: Fn() -> S + Send + Sync + 'static,
 {
     host_at(engine, &["127.0.0.1:0"], config, service, body);
@@ -298,11 +393,12 @@ pub fn host_at<S, F>(
     service: F,
     body: impl FnOnce(&Host),
 ) where
-    S: Service,
+    S: Hosted,
     F: Fn() -> S + Send + Sync + 'static,
 {
     guarded(|| {
-        let host = Host::start(engine, listen, config, service);
+        let make: Make<S::As> = Box::new(move || service().hosted());
+        let host = Host::start(engine, listen, config, make);
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
             body(&host);
             host.dismiss_neighbour();
@@ -318,11 +414,12 @@ pub fn host_at<S, F>(
 }
 
 impl Host {
-    fn start<S, F>(engine: Engine, listen: &[&str], config: Config, service: F) -> Self
-    where
-        S: Service,
-        F: Fn() -> S + Send + Sync + 'static,
-    {
+    fn start<S: Service + 'static>(
+        engine: Engine,
+        listen: &[&str],
+        config: Config,
+        service: Make<S>,
+    ) -> Self {
         let log = Arc::new(Log::default());
         let watched = {
             let log = log.clone();
@@ -697,6 +794,8 @@ impl Obedient {
         self
     }
 }
+
+boxed!(Obedient);
 
 impl Service for Obedient {
     type State = ();

@@ -377,6 +377,8 @@ fn an_http_request_gets_the_page_and_head_no_body(engine: Engine) {
 /// A service whose pages are a panic.
 struct NoPages;
 
+crate::host::boxed!(NoPages);
+
 impl Service for NoPages {
     type State = ();
 
@@ -555,6 +557,8 @@ fn a_client_that_goes_away_in_its_head_is_no_connection(engine: Engine) {
 struct Doorman {
     seen: Arc<Mutex<Vec<String>>>,
 }
+
+crate::host::boxed!(Doorman);
 
 impl Service for Doorman {
     type State = ();

@@ -23,28 +23,26 @@ on_each_engine! {
 #[derive(Default)]
 struct Nervous {
     in_on_open: bool,
+    /// The connection that panics at its end.
+    at_the_end: Option<ConnId>,
 }
 
-/// For the connection that panics at its end.
-#[derive(Default)]
-struct Mood {
-    panics_at_the_end: bool,
-}
+crate::host::boxed!(Nervous);
 
 impl Service for Nervous {
-    type State = Mood;
+    type State = ();
 
-    fn on_open(&mut self, conn: &mut Conn<'_, Mood>) {
+    fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
         if self.in_on_open {
             conn.send("hello").unwrap();
             panic!("{ON_PURPOSE}: on_open");
         }
     }
 
-    fn on_message(&mut self, conn: &mut Conn<'_, Mood>, message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Conn<'_, ()>, message: Message<'_>) {
         match message.text() {
             Some("panic") => panic!("{ON_PURPOSE}: on_message"),
-            Some("panic at the end") => conn.state().panics_at_the_end = true,
+            Some("panic at the end") => self.at_the_end = Some(conn.id()),
             Some("close and panic") => {
                 conn.close(CloseCode::GOING_AWAY, "").unwrap();
                 panic!("{ON_PURPOSE}: after closing");
@@ -59,20 +57,20 @@ impl Service for Nervous {
         }
     }
 
-    fn on_ping(&mut self, _conn: &mut Conn<'_, Mood>, payload: &[u8]) {
+    fn on_ping(&mut self, _conn: &mut Conn<'_, ()>, payload: &[u8]) {
         assert!(payload != b"panic", "{ON_PURPOSE}: on_ping");
     }
 
-    fn on_pong(&mut self, _conn: &mut Conn<'_, Mood>, payload: &[u8]) {
+    fn on_pong(&mut self, _conn: &mut Conn<'_, ()>, payload: &[u8]) {
         assert!(payload != b"panic", "{ON_PURPOSE}: on_pong");
     }
 
-    fn on_drain(&mut self, _conn: &mut Conn<'_, Mood>) {
+    fn on_drain(&mut self, _conn: &mut Conn<'_, ()>) {
         panic!("{ON_PURPOSE}: on_drain");
     }
 
-    fn on_close(&mut self, _: &mut Turn<'_>, _id: ConnId, state: Mood, _cause: &CloseCause) {
-        assert!(!state.panics_at_the_end, "{ON_PURPOSE}: on_close");
+    fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, (): (), _cause: &CloseCause) {
+        assert!(self.at_the_end != Some(id), "{ON_PURPOSE}: on_close");
     }
 }
 
@@ -129,7 +127,10 @@ fn a_panic_in_on_message_leaves_no_message_buffer_behind(engine: Engine) {
 }
 
 fn a_panic_in_on_open_is_a_1011(engine: Engine) {
-    let service = || Nervous { in_on_open: true };
+    let service = || Nervous {
+        in_on_open: true,
+        at_the_end: None,
+    };
     host(engine, config(|_| {}), service, |host| {
         for frames in [&b""[..], &masked(TEXT, b"already here")] {
             let mut peer = host.connect();

@@ -26,6 +26,8 @@ const QUEUE_BYTES_MAX: usize = 3_000;
 /// Does what the first byte of a message says.
 struct Whims;
 
+crate::host::boxed!(Whims);
+
 impl Service for Whims {
     type State = ();
 

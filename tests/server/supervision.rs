@@ -15,7 +15,7 @@ use ringwire::{
 use crate::{
     common::{PATIENCE, Peer, TEXT, masked},
     guard::{ON_PURPOSE, guarded, server_threads},
-    host::config,
+    host::{Hosted, config},
     peer::{CLOSE, close_payload, until},
 };
 
@@ -46,12 +46,15 @@ fn kill(server: &Server, shard: u16) {
     handle.send(ConnId::new(shard, nobody), bomb).unwrap();
 }
 
-fn start<S: Service>(
+fn start<S: Hosted>(
     config: Config,
     service: impl Fn(u16) -> S + Send + Sync + 'static,
 ) -> Result<Server, StartError> {
     let builder = crate::host::builder().listen("127.0.0.1:0").shards(3);
-    builder.pinned(false).config(config).start(service)
+    builder
+        .pinned(false)
+        .config(config)
+        .start(move |shard| service(shard).hosted())
 }
 
 /// Sees a connection off whose shard has died, or whose server stops.
@@ -128,6 +131,8 @@ struct Stuck {
     shard: u16,
     held: Arc<Mutex<mpsc::Receiver<()>>>,
 }
+
+crate::host::boxed!(Stuck);
 
 impl Service for Stuck {
     type State = ();

@@ -26,6 +26,7 @@ use crate::{
     authority::{Authority, Wanted},
     common::{PATIENCE, Peer, TEXT, masked, request},
     guard::guarded,
+    host::Hosted,
     peer::until,
     tls_peer::TlsPeer,
 };
@@ -55,6 +56,8 @@ impl Noting {
         assert_eq!(*self.0.lock().unwrap(), expected);
     }
 }
+
+crate::host::boxed!(Noting);
 
 impl Service for Noting {
     type State = ();
@@ -114,7 +117,7 @@ impl Secured {
             .shards(1)
             .pinned(false)
             .config(config)
-            .start(move |_| service.clone())
+            .start(move |_| service.clone().hosted())
             .unwrap();
         Self {
             server,
@@ -466,6 +469,8 @@ struct Caller {
     to_send: Vec<u8>,
     opens: usize,
 }
+
+crate::host::boxed!(Caller);
 
 impl Service for Caller {
     type State = ();

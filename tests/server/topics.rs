@@ -11,7 +11,7 @@ use ringwire::{
 use crate::{
     common::{BINARY, Peer, TEXT},
     guard::guarded,
-    host::{Engine, builder, config, host, on_each_engine},
+    host::{Engine, Hosted, builder, config, host, on_each_engine},
     peer::{CLOSE, close_payload, until},
 };
 
@@ -19,6 +19,8 @@ use crate::{
 /// to all others, `@ID text` sends to one, `#ID` closes it.
 #[derive(Clone, Copy)]
 struct Desk;
+
+crate::host::boxed!(Desk);
 
 impl Service for Desk {
     type State = ();
@@ -317,7 +319,7 @@ fn beside_one_who_does_not_read(slow: SlowPolicy, messages: u32) -> (Vec<u32>, O
         options.backlog_messages_max = 8;
         let builder = builder().shards(2).listen("127.0.0.1:0");
         let server = builder.topic("numbers.*", options).unwrap();
-        let server = server.start(|_| Desk).unwrap();
+        let server = server.start(|_| Desk.hosted()).unwrap();
         let address = server.addresses()[0].clone();
         let mut idler = Peer::open(&address, "/");
         let mut reader = Peer::open(&address, "/");
@@ -395,7 +397,7 @@ fn who_does_not_read_is_closed_with_1013() {
 fn a_handle_is_told_when_nobody_can_take_more() {
     guarded(|| {
         let server = builder().shards(1).listen("127.0.0.1:0");
-        let server = server.start(|_| Desk).unwrap();
+        let server = server.start(|_| Desk.hosted()).unwrap();
         let handle = server.handle();
         let wrong = handle.publish("a.*", "text");
         assert_eq!(wrong, Err(PublishError::Topic(TopicError::Wildcard)));
