@@ -295,6 +295,10 @@ settings! {
     mailbox_messages_max: usize = 65_536, Count(1, 1 << 24), fixed;
     /// The most subscriptions to topics that one connection may have.
     topic_subscriptions_max: u32 = 1024, Count(0, u32::MAX as u64), live;
+    /// Bytes of messages that one shard keeps for who was away, of all topics that have it for a
+    /// home. With more, or when memory runs short, the topics that were not used for longest forget
+    /// theirs.
+    topic_history_bytes_max: usize = 64 << 20, Bytes(0, 1 << 40), live;
     /// Receive buffers of one shard, a power of two.
     recv_buffers: u16 = ring().recv_buffers, Count(1, 1 << 15), fixed;
     /// Bytes in each receive buffer.

@@ -50,7 +50,7 @@
 //! | [`proto`] | kernels | descriptors, clocks, threads |
 //! | [`tls`] | rustls, proto's [`Sink`](proto::Sink) | descriptors, clocks, threads |
 //! | `ring` | kernels, io_uring, epoll, libc | frames, connections, services |
-//! | [`topics`] | nothing of ours | connections, shards, the wire |
+//! | [`topics`] | proto, the ring's clock | connections, shards, the wire |
 //! | `conn` | proto, tls, topics, the ring's trait | threads, listeners, a concrete ring |
 //! | `shard` | conn, tls, topics, the ring's trait | concrete services, the command line |
 //! | [`service`] | [`Service`], [`Conn`], [`aio`], proto's vocabulary | ring, tokens, buffers |

@@ -5,13 +5,16 @@
 pub(crate) mod crew;
 
 use std::{
-    fmt, future, io, mem,
+    fmt, future,
+    hash::{BuildHasher, RandomState},
+    io, mem,
     num::NonZero,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
 
+use bytes::Bytes;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub(crate) use crew::Crew;
@@ -26,7 +29,8 @@ use crate::{
         farewell::Drain,
         proxied::Proxies,
         survey::{Seen, Survey, SurveyOrder, keep_best},
-        turn::{Publication, PublishError},
+        turn::PublishError,
+        wanted::{Asker, Publication, Request, Wanted},
     },
     proto::{CloseCode, SendError, endpoint::CLOSE_REASON_BYTES_MAX, message::Outgoing},
     ring::{
@@ -40,7 +44,11 @@ use crate::{
         service::Service,
     },
     tls::ServerTls,
-    topics::{TopicError, TopicOptions, rules::Rules},
+    topics::{
+        Recalled, Since, TopicError, TopicOptions,
+        name::{check_name, check_pattern},
+        rules::Rules,
+    },
 };
 
 /// Serves WebSocket on `address` with one shard for each processor until the process ends.
@@ -244,7 +252,8 @@ impl Builder {
         let shard_config = self.config.with_memory_for(shards);
         let door = Arc::new(Door::new(&shard_config));
         let proxies = Arc::new(self.proxies);
-        let exchange = Arc::new(Exchange::new(shards, *self.topics, shard_config.clone()));
+        let exchange = Exchange::new(shards, *self.topics, shard_config.clone(), epoch());
+        let exchange = Arc::new(exchange);
         let service = Arc::new(service);
         let ballot = Arc::new(Ballot::new(self.ring, shards));
         let (reports, reported) = mpsc::channel();
@@ -315,6 +324,11 @@ impl Builder {
             crew,
         })
     }
+}
+
+/// A number that no server before this one has had: at random, of 64 bits.
+fn epoch() -> u64 {
+    RandomState::new().hash_one(())
 }
 
 /// What a shard's thread tells whoever started it.
@@ -670,7 +684,52 @@ impl Handle {
         message: impl Into<Outgoing<'m>>,
     ) -> Result<(), PublishError> {
         let publication = Publication::new(topic.as_ref(), &message.into())?;
-        self.inner.exchange.publish(publication)
+        self.inner.exchange.ask(Wanted::Publish(publication))
+    }
+
+    /// Asks for messages of a topic that are kept
+    /// ([`history_messages_max`](TopicOptions::history_messages_max)). `tell` is called with them
+    /// on a shard's thread, where it must not wait; it is dropped uncalled if the server stops
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Topic`], [`PublishError::Full`], [`PublishError::Stopped`].
+    ///
+    /// ```no_run
+    /// use std::sync::mpsc;
+    /// use ringwire::{Handle, topics::Since};
+    ///
+    /// fn last_words(handle: &Handle) -> Option<String> {
+    ///     let (tell, told) = mpsc::channel();
+    ///     let sent = handle.recall("chat", Since::Last(1), move |recalled| {
+    ///         let _ = tell.send(recalled);
+    ///     });
+    ///     sent.ok()?;
+    ///     let recalled = told.recv().ok()?;
+    ///     let (_number, message) = recalled.messages().next()?;
+    ///     message.text().map(str::to_owned)
+    /// }
+    /// ```
+    pub fn recall(
+        &self,
+        topic: impl AsRef<[u8]>,
+        since: Since,
+        tell: impl FnOnce(Recalled) + Send + 'static,
+    ) -> Result<(), PublishError> {
+        let topic = topic.as_ref();
+        check_name(topic)?;
+        self.inner.exchange.ask(Wanted::Recall(Request {
+            topic: Bytes::copy_from_slice(topic),
+            since,
+            asker: Asker::Outside(Box::new(tell)),
+        }))
+    }
+
+    /// How many connections subscribe to exactly this topic or pattern, on all shards.
+    pub fn subscribers(&self, pattern: impl AsRef<[u8]>) -> usize {
+        let pattern = pattern.as_ref();
+        check_pattern(pattern).map_or(0, |reach| self.inner.exchange.members(pattern, reach))
     }
 
     /// Starts the closing handshake of a connection, with a reason of at most 123 bytes.

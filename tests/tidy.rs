@@ -47,10 +47,15 @@ const LAYERS: &[Layer] = &[
         may_use: &["proto"],
         except: &[],
     },
+    // It keeps frames, and knows their age.
     Layer {
         name: "topics",
-        may_use: &[],
-        except: &[],
+        may_use: &["proto", "ring"],
+        except: &[
+            ("ring::uring", CONCRETE_RING),
+            ("ring::Uring", CONCRETE_RING),
+            ("ring::sim", CONCRETE_RING),
+        ],
     },
     // Its defaults and bounds come from those who obey them.
     Layer {
@@ -91,7 +96,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "service",
-        may_use: &["proto", "aio", PUBLIC],
+        may_use: &["proto", "aio", "topics", PUBLIC],
         except: &[],
     },
 ];

@@ -176,6 +176,12 @@ counts! {
     topic_dropped_unsupported: Counter,
     /// Subscribers that were closed with 1013 because they read too slowly.
     topic_disconnects: Counter,
+    /// Subscribers that asked for earlier messages and got all of them.
+    topic_resumed: Counter,
+    /// Subscribers that asked for earlier messages, some of which are not kept any more.
+    topic_resumed_with_gap: Counter,
+    /// Bytes of messages that are kept for who was away.
+    topic_history_bytes: Gauge,
     /// Plain HTTP requests that were answered, with whatever status: a 404 is one, and a 426.
     http_requests: Counter,
     /// Messages received.

@@ -14,9 +14,12 @@
 
 use std::{fmt, ops::Range};
 
+use bytes::Bytes;
+
 use super::{
     CloseCause, ConnId, Link, Shared, Stage, Turn,
-    turn::{Publication, PublishError, SubscribeError},
+    turn::{PublishError, SubscribeError},
+    wanted::Publication,
 };
 use crate::{
     proto::{
@@ -25,6 +28,7 @@ use crate::{
         message::{Outgoing, OutgoingPayload},
     },
     ring::Time,
+    topics::Since,
 };
 
 /// One connection, lent to a service for one call.
@@ -358,9 +362,71 @@ impl<'a, T> Conn<'a, T> {
         self.shared.subscribe(self.id.key(), pattern.as_ref())
     }
 
+    /// Subscribes this connection to a topic that keeps messages
+    /// ([`history_messages_max`](crate::topics::TopicOptions::history_messages_max)), and has the
+    /// kept ones sent first that it does not have yet. What is published from then on follows them
+    /// without a gap.
+    ///
+    /// [`on_subscribed`](crate::Service::on_subscribed) is told before the first of them what
+    /// comes, and whether some are missing. Until then nothing of this topic is sent here. Asked
+    /// again, only the newest wish is answered.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe), [`SubscribeError::NoHistory`] where nothing is kept, and
+    /// [`TopicError::Wildcard`](crate::topics::TopicError) for a pattern: each topic has numbers of
+    /// its own.
+    ///
+    /// ```
+    /// use ringwire::{Conn, Message, Service, topics::{Resumed, Since}};
+    ///
+    /// /// Whoever says `since POSITION` or anything else gets what it has missed, or the last ten.
+    /// struct News;
+    ///
+    /// impl Service for News {
+    ///     type State = ();
+    ///
+    ///     fn on_message(&mut self, conn: &mut Conn<'_, ()>, message: Message<'_>) {
+    ///         let text = message.text().unwrap_or_default();
+    ///         let position = text.strip_prefix("since ").and_then(|it| it.parse().ok());
+    ///         let since = position.map_or(Since::Last(10), Since::After);
+    ///         let _ = conn.subscribe_since("news", since);
+    ///     }
+    ///
+    ///     fn on_subscribed(&mut self, conn: &mut Conn<'_, ()>, _: &[u8], resumed: &Resumed) {
+    ///         let gap = if resumed.is_whole { "" } else { ", and some were lost" };
+    ///         let _ = conn.send(format!("{} old ones follow{gap}", resumed.messages));
+    ///     }
+    /// }
+    /// ```
+    pub fn subscribe_since(
+        &mut self,
+        topic: impl AsRef<[u8]>,
+        since: Since,
+    ) -> Result<(), SubscribeError> {
+        if self.is_closing() {
+            return Err(SubscribeError::Closed);
+        }
+        let topic = topic.as_ref();
+        let ticket = self.shared.subscribe_since(self.id, topic, since)?;
+        let topic = Bytes::copy_from_slice(topic);
+        self.link.rare.listen(|it| it.await_topic(topic, ticket));
+        Ok(())
+    }
+
+    /// Whether messages of topics come to this connection as
+    /// [`Service::envelope`](crate::Service::envelope) puts them, with their position say. Without
+    /// it they come as they were published.
+    pub fn set_envelopes(&mut self, has_envelopes: bool) {
+        self.link.rare.listen(|it| it.has_envelopes = has_envelopes);
+    }
+
     /// Ends a subscription, to exactly this topic or pattern. Returns whether there was one. What
     /// was published before and waits for the peer to read still goes out.
     pub fn unsubscribe(&mut self, pattern: impl AsRef<[u8]>) -> bool {
+        if self.link.rare.listening().is_some() {
+            self.link.rare.listen(|it| it.forget(pattern.as_ref()));
+        }
         self.shared.unsubscribe(self.id.key(), pattern.as_ref())
     }
 

@@ -62,6 +62,10 @@ pub enum Mistake {
     ReversesRuns,
     /// What an inbox has no room for is forgotten.
     LosesFullInboxes,
+    /// Of earlier messages that are several, none is handed out.
+    ForgetsRecalled,
+    /// Whoever waits for earlier messages gets later ones meanwhile.
+    DeliversBeforeRecalled,
     /// Who has left is still subscribed.
     KeepsSubscriptions,
 }

@@ -38,6 +38,7 @@ pub mod farewell;
 pub mod handle;
 pub mod ledger;
 pub mod lending;
+pub mod listening;
 pub mod liveness;
 pub mod mistake;
 pub mod opening;
@@ -52,6 +53,7 @@ pub mod tally;
 pub mod token;
 pub mod turn;
 pub mod unread;
+pub mod wanted;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -65,6 +67,7 @@ use door::{Door, Ticket};
 pub use handle::Conn;
 use ledger::{Ledger, Pressure, SMALL_BYTES};
 use lending::Lending;
+use listening::Listening;
 use liveness::Watch;
 use mistake::Mistake;
 pub use opening::{ClientOpening, Opening};
@@ -615,6 +618,8 @@ struct RareParts {
     limits: Option<Box<Limits>>,
     /// Messages of topics that wait for the send in flight.
     backlog: Option<Box<Backlog>>,
+    /// What it has asked of its topics.
+    listening: Option<Box<Listening>>,
 }
 
 impl Rare {
@@ -710,8 +715,8 @@ impl Rare {
             let has_words = parts.tls.is_some() || parts.cause.is_some();
             let is_watched = parts.watch.is_some();
             let is_put_off = parts.unread.is_some() || parts.kernel_bytes > 0;
-            let is_plain = parts.limits.is_none() && parts.backlog.is_none();
-            !has_words && !is_watched && !is_put_off && is_plain
+            let is_plain = parts.limits.is_none() && parts.listening.is_none();
+            !has_words && !is_watched && !is_put_off && is_plain && parts.backlog.is_none()
         });
     }
 
@@ -724,7 +729,8 @@ impl Rare {
                 .map_or(0, |unread| unread.held_bytes());
             let tls = parts.tls.as_ref().map_or(0, Secure::held_bytes);
             let backlog = parts.backlog.as_ref().map_or(0, |it| it.held_bytes());
-            unread + tls + backlog + parts.kernel_bytes
+            let listening = parts.listening.as_ref().map_or(0, |it| it.held_bytes());
+            unread + tls + backlog + listening + parts.kernel_bytes
         })
     }
 
@@ -747,6 +753,31 @@ impl Rare {
             self.forget_if_empty();
         }
         backlog
+    }
+
+    /// Nothing of topics is sent any more.
+    pub fn forget_topics(&mut self) {
+        if let Some(parts) = &mut self.0 {
+            parts.backlog = None;
+            parts.listening = None;
+            self.forget_if_empty();
+        }
+    }
+
+    /// What it has asked of its topics, if anything.
+    #[inline]
+    pub fn listening(&self) -> Option<&Listening> {
+        self.0.as_ref()?.listening.as_deref()
+    }
+
+    /// Changes what it asks of its topics.
+    pub fn listen<T>(&mut self, change: impl FnOnce(&mut Listening) -> T) -> T {
+        let parts = self.0.get_or_insert_default();
+        let outcome = change(parts.listening.get_or_insert_default());
+        if parts.listening.take_if(|it| it.is_empty()).is_some() {
+            self.forget_if_empty();
+        }
+        outcome
     }
 
     /// Bytes that wait to be sent: those of topics, and records of TLS.

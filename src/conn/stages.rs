@@ -94,7 +94,7 @@ impl Link {
         // Under TLS the peer has its close_notify to send, which a socket that is closed would
         // answer with a reset.
         let lingers = self.rare.tls().is_some() && !self.stream_ended;
-        self.rare.take_backlog();
+        self.rare.forget_topics();
         self.stage = Stage::Finishing(if lingers { Ending::Linger } else { ending });
         true
     }

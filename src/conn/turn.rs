@@ -12,19 +12,20 @@ use std::{collections::VecDeque, fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{ConnId, Key, Shared, mistake::Mistake};
+use super::{
+    ConnId, Key, Shared,
+    mistake::Mistake,
+    wanted::{Asker, Publication, Request, Wanted},
+};
 use crate::{
     config::Config,
-    proto::{
-        CloseCode, SendError,
-        endpoint::CLOSE_REASON_BYTES_MAX,
-        message::{Frame, Outgoing},
-    },
+    proto::{CloseCode, SendError, endpoint::CLOSE_REASON_BYTES_MAX, message::Outgoing},
     ring::Time,
     topics::{
-        TopicError,
+        Since, TopicError,
+        history::Histories,
         interest::Interest,
-        name::{check_name, check_pattern},
+        name::{Reach, check_pattern},
         rules::Rules,
         table::{Joined, Left, Table},
     },
@@ -53,50 +54,6 @@ impl Effect {
                 Self::Send(_, message) => message.payload_len(),
                 Self::Close(_, _, reason) => reason.len(),
             }
-    }
-}
-
-/// A message for all who subscribe to a topic.
-#[derive(Clone, Debug)]
-pub struct Publication {
-    /// The topic.
-    pub topic: Bytes,
-    /// The message.
-    pub frame: Frame,
-    /// What may be replaced by it where the topic is conflated; its topic if it has none.
-    pub key: Option<Bytes>,
-    /// Who does not get it.
-    pub except: Option<ConnId>,
-    /// It goes to the other shards as well.
-    pub is_for_all: bool,
-}
-
-impl Publication {
-    /// One that goes to everybody.
-    ///
-    /// # Errors
-    ///
-    /// When that is not the name of a topic.
-    pub fn new(topic: &[u8], message: &Outgoing<'_>) -> Result<Self, TopicError> {
-        check_name(topic)?;
-        Ok(Self {
-            topic: Bytes::copy_from_slice(topic),
-            frame: Frame::new(message),
-            key: None,
-            except: None,
-            is_for_all: true,
-        })
-    }
-
-    /// Whether it goes to the same connections as another one.
-    pub fn is_for_those_of(&self, other: &Self) -> bool {
-        self.topic == other.topic && self.except == other.except
-    }
-
-    /// Bytes of memory that it takes.
-    pub fn held_bytes(&self) -> usize {
-        let key = self.key.as_ref().map_or(0, Bytes::len);
-        size_of::<Self>() + self.topic.len() + self.frame.bytes().len() + key
     }
 }
 
@@ -156,6 +113,11 @@ impl<T> Waiting<T> {
         self.all.iter().map(bytes).sum()
     }
 
+    /// All of them, the first one first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.all.iter()
+    }
+
     /// The first one, which stays.
     pub fn first(&self) -> Option<&T> {
         self.all.front()
@@ -180,12 +142,18 @@ const PUBLICATIONS_HIGH: usize = 64;
 pub struct Asked {
     /// What is to be done to connections.
     pub effects: Waiting<Effect>,
-    /// What was published and did not reach all yet.
-    pub publications: Waiting<Publication>,
+    /// What was published and did not reach all yet, and wishes for earlier messages.
+    pub wanted: Waiting<Wanted>,
+    /// What is kept of the topics that have this shard for a home.
+    pub histories: Histories,
+    /// How many wishes there were.
+    tickets: u32,
     /// Who has subscribed to what.
     pub table: Table,
     /// What of that others have to know.
     pub interest: Arc<Interest>,
+    /// The same of all shards, this one among them.
+    pub all_interests: Arc<[Arc<Interest>]>,
     /// How those are treated who read too slowly.
     pub rules: Arc<Rules>,
 }
@@ -194,21 +162,25 @@ impl Asked {
     /// Whether more was published than a turn delivers.
     #[inline]
     pub fn is_behind(&self) -> bool {
-        self.publications.len() > PUBLICATIONS_HIGH
+        self.wanted.len() > PUBLICATIONS_HIGH
     }
 
     /// Bytes of memory that it holds.
     #[inline]
     pub const fn held_bytes(&self) -> usize {
-        self.effects.bytes() + self.publications.bytes() + self.table.held_bytes()
+        self.effects.bytes()
+            + self.wanted.bytes()
+            + self.table.held_bytes()
+            + self.histories.held_bytes()
     }
 
     /// The same, from walking over everything.
     #[cfg(feature = "sim")]
     pub fn sum_bytes(&self) -> usize {
         let waiting = self.effects.sum(Effect::held_bytes);
-        let publications = self.publications.sum(Publication::held_bytes);
-        waiting + publications + self.table.sum_bytes()
+        let wanted = self.wanted.sum(Wanted::held_bytes);
+        let histories = self.histories.sum_bytes();
+        waiting + wanted + histories + self.table.sum_bytes()
     }
 
     /// The next thing that is to be done to a connection.
@@ -231,6 +203,10 @@ impl Asked {
 pub enum SubscribeError {
     /// The connection is closing.
     Closed,
+    /// The topic keeps no messages ([`history_messages_max`]).
+    ///
+    /// [`history_messages_max`]: crate::topics::TopicOptions::history_messages_max
+    NoHistory,
     /// There is no memory for it.
     NoMemory,
     /// It is no topic, and no pattern.
@@ -243,6 +219,7 @@ impl fmt::Display for SubscribeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("the connection is closing"),
+            Self::NoHistory => f.write_str("the topic keeps no earlier messages"),
             Self::NoMemory => f.write_str("there is no memory for a subscription"),
             Self::Topic(error) => error.fmt(f),
             Self::TooMany => f.write_str(
@@ -373,6 +350,15 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// How many connections subscribe to exactly this topic or pattern, on all shards.
+    pub fn subscribers(&self, pattern: impl AsRef<[u8]>) -> usize {
+        let pattern = pattern.as_ref();
+        let interests = &self.shared.asked.all_interests;
+        check_pattern(pattern).map_or(0, |reach| {
+            interests.iter().map(|it| it.members(pattern, reach)).sum()
+        })
+    }
+
     /// Sends a message to all who subscribe to a topic, on every shard.
     ///
     /// # Errors
@@ -406,13 +392,14 @@ impl Turn<'_> {
     }
 
     pub(super) fn put_publication(&mut self, publication: Publication) -> Result<(), PublishError> {
-        let bytes = publication.held_bytes();
-        let waiting = &self.shared.asked.publications;
+        let wanted = Wanted::Publish(publication);
+        let bytes = wanted.held_bytes();
+        let waiting = &self.shared.asked.wanted;
         if waiting.is_full(&self.shared.config) || self.shared.lacks_room(waiting.bytes(), bytes) {
             self.shared.counts.topic_publications_refused += 1;
             return Err(PublishError::Full);
         }
-        self.shared.asked.publications.push(publication, bytes);
+        self.shared.asked.wanted.push(wanted, bytes);
         self.shared.counts.topic_publications += 1;
         Ok(())
     }
@@ -445,9 +432,40 @@ impl Shared {
         let joined = table.join(key.slot, pattern, reach);
         let tells = !self.errs(Mistake::ForgetsInterest);
         if joined == Joined::First && tells {
-            self.asked.interest.begin(pattern, reach);
+            let members = self.asked.table.members(pattern, reach);
+            self.asked.interest.begin(pattern, reach, members);
         }
         Ok(joined != Joined::Again)
+    }
+
+    /// A connection subscribes to a topic whose messages are kept, and wants earlier ones first.
+    /// Returns which of its wishes it is.
+    pub(super) fn subscribe_since(
+        &mut self,
+        id: ConnId,
+        topic: &[u8],
+        since: Since,
+    ) -> Result<u32, SubscribeError> {
+        if check_pattern(topic)? == Reach::Several {
+            return Err(TopicError::Wildcard.into());
+        }
+        if !self.asked.rules.keeps(topic) {
+            return Err(SubscribeError::NoHistory);
+        }
+        let waiting = &self.asked.wanted;
+        if waiting.is_full(&self.config) || self.lacks_room(waiting.bytes(), topic.len()) {
+            return Err(SubscribeError::NoMemory);
+        }
+        self.subscribe(id.key(), topic)?;
+        self.asked.tickets = self.asked.tickets.wrapping_add(1);
+        let wanted = Wanted::Recall(Request {
+            topic: Bytes::copy_from_slice(topic),
+            since,
+            asker: Asker::Connection(id, self.asked.tickets),
+        });
+        let bytes = wanted.held_bytes();
+        self.asked.wanted.push(wanted, bytes);
+        Ok(self.asked.tickets)
     }
 
     /// A connection does not subscribe to it any more. Returns whether it had.

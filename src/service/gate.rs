@@ -5,7 +5,10 @@
 
 use crate::{
     Answer, CloseCause, Conn, ConnId, HandshakeError, HttpReply, Message, Refusal, Remote, Request,
-    SendError, Service, Tally, Turn, Upgrade, service::Origins,
+    SendError, Service, Tally, Turn, Upgrade,
+    proto::message::Outgoing,
+    service::Origins,
+    topics::{Published, Resumed},
 };
 
 /// A service with [`Origins`] before it: any service, without a change.
@@ -155,6 +158,16 @@ impl<S: Service> Service for Gate<S> {
     #[inline]
     fn on_send_failed(&mut self, id: ConnId, error: SendError) {
         self.service.on_send_failed(id, error);
+    }
+
+    #[inline]
+    fn on_subscribed(&mut self, conn: &mut Conn<'_, S::State>, topic: &[u8], resumed: &Resumed) {
+        self.service.on_subscribed(conn, topic, resumed);
+    }
+
+    #[inline]
+    fn envelope<'p>(&mut self, publication: &Published<'p>) -> Outgoing<'p> {
+        self.service.envelope(publication)
     }
 
     #[inline]

@@ -13,15 +13,21 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use super::mailbox::{Command, Postbox};
+use super::{
+    mailbox::{Command, Postbox},
+    parcel::{Carries, Parcel},
+};
 use crate::{
     config::Config,
-    conn::turn::{Publication, PublishError, Waiting},
-    topics::{interest::Interest, rules::Rules},
+    conn::{
+        turn::{PublishError, Waiting},
+        wanted::Wanted,
+    },
+    topics::{interest::Interest, name::Reach, rules::Rules},
 };
 
 /// All shards of a server, as each of them knows the others.
@@ -30,6 +36,19 @@ pub struct Exchange {
     members: Vec<Member>,
     rules: Arc<Rules>,
     config: Config,
+    /// What the next history is called.
+    epoch: AtomicU64,
+}
+
+/// What came of handing something over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handed {
+    /// Nothing is left.
+    All,
+    /// There was no room for all.
+    Full,
+    /// Nobody takes anything there any more.
+    Gone,
 }
 
 /// What others know of one shard.
@@ -39,6 +58,8 @@ struct Member {
     inbox: Mutex<Inbox>,
     /// Something is in the inbox: for its owner, who looks in every turn.
     has_mail: AtomicBool,
+    /// Its owner takes nothing out any more.
+    is_gone: AtomicBool,
     /// Bytes that it holds, likewise.
     bytes: AtomicUsize,
     /// To wake it; not there before it has started, when nobody has subscribed on it.
@@ -48,10 +69,12 @@ struct Member {
 #[derive(Debug, Default)]
 struct Inbox {
     /// From other shards, for the subscribers of this one.
-    arrived: Waiting<Publication>,
+    arrived: Waiting<Parcel>,
+    /// For this shard as the home of topics.
+    for_home: Waiting<Wanted>,
     /// From handles, for all subscribers. Apart: it waits for room in the inboxes of others, and
     /// what would make room there must not wait behind it.
-    posted: Waiting<Publication>,
+    posted: Waiting<Wanted>,
     /// Shards that have something for it and found it full.
     for_room: Vec<u16>,
     /// Its owner takes nothing out any more.
@@ -65,8 +88,9 @@ impl Member {
 
     /// Tells its owner what is in the inbox, under whose lock this is called.
     fn tell(&self, inbox: &Inbox) {
-        let is_empty = inbox.arrived.is_empty() && inbox.posted.is_empty();
-        let bytes = inbox.arrived.bytes() + inbox.posted.bytes();
+        let (arrived, for_home) = (&inbox.arrived, &inbox.for_home);
+        let is_empty = arrived.is_empty() && for_home.is_empty() && inbox.posted.is_empty();
+        let bytes = arrived.bytes() + for_home.bytes() + inbox.posted.bytes();
         self.bytes.store(bytes, Ordering::Relaxed);
         self.has_mail.store(!is_empty, Ordering::Release);
     }
@@ -79,9 +103,11 @@ impl Member {
 }
 
 impl Exchange {
-    /// For so many shards. The limits of mailboxes are those of inboxes.
-    pub fn new(shards: usize, rules: Rules, config: Config) -> Self {
+    /// For so many shards. The limits of mailboxes are those of inboxes. The histories of topics
+    /// are called by numbers from `epoch` on, which no server before this one has used.
+    pub fn new(shards: usize, rules: Rules, config: Config, epoch: u64) -> Self {
         Self {
+            epoch: AtomicU64::new(epoch),
             members: (0..shards).map(|_| Member::default()).collect(),
             rules: Arc::new(rules),
             config,
@@ -95,6 +121,11 @@ impl Exchange {
 
     fn member(&self, shard: u16) -> Option<&Member> {
         self.members.get(usize::from(shard))
+    }
+
+    /// What the subscribers of each shard want.
+    pub fn all_interests(&self) -> Arc<[Arc<Interest>]> {
+        self.members.iter().map(|it| it.interest.clone()).collect()
     }
 
     /// What the subscribers of a shard want.
@@ -120,11 +151,15 @@ impl Exchange {
         };
         let mut inbox = member.inbox();
         inbox.is_closed = true;
+        member.is_gone.store(true, Ordering::Release);
         inbox.arrived = Waiting::default();
+        // Who waits for an answer is told so by its end, which may run code that is not ours.
+        let for_home = mem::take(&mut inbox.for_home);
         inbox.posted = Waiting::default();
         member.tell(&inbox);
         let for_room = mem::take(&mut inbox.for_room);
         drop(inbox);
+        drop(for_home);
         self.wake_all(for_room);
     }
 
@@ -153,25 +188,38 @@ impl Exchange {
         }
     }
 
-    /// Puts into a shard's inbox what one shard has for it, as much as there is room for. Returns
-    /// whether nothing is left; otherwise that shard is woken when there is room.
-    pub fn hand_over(&self, from: u16, to: usize, leaving: &mut VecDeque<Publication>) -> bool {
+    /// Puts into a shard's inbox what one shard has for its subscribers, as much as there is room
+    /// for. If something is left, that shard is woken when there is room.
+    pub fn hand_over(&self, from: u16, to: usize, leaving: &mut VecDeque<Parcel>) -> Handed {
+        self.hand(from, to, leaving, |inbox| &mut inbox.arrived)
+    }
+
+    /// The same with what it has for that shard as the home of topics.
+    pub fn hand_home(&self, from: u16, to: usize, leaving: &mut VecDeque<Wanted>) -> Handed {
+        self.hand(from, to, leaving, |inbox| &mut inbox.for_home)
+    }
+
+    fn hand<T: Carries>(
+        &self,
+        from: u16,
+        to: usize,
+        leaving: &mut VecDeque<T>,
+        lane: impl Fn(&mut Inbox) -> &mut Waiting<T>,
+    ) -> Handed {
         let Some(member) = self.members.get(to) else {
-            leaving.clear();
-            return true;
+            return Handed::Gone;
         };
         let mut inbox = member.inbox();
         if inbox.is_closed {
-            // It has no subscribers any more.
-            leaving.clear();
-            return true;
+            return Handed::Gone;
         }
         let before = leaving.len();
-        while !inbox.arrived.is_full(&self.config)
-            && let Some(publication) = leaving.pop_front()
+        let lane = lane(&mut inbox);
+        while !lane.is_full(&self.config)
+            && let Some(parcel) = leaving.pop_front()
         {
-            let bytes = publication.held_bytes();
-            inbox.arrived.push(publication, bytes);
+            let bytes = parcel.held_bytes();
+            lane.push(parcel, bytes);
         }
         if !leaving.is_empty() && !inbox.for_room.contains(&from) {
             inbox.for_room.push(from);
@@ -181,17 +229,38 @@ impl Exchange {
         if leaving.len() < before {
             member.wake();
         }
-        leaving.is_empty()
+        match leaving.is_empty() {
+            true => Handed::All,
+            false => Handed::Full,
+        }
     }
 
-    /// Publishes from outside of all shards. All that goes to one topic goes by way of one shard,
-    /// so that it stays in its order.
+    /// The shard that gives messages of a topic their numbers and keeps them, unless it is gone.
+    pub fn home(&self, topic: &[u8]) -> Option<u16> {
+        let home = self.home_of(topic);
+        let is_there = |member: &&Member| !member.is_gone.load(Ordering::Acquire);
+        self.members.get(home).filter(is_there).map(|_| home as u16)
+    }
+
+    /// What a new history is called: as none before.
+    pub fn next_epoch(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How many connections subscribe to exactly this name or pattern, on all shards.
+    pub fn members(&self, pattern: &[u8], reach: Reach) -> usize {
+        let interests = self.members.iter().map(|member| &member.interest);
+        interests.map(|it| it.members(pattern, reach)).sum()
+    }
+
+    /// Asks something of a topic from outside of all shards. All that is asked of one topic goes by
+    /// way of one shard, so that it stays in its order.
     ///
     /// # Errors
     ///
     /// [`PublishError::Full`], [`PublishError::Stopped`].
-    pub fn publish(&self, publication: Publication) -> Result<(), PublishError> {
-        let home = self.home_of(&publication.topic);
+    pub fn ask(&self, wanted: Wanted) -> Result<(), PublishError> {
+        let home = self.home_of(wanted.topic());
         let (before, from_home) = self.members.split_at(home.min(self.members.len()));
         // One that has ended has given away all that it had: the next one takes its place.
         for member in from_home.iter().chain(before) {
@@ -202,8 +271,8 @@ impl Exchange {
             if inbox.posted.is_full(&self.config) {
                 return Err(PublishError::Full);
             }
-            let bytes = publication.held_bytes();
-            inbox.posted.push(publication, bytes);
+            let bytes = wanted.held_bytes();
+            inbox.posted.push(wanted, bytes);
             member.tell(&inbox);
             drop(inbox);
             member.wake();
@@ -231,12 +300,21 @@ impl Exchange {
 
     /// Takes what other shards have put into a shard's inbox, and wakes those who wait for room in
     /// it.
-    pub fn take_arrived(&self, shard: u16) -> Waiting<Publication> {
+    pub fn take_arrived(&self, shard: u16) -> Waiting<Parcel> {
+        self.take(shard, |inbox| &mut inbox.arrived)
+    }
+
+    /// Takes what is there for the shard as the home of topics, likewise.
+    pub fn take_for_home(&self, shard: u16) -> Waiting<Wanted> {
+        self.take(shard, |inbox| &mut inbox.for_home)
+    }
+
+    fn take<T>(&self, shard: u16, lane: impl Fn(&mut Inbox) -> &mut Waiting<T>) -> Waiting<T> {
         let Some(member) = self.member(shard) else {
             return Waiting::default();
         };
         let mut inbox = member.inbox();
-        let taken = mem::take(&mut inbox.arrived);
+        let taken = mem::take(lane(&mut inbox));
         let for_room = mem::take(&mut inbox.for_room);
         member.tell(&inbox);
         drop(inbox);
@@ -245,7 +323,7 @@ impl Exchange {
     }
 
     /// Takes what handles have put there.
-    pub fn take_posted(&self, shard: u16) -> Waiting<Publication> {
+    pub fn take_posted(&self, shard: u16) -> Waiting<Wanted> {
         let Some(member) = self.member(shard) else {
             return Waiting::default();
         };
@@ -267,7 +345,9 @@ impl Exchange {
     pub fn sum_bytes(&self, shard: u16) -> usize {
         let sum = |member: &Member| {
             let inbox = member.inbox();
-            inbox.arrived.sum(Publication::held_bytes) + inbox.posted.sum(Publication::held_bytes)
+            let posted = inbox.posted.sum(Wanted::held_bytes);
+            let for_home = inbox.for_home.sum(Wanted::held_bytes);
+            inbox.arrived.sum(Parcel::held_bytes) + for_home + posted
         };
         self.member(shard).map_or(0, sum)
     }
@@ -276,14 +356,20 @@ impl Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conn::wanted::Publication;
 
-    fn publication(topic: &str, text: &str) -> Publication {
+    fn publication(topic: &str, text: &str) -> Wanted {
+        Wanted::Publish(message(topic, text))
+    }
+
+    fn message(topic: &str, text: &str) -> Publication {
         Publication::new(topic.as_bytes(), &text.into()).unwrap()
     }
 
-    fn texts(mut waiting: Waiting<Publication>) -> Vec<String> {
+    fn texts<T: Carries>(mut waiting: Waiting<T>) -> Vec<String> {
         let mut texts = Vec::new();
-        while let Some(publication) = waiting.pop(Publication::held_bytes) {
+        while let Some(parcel) = waiting.pop(T::held_bytes) {
+            let publication = parcel.into_publication().unwrap();
             texts.push(publication.frame.message().text().unwrap().to_owned());
         }
         texts
@@ -298,51 +384,53 @@ mod tests {
 
     #[test]
     fn a_full_inbox_takes_no_more_and_nothing_is_lost() {
-        let exchange = Exchange::new(2, Rules::default(), small());
+        let exchange = Exchange::new(2, Rules::default(), small(), 1);
         let mut leaving: VecDeque<_> = ["1", "2", "3", "4", "5"]
-            .map(|text| publication("a", text))
+            .map(|text| Parcel::Message(message("a", text)))
             .into();
-        assert!(!exchange.hand_over(0, 1, &mut leaving));
+        assert_eq!(exchange.hand_over(0, 1, &mut leaving), Handed::Full);
         assert_eq!(leaving.len(), 2);
         assert!(exchange.has_mail(1) && !exchange.has_mail(0));
         assert_eq!(texts(exchange.take_arrived(1)), ["1", "2", "3"]);
         assert!(!exchange.has_mail(1));
-        assert!(exchange.hand_over(0, 1, &mut leaving));
+        assert_eq!(exchange.hand_over(0, 1, &mut leaving), Handed::All);
         assert_eq!(texts(exchange.take_arrived(1)), ["4", "5"]);
         exchange.leave(1);
-        let mut leaving = VecDeque::from([publication("a", "6")]);
-        assert!(exchange.hand_over(0, 1, &mut leaving) && leaving.is_empty());
+        let mut leaving = VecDeque::from([Parcel::Message(message("a", "6"))]);
+        assert_eq!(exchange.hand_over(0, 1, &mut leaving), Handed::Gone);
         assert_eq!(exchange.held_bytes(1), 0);
     }
 
     #[test]
     fn what_comes_from_outside_has_one_way_for_each_topic() {
-        let exchange = Exchange::new(4, Rules::default(), small());
+        let exchange = Exchange::new(4, Rules::default(), small(), 1);
         for text in ["1", "2", "3"] {
-            assert_eq!(exchange.publish(publication("a.b", text)), Ok(()));
+            assert_eq!(exchange.ask(publication("a.b", text)), Ok(()));
         }
-        let refused = exchange.publish(publication("a.b", "4"));
+        let refused = exchange.ask(publication("a.b", "4"));
         assert_eq!(refused, Err(PublishError::Full));
         let with_mail: Vec<u16> = (0..4).filter(|&shard| exchange.has_mail(shard)).collect();
         assert_eq!(with_mail.len(), 1);
         assert_eq!(texts(exchange.take_posted(with_mail[0])), ["1", "2", "3"]);
         exchange.leave(with_mail[0]);
-        assert_eq!(exchange.publish(publication("a.b", "5")), Ok(()));
+        assert_eq!(exchange.ask(publication("a.b", "5")), Ok(()));
         let with_mail: Vec<u16> = (0..4).filter(|&shard| exchange.has_mail(shard)).collect();
         assert_eq!(with_mail.len(), 1, "the next one");
         for shard in 0..4 {
             exchange.leave(shard);
         }
-        let refused = exchange.publish(publication("a.b", "6"));
+        let refused = exchange.ask(publication("a.b", "6"));
         assert_eq!(refused, Err(PublishError::Stopped));
     }
 
     #[test]
     fn only_those_who_want_a_topic_are_named() {
-        let exchange = Exchange::new(3, Rules::default(), small());
+        let exchange = Exchange::new(3, Rules::default(), small(), 1);
         let reach = crate::topics::name::check_pattern(b"a.*").unwrap();
         for shard in [0, 2] {
-            exchange.interest(shard).begin(b"a.*", reach);
+            exchange
+                .interest(shard)
+                .begin(b"a.*", reach, Arc::default());
         }
         let wanting = |own, topic: &[u8]| {
             let mut found = Vec::new();

@@ -30,9 +30,11 @@ pub mod check;
 mod dial;
 mod dispatch;
 pub mod exchange;
+mod homes;
 pub mod mailbox;
 mod opening;
 mod operations;
+pub mod parcel;
 mod posted;
 mod relief;
 mod rota;
@@ -387,6 +389,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.measure_turn();
         let subscriptions = self.shared.asked.table.subscriptions();
         self.shared.counts.topic_subscriptions = subscriptions as u64;
+        let history_bytes = self.shared.asked.histories.held_bytes();
+        self.shared.counts.topic_history_bytes = history_bytes as u64;
         self.shared.stats.publish(
             &self.shared.counts,
             self.slab.len(),

@@ -7,7 +7,9 @@ use crate::{
     proto::{
         Message, SendError,
         handshake::{Answer, HandshakeError, HttpReply, Refusal, Request, Upgrade},
+        message::Outgoing,
     },
+    topics::{Published, Resumed},
 };
 
 /// An application: what it does when something happens on one of its connections.
@@ -114,6 +116,20 @@ pub trait Service {
     {
         let _ = state;
         None
+    }
+
+    /// A subscription with a wish for earlier messages
+    /// ([`subscribe_since`](Conn::subscribe_since)) has begun. They follow, and then those that are
+    /// published from now on; what is sent here goes out before them.
+    fn on_subscribed(&mut self, conn: &mut Conn<'_, Self::State>, topic: &[u8], resumed: &Resumed) {
+        let _ = (conn, topic, resumed);
+    }
+
+    /// What a message of a topic looks like to the connections that have asked for it by
+    /// [`set_envelopes`](Conn::set_envelopes). Called once on each shard for all of them, and only
+    /// where there are some.
+    fn envelope<'p>(&mut self, publication: &Published<'p>) -> Outgoing<'p> {
+        publication.message.into()
     }
 
     /// The shard is about to stop: no connection is accepted any more, and those that are open are

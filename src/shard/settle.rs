@@ -206,7 +206,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
         let connecting = matches!(link.stage, Stage::Connecting(_));
         link.stage = Stage::Stopping;
-        link.rare.take_backlog();
+        link.rare.forget_topics();
         self.wheel.clear(key.slot);
         if connecting && !link.cancelling {
             link.cancelling = true;

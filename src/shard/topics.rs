@@ -12,6 +12,8 @@
 //!           that has subscribers           with all that came meanwhile
 //! ```
 //!
+//! Where messages of a topic are kept, they go by way of its home (`homes`).
+//!
 //! Queueing is cheap and sending is not: a message is queued for all of its subscribers at once,
 //! and the sends are divided over as many turns as their cost needs, with a turn of everybody
 //! else's between them. What comes until then goes out in the same send. So the more is published,
@@ -21,36 +23,55 @@ use std::{
     collections::VecDeque,
     hash::{BuildHasher, RandomState},
     mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
-use super::{Shard, budget::cost, exchange::Exchange, service::Service};
+use super::{
+    Shard,
+    budget::cost,
+    exchange::{Exchange, Handed},
+    parcel::{Carries, Parcel},
+    service::Service,
+};
 use crate::{
     conn::{
         CloseCause, Conn, ConnId, Connection, Key, Stage,
         backlog::Backlog,
         ledger::{Pressure, SMALL_BYTES},
         mistake::Mistake,
-        turn::{Effect, Publication, Waiting},
+        turn::{Effect, Waiting},
+        wanted::{Publication, Wanted},
     },
-    proto::{CloseCode, SendError, message::Outgoing},
+    proto::{
+        CloseCode, SendError,
+        message::{Frame, Outgoing},
+    },
     ring::{Common, Ring},
-    topics::{SlowPolicy, TopicOptions},
+    topics::{Published, SlowPolicy, TopicOptions},
 };
 
 /// What a shard has to do with the others.
 #[derive(Debug, Default)]
 pub(super) struct Distribution {
-    exchange: Option<Arc<Exchange>>,
+    pub(super) exchange: Option<Arc<Exchange>>,
     shard: u16,
     /// What other shards have published, for the subscribers of this one.
-    arrived: Waiting<Publication>,
+    arrived: Waiting<Parcel>,
+    /// What this shard is to do as the home of topics.
+    pub(super) for_home: Waiting<Wanted>,
     /// For each shard what its inbox had no room for, or what it gets at the end of the turn.
-    leaving: Vec<VecDeque<Publication>>,
+    leaving: Vec<VecDeque<Parcel>>,
     /// Bytes of these.
     leaving_bytes: usize,
+    /// The same for each shard as the home of topics.
+    pub(super) homing: Vec<VecDeque<Wanted>>,
+    /// Bytes of these.
+    pub(super) homing_bytes: usize,
     /// An inbox was full: nothing goes to the others until there is room in it.
-    is_held_up: bool,
+    pub(super) is_held_up: bool,
+    /// The inbox of a home was full: nothing is published until there is room in it.
+    pub(super) is_home_held_up: bool,
     /// Those whose sends were put off.
     later: VecDeque<Key>,
     #[cfg(feature = "sim")]
@@ -76,23 +97,60 @@ impl Distribution {
     #[inline]
     pub(super) fn held_bytes(&self) -> usize {
         let inbox = self.exchange.as_ref().map(|it| it.held_bytes(self.shard));
-        self.leaving_bytes + self.arrived.bytes() + inbox.unwrap_or(0)
+        let leaving = self.leaving_bytes + self.homing_bytes;
+        leaving + self.arrived.bytes() + self.for_home.bytes() + inbox.unwrap_or(0)
     }
 
     /// The same, added up.
     #[cfg(feature = "sim")]
     pub(super) fn sum_bytes(&self) -> usize {
         let leaving = self.leaving.iter().flatten();
-        let leaving: usize = leaving.map(Publication::held_bytes).sum();
+        let leaving: usize = leaving.map(Parcel::held_bytes).sum();
+        let homing = self.homing.iter().flatten();
+        let homing: usize = homing.map(Wanted::held_bytes).sum();
         let inbox = self.exchange.as_ref().map(|it| it.sum_bytes(self.shard));
-        leaving + self.arrived.sum(Publication::held_bytes) + inbox.unwrap_or(0)
+        let arrived = self.arrived.sum(Parcel::held_bytes);
+        let for_home = self.for_home.sum(Wanted::held_bytes);
+        leaving + homing + arrived + for_home + inbox.unwrap_or(0)
     }
 
     /// Whether something is to be done for others, and can be.
     #[inline]
     fn has_work(&self) -> bool {
         let exchange = self.exchange.as_ref();
-        !self.arrived.is_empty() || exchange.is_some_and(|it| it.has_mail(self.shard))
+        let is_told = !self.arrived.is_empty() || !self.for_home.is_empty();
+        is_told || exchange.is_some_and(|it| it.has_mail(self.shard))
+    }
+
+    /// Whether an inbox was full for which own messages may be.
+    #[inline]
+    const fn holds_up_publishers(&self) -> bool {
+        self.is_held_up || self.is_home_held_up
+    }
+
+    /// Something for the subscribers of another shard.
+    pub(super) fn push_leaving(&mut self, shard: usize, parcel: Parcel) {
+        if self.leaving.len() <= shard {
+            self.leaving.resize_with(shard + 1, VecDeque::new);
+        }
+        self.leaving_bytes += parcel.held_bytes();
+        self.leaving[shard].push_back(parcel);
+    }
+
+    /// Something for another shard as the home of a topic.
+    pub(super) fn push_homing(&mut self, home: u16, item: Wanted) {
+        let home = usize::from(home);
+        if self.homing.len() <= home {
+            self.homing.resize_with(home + 1, VecDeque::new);
+        }
+        self.homing_bytes += item.held_bytes();
+        self.homing[home].push_back(item);
+    }
+
+    /// Something for this shard as the home of a topic.
+    pub(super) fn push_for_home(&mut self, item: Wanted) {
+        let bytes = item.held_bytes();
+        self.for_home.push(item, bytes);
     }
 }
 
@@ -106,8 +164,8 @@ impl Drop for Distribution {
 }
 
 /// The most messages, and bytes, that are queued as one piece for those who get them at once.
-const RUN_MESSAGES_MAX: usize = 64;
-const RUN_BYTES_MAX: usize = 32 << 10;
+pub(super) const RUN_MESSAGES_MAX: usize = 64;
+pub(super) const RUN_BYTES_MAX: usize = 32 << 10;
 
 /// After more sends that were put off than these, the room for them is given back.
 const KEPT_MAX: usize = 4096;
@@ -120,6 +178,14 @@ struct Delivery {
     payload_bytes: usize,
     options: TopicOptions,
     except: Option<Key>,
+}
+
+/// The same messages as they are for different subscribers.
+struct Forms<'a> {
+    run: &'a [Publication],
+    plain: Delivery,
+    /// Made for the first one who wants it.
+    enveloped: Option<Delivery>,
 }
 
 /// One of these messages.
@@ -154,6 +220,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let asked = &mut self.shared.asked;
         asked.rules = exchange.rules();
         asked.interest = exchange.interest(self.id);
+        asked.all_interests = exchange.all_interests();
         self.distribution.exchange = Some(exchange);
         self.distribution.shard = self.id;
     }
@@ -163,24 +230,26 @@ impl<R: Ring, S: Service> Shard<R, S> {
     pub(super) fn is_asked(&self) -> bool {
         let asked = &self.shared.asked;
         !asked.effects.is_empty()
-            || !asked.publications.is_empty()
+            || !asked.wanted.is_empty()
             || self.distribution.has_work()
-            || self.distribution.is_held_up
+            || self.distribution.holds_up_publishers()
     }
 
     /// Whether the next turn has something to do that was asked for.
     #[inline]
     pub(super) fn has_asked(&self) -> bool {
         let asked = &self.shared.asked;
-        let can_publish = !asked.publications.is_empty() && !self.distribution.is_held_up;
-        !asked.effects.is_empty() || can_publish || !self.distribution.arrived.is_empty()
+        let distribution = &self.distribution;
+        let can_ask = !asked.wanted.is_empty() && !distribution.holds_up_publishers();
+        let can_serve = !distribution.for_home.is_empty() && !distribution.is_held_up;
+        can_ask || can_serve || !asked.effects.is_empty() || !distribution.arrived.is_empty()
     }
 
     /// Whether something that was published did not reach all yet.
     pub(super) fn owes_topics(&self) -> bool {
         let distribution = &self.distribution;
-        let has_left = distribution.leaving_bytes > 0 || distribution.has_work();
-        has_left || !self.shared.asked.publications.is_empty()
+        let has_left = distribution.leaving_bytes > 0 || distribution.homing_bytes > 0;
+        has_left || !self.shared.asked.wanted.is_empty() || distribution.has_work()
     }
 
     /// Does what was asked for, as much as a turn has time for.
@@ -188,31 +257,63 @@ impl<R: Ring, S: Service> Shard<R, S> {
     pub(super) fn do_what_was_asked(&mut self) {
         self.carry_out_effects();
         self.hand_over();
+        self.hand_home();
         self.budget.begin_share();
-        // In turns, so that neither waits for all of the other.
+        // In turns, so that none waits for all of another kind.
         let mut is_over = false;
         while !is_over {
             self.take_inbox();
-            let arrived = next_run(&mut self.distribution.arrived);
-            let own = if self.distribution.is_held_up {
-                Vec::new()
-            } else {
-                next_run(&mut self.shared.asked.publications)
-            };
-            is_over = arrived.is_empty() && own.is_empty();
-            for run in [arrived, own] {
-                self.publish(&run);
-            }
+            let mut has_done = self.take_in();
+            has_done |= self.serve_as_home();
+            has_done |= self.pass_on();
+            is_over = !has_done;
             // Patterns and backlogs cost what nobody can estimate.
             let pace = self.budget.look(self.ring.now());
             self.keep_pace(pace);
             is_over |= self.budget.is_time_up();
         }
         self.hand_over();
+        self.hand_home();
         // What has come meanwhile was told of once, and nobody tells again.
         self.take_inbox();
         let distribution = &self.distribution;
-        self.hurries |= distribution.has_work() && !distribution.is_held_up;
+        self.hurries |= distribution.has_work() && !distribution.holds_up_publishers();
+    }
+
+    /// Passes on some of what was asked of topics here, or by handles. Returns whether there was
+    /// something.
+    fn pass_on(&mut self) -> bool {
+        if self.distribution.holds_up_publishers() {
+            return false;
+        }
+        let wanted = &mut self.shared.asked.wanted;
+        let run = next_run(wanted);
+        if !run.is_empty() {
+            self.publish(run);
+            return true;
+        }
+        let recall = wanted.pop(Wanted::held_bytes);
+        let is_there = recall.is_some();
+        if let Some(recall) = recall {
+            self.budget.charge(cost::COMMAND_NS);
+            self.send_home(recall);
+        }
+        is_there
+    }
+
+    /// Hands out some of what has arrived, to those who get it together. Returns whether there was
+    /// something.
+    fn take_in(&mut self) -> bool {
+        let arrived = next_run(&mut self.distribution.arrived);
+        if !arrived.is_empty() {
+            self.distribute(&arrived);
+            return true;
+        }
+        match self.distribution.arrived.pop(Parcel::held_bytes) {
+            Some(Parcel::Recalled(answer)) => self.hand_out(*answer),
+            Some(Parcel::Message(_)) | None => return false,
+        }
+        true
     }
 
     /// As much as a turn has time for; the next one goes on.
@@ -246,7 +347,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let Distribution {
             exchange: Some(exchange),
             arrived,
+            for_home,
             is_held_up,
+            is_home_held_up,
             ..
         } = &mut self.distribution
         else {
@@ -258,15 +361,34 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if arrived.is_empty() {
             *arrived = exchange.take_arrived(self.id);
         }
-        let publications = &mut self.shared.asked.publications;
-        if publications.is_empty() && !*is_held_up {
-            *publications = exchange.take_posted(self.id);
-            self.shared.counts.topic_publications += publications.len() as u64;
+        if for_home.is_empty() && !*is_held_up {
+            *for_home = exchange.take_for_home(self.id);
+        }
+        let wanted = &mut self.shared.asked.wanted;
+        if wanted.is_empty() && !*is_held_up && !*is_home_held_up {
+            *wanted = exchange.take_posted(self.id);
+            let publications = wanted.iter().filter_map(Wanted::publication);
+            self.shared.counts.topic_publications += publications.count() as u64;
+        }
+    }
+
+    /// Brings messages of one topic on their way.
+    fn publish(&mut self, run: Vec<Publication>) {
+        let rules = &self.shared.asked.rules;
+        let goes_home = run
+            .first()
+            .is_some_and(|first| !first.is_unnumbered && rules.keeps(&first.topic));
+        if !goes_home {
+            return self.distribute(&run);
+        }
+        for publication in run {
+            self.budget.charge(cost::COMMAND_NS);
+            self.send_home(Wanted::Publish(publication));
         }
     }
 
     /// Queues messages for all who get the first of them.
-    fn publish(&mut self, run: &[Publication]) {
+    pub(super) fn distribute(&mut self, run: &[Publication]) {
         for publication in run {
             self.budget.charge(cost::COMMAND_NS);
             if publication.is_for_all {
@@ -281,24 +403,15 @@ impl<R: Ring, S: Service> Shard<R, S> {
     }
 
     fn publish_to_others(&mut self, publication: &Publication) {
-        let Distribution {
-            exchange: Some(exchange),
-            leaving,
-            leaving_bytes,
-            ..
-        } = &mut self.distribution
-        else {
+        let Some(exchange) = self.distribution.exchange.clone() else {
             return;
         };
         exchange.each_that_wants(self.id, &publication.topic, |shard| {
-            if leaving.len() <= shard {
-                leaving.resize_with(shard + 1, VecDeque::new);
-            }
-            *leaving_bytes += publication.held_bytes();
-            leaving[shard].push_back(Publication {
+            let parcel = Parcel::Message(Publication {
                 is_for_all: false,
                 ..publication.clone()
             });
+            self.distribution.push_leaving(shard, parcel);
         });
     }
 
@@ -320,13 +433,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
         *is_held_up = false;
         *leaving_bytes = 0;
         for (to, leaving) in leaving.iter_mut().enumerate() {
-            if !leaving.is_empty() && !exchange.hand_over(self.id, to, leaving) {
-                if self.shared.errs(Mistake::LosesFullInboxes) {
-                    leaving.clear();
-                    continue;
+            if leaving.is_empty() {
+                continue;
+            }
+            match exchange.hand_over(self.id, to, leaving) {
+                Handed::All => {}
+                Handed::Full if self.shared.errs(Mistake::LosesFullInboxes) => leaving.clear(),
+                Handed::Full => {
+                    *is_held_up = true;
+                    *leaving_bytes += leaving.iter().map(Parcel::held_bytes).sum::<usize>();
                 }
-                *is_held_up = true;
-                *leaving_bytes += leaving.iter().map(Publication::held_bytes).sum::<usize>();
+                // It has no subscribers any more.
+                Handed::Gone => leaving.clear(),
             }
         }
     }
@@ -340,9 +458,14 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.shared.asked.table = table;
             return;
         }
-        let mut delivery = self.delivery(first, run);
+        let mut forms = Forms {
+            plain: self.delivery(first, run, run.iter().map(|it| it.frame.clone())),
+            enveloped: None,
+            run,
+        };
         if self.shared.errs(Mistake::ReversesRuns) {
-            delivery = self.delivery(first, &run.iter().rev().cloned().collect::<Vec<_>>());
+            let reversed = run.iter().rev();
+            forms.plain = self.delivery(first, run, reversed.map(|it| it.frame.clone()));
         }
         let mut too_slow = Vec::new();
         let mut queued = Queued::default();
@@ -352,9 +475,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
             let Some(key) = self.slab.key_at(place) else {
                 return;
             };
-            let mut its = self.deliver_to(key, &delivery);
+            let mut its = self.deliver_to(key, &mut forms);
             if self.shared.errs(Mistake::DeliversTwice) {
-                its = self.deliver_to(key, &delivery);
+                its = self.deliver_to(key, &mut forms);
             }
             queued.messages += its.messages;
             queued.payload_bytes += its.payload_bytes;
@@ -363,6 +486,13 @@ impl<R: Ring, S: Service> Shard<R, S> {
             }
         });
         self.shared.asked.table = table;
+        self.count_delivered(&queued, subscribers);
+        for key in too_slow {
+            self.end_slow(key);
+        }
+    }
+
+    fn count_delivered(&mut self, queued: &Queued, subscribers: u64) {
         let counts = &mut self.shared.counts;
         counts.topic_deliveries += queued.messages;
         counts.messages_sent += queued.messages;
@@ -372,25 +502,57 @@ impl<R: Ring, S: Service> Shard<R, S> {
         if self.shared.codec.is_used() {
             self.budget.charge(self.shared.codec.take_cost_ns());
         }
-        for key in too_slow {
-            self.end_slow(key);
-        }
     }
 
-    fn delivery(&self, first: &Publication, run: &[Publication]) -> Delivery {
+    /// Queues messages that were kept for one subscriber, whom it is told first. Returns whether it
+    /// is still there.
+    pub(super) fn deliver_kept(
+        &mut self,
+        key: Key,
+        run: &[Publication],
+        options: TopicOptions,
+    ) -> bool {
+        let Some(first) = run.first() else {
+            return true;
+        };
+        let mut forms = Forms {
+            plain: self.delivery(first, run, run.iter().map(|it| it.frame.clone())),
+            enveloped: None,
+            run,
+        };
+        forms.plain.options = options;
+        let queued = self.deliver_to(key, &mut forms);
+        self.count_delivered(&queued, 1);
+        if queued.is_too_slow {
+            self.end_slow(key);
+        }
+        let connection = self.slab.get_mut(key);
+        connection.is_some_and(|it| matches!(it.link.stage, Stage::Open))
+    }
+
+    /// These messages as they are for one kind of subscriber, by which they are frames.
+    fn delivery(
+        &self,
+        first: &Publication,
+        run: &[Publication],
+        frames: impl Iterator<Item = Frame>,
+    ) -> Delivery {
         let arena = &self.shared.arena;
         let options = self.shared.asked.rules.of(&first.topic);
         let keys = &self.distribution.keys;
-        let messages = run.iter().map(|publication| Delivered {
-            frame: arena.common(publication.frame.bytes().clone()),
-            outgoing: publication.frame.outgoing(),
-            key: match options.slow {
-                SlowPolicy::Conflate => keys.hash_one((&publication.topic, &publication.key)),
-                // Nobody asks for it.
-                _ => 0,
-            },
-            payload_len: publication.frame.payload_len(),
-        });
+        let messages = run
+            .iter()
+            .zip(frames)
+            .map(|(publication, frame)| Delivered {
+                frame: arena.common(frame.bytes().clone()),
+                outgoing: frame.outgoing(),
+                key: match options.slow {
+                    SlowPolicy::Conflate => keys.hash_one((&publication.topic, &publication.key)),
+                    // Nobody asks for it.
+                    _ => 0,
+                },
+                payload_len: frame.payload_len(),
+            });
         let messages: Vec<_> = messages.collect();
         let whole = match &messages[..] {
             [message] => message.frame.clone(),
@@ -411,16 +573,74 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
+    /// These messages as the service puts them for those who want that.
+    #[inline(never)]
+    fn enveloped(&mut self, run: &[Publication], options: TopicOptions) -> Option<Delivery> {
+        let first = run.first()?;
+        let mut frames = Vec::with_capacity(run.len());
+        for publication in run {
+            let message = publication.frame.message();
+            let published = Published::new(&publication.topic, message, publication.position);
+            let service = &mut self.service;
+            let put = catch_unwind(AssertUnwindSafe(|| {
+                Frame::new(&service.envelope(&published))
+            }));
+            let frame = put.unwrap_or_else(|_| {
+                self.shared.counts.service_panics += 1;
+                tracing::error!(shard = self.id, "envelope panicked");
+                publication.frame.clone()
+            });
+            frames.push(frame);
+        }
+        self.budget.charge_calls(run.len() as u32);
+        let mut delivery = self.delivery(first, run, frames.into_iter());
+        delivery.options = options;
+        Some(delivery)
+    }
+
     /// Queues messages for one subscriber.
     #[inline]
-    fn deliver_to(&mut self, key: Key, delivery: &Delivery) -> Queued {
+    fn deliver_to(&mut self, key: Key, forms: &mut Forms<'_>) -> Queued {
+        let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
+            return Queued::default();
+        };
+        if !matches!(link.stage, Stage::Open) || forms.plain.except == Some(key) {
+            return Queued::default();
+        }
+        if link.rare.listening().is_some() {
+            return self.deliver_to_listener(key, forms);
+        }
+        self.queue(key, &forms.plain)
+    }
+
+    /// The same, for one that wants something of its own.
+    #[inline(never)]
+    fn deliver_to_listener(&mut self, key: Key, forms: &mut Forms<'_>) -> Queued {
+        let connection = self.slab.get_mut(key);
+        let listening = connection.and_then(|it| it.link.rare.listening());
+        let (Some(first), Some(listening)) = (forms.run.first(), listening) else {
+            return Queued::default();
+        };
+        // They will be among those for which it waits, or behind them.
+        let is_early = first.position.is_some() && listening.awaits(&first.topic);
+        let has_envelopes = listening.has_envelopes;
+        if is_early && !self.shared.errs(Mistake::DeliversBeforeRecalled) {
+            return Queued::default();
+        }
+        if has_envelopes && forms.enveloped.is_none() {
+            forms.enveloped = self.enveloped(forms.run, forms.plain.options);
+        }
+        let enveloped = forms.enveloped.as_ref().filter(|_| has_envelopes);
+        self.queue(key, enveloped.unwrap_or(&forms.plain))
+    }
+
+    /// Queues messages in one form for one subscriber.
+    #[inline]
+    fn queue(&mut self, key: Key, delivery: &Delivery) -> Queued {
         let mut queued = Queued::default();
         let Some(Connection { link, .. }) = self.slab.get_mut(key) else {
             return queued;
         };
-        if !matches!(link.stage, Stage::Open) || delivery.except == Some(key) {
-            return queued;
-        }
         if link.endpoint.is_compressing() || !link.endpoint.sends_as_received() {
             for message in &delivery.messages {
                 self.deliver_apart(key, message, &delivery.options, &mut queued);
@@ -601,11 +821,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
 /// Why a subscriber that is behind is closed.
 const TOO_SLOW: &str = "messages of topics come faster than they are read";
 
-/// The first of these and those behind it that go to the same connections.
-fn next_run(waiting: &mut Waiting<Publication>) -> Vec<Publication> {
+/// The first of these and those behind it that go to the same connections; none, if the first one
+/// is no message.
+pub(super) fn next_run<T: Carries>(waiting: &mut Waiting<T>) -> Vec<Publication> {
     let mut run: Vec<Publication> = Vec::new();
     let mut bytes = 0;
-    while let Some(next) = waiting.first() {
+    while let Some(next) = waiting.first().and_then(T::publication) {
         bytes += next.frame.bytes().len();
         let goes_along = run.first().is_none_or(|first| {
             let fits = run.len() < RUN_MESSAGES_MAX && bytes <= RUN_BYTES_MAX;
@@ -614,7 +835,7 @@ fn next_run(waiting: &mut Waiting<Publication>) -> Vec<Publication> {
         if !goes_along {
             break;
         }
-        run.extend(waiting.pop(Publication::held_bytes));
+        run.extend(waiting.pop(T::held_bytes).and_then(T::into_publication));
     }
     run
 }

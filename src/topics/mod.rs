@@ -1,7 +1,7 @@
 //! One message to many: who has subscribed to what, and how those are treated who read too slowly.
 //!
-//! Knows: names, patterns, and places of connections. Refuses to know: connections, shards and the
-//! wire.
+//! Knows: names, patterns, places of connections, and what is kept for those who were away. Refuses
+//! to know: connections, shards and the wire.
 //!
 //! A service subscribes a connection with [`Conn::subscribe`](crate::Conn::subscribe), and whoever
 //! has something to say publishes it: with [`Conn::publish`](crate::Conn::publish) or
@@ -18,6 +18,15 @@
 //!   publisher is a connection, a shard's service, or a thread with a handle.
 //! - Nothing is left out but by the [`SlowPolicy`] of the topic, which is counted, or because a
 //!   connection ends.
+//! - Where a topic keeps messages ([`TopicOptions::history_messages_max`]), each has a number, and
+//!   everybody gets them in the order of the numbers. A client that knows the [`Position`] of the
+//!   last one that it has got goes on behind it, on whichever shard, with
+//!   [`Conn::subscribe_since`](crate::Conn::subscribe_since): it misses nothing and gets nothing
+//!   twice, or is told that there is a gap. All messages of such a topic go by way of one shard,
+//!   its home, which costs those of other shards a wake-up.
+//!
+//! To tell its clients the positions, a service has them sent in envelopes
+//! ([`Service::envelope`](crate::Service::envelope)), made once for all of a shard.
 //!
 //! A chat:
 //!
@@ -44,11 +53,15 @@
 //! }
 //! ```
 
+pub mod history;
 pub mod interest;
 pub mod name;
+pub mod published;
 pub mod rules;
 pub mod table;
 pub mod tree;
 
+pub use history::{Position, PositionError, Recalled, Resumed, Since};
 pub use name::TopicError;
+pub use published::Published;
 pub use rules::{SlowPolicy, TopicOptions};

@@ -56,6 +56,22 @@ pub struct TopicOptions {
     /// Bytes of them, likewise. They share the memory of the messages with all who wait for the
     /// same ones.
     pub backlog_bytes_max: usize,
+    /// Messages that are kept for who was away, the last ones: with them each message has a number
+    /// ([`Position`](super::Position)), and [`subscribe_since`](crate::Conn::subscribe_since) goes
+    /// on behind any of them. 0: none, and no numbers.
+    pub history_messages_max: usize,
+    /// Bytes that these may take. What all topics keep is limited by
+    /// [`topic_history_bytes_max`](crate::Config::topic_history_bytes_max) as well.
+    pub history_bytes_max: usize,
+    /// Milliseconds for which one is kept; 0: as long as there is room.
+    pub history_ms_max: u64,
+}
+
+impl TopicOptions {
+    /// Whether messages are kept, and have numbers.
+    pub const fn has_history(&self) -> bool {
+        self.history_messages_max > 0
+    }
 }
 
 impl Default for TopicOptions {
@@ -64,6 +80,9 @@ impl Default for TopicOptions {
             slow: SlowPolicy::default(),
             backlog_messages_max: 4096,
             backlog_bytes_max: 4 << 20,
+            history_messages_max: 0,
+            history_bytes_max: 1 << 20,
+            history_ms_max: 0,
         }
     }
 }
@@ -75,6 +94,8 @@ pub struct Rules {
     /// With the order in which they were given.
     by_pattern: Tree<(usize, TopicOptions)>,
     patterns: usize,
+    /// Some topic keeps messages.
+    has_history: bool,
 }
 
 impl Rules {
@@ -87,10 +108,17 @@ impl Rules {
     pub fn add(&mut self, pattern: &[u8], options: TopicOptions) -> Result<(), TopicError> {
         let reach: Reach = check_pattern(pattern)?;
         self.patterns += 1;
+        self.has_history |= options.has_history();
         let rule = (self.patterns, options);
         let pattern = Bytes::copy_from_slice(pattern);
         self.by_pattern.insert(pattern, reach, rule);
         Ok(())
+    }
+
+    /// Whether messages of this topic are kept.
+    #[inline]
+    pub fn keeps(&self, name: &[u8]) -> bool {
+        self.has_history && self.of(name).has_history()
     }
 
     /// How this topic is treated.

@@ -13,6 +13,11 @@
 //! A subscription is a member of its set and an entry of its connection, 24 bytes, and each knows
 //! where the other one is: to join and to leave cost the same however many others there are.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use bytes::Bytes;
 
 use super::{
@@ -54,6 +59,8 @@ struct Set {
     pattern: Bytes,
     reach: Reach,
     members: Vec<Member>,
+    /// How many they are, for those who look from elsewhere.
+    count: Arc<AtomicUsize>,
 }
 
 impl Set {
@@ -64,6 +71,10 @@ impl Set {
         };
         let pattern = NAME_BYTES + segments * SEGMENT_BYTES + 2 * self.pattern.len();
         pattern + self.members.capacity() * size_of::<Member>()
+    }
+
+    fn tell_count(&self) {
+        self.count.store(self.members.len(), Ordering::Relaxed);
     }
 }
 
@@ -186,6 +197,13 @@ impl Table {
         set.is_some_and(|&set| entries.any(|entry| self.entries[entry as usize].set == set))
     }
 
+    /// Where to look how many subscribe to a pattern that somebody subscribes to.
+    pub fn members(&self, pattern: &[u8], reach: Reach) -> Arc<AtomicUsize> {
+        let set = self.tree.get(pattern, reach);
+        set.map(|&set| self.sets[set as usize].count.clone())
+            .unwrap_or_default()
+    }
+
     /// A place subscribes to a pattern, which has been checked.
     pub fn join(&mut self, place: u32, pattern: &[u8], reach: Reach) -> Joined {
         let (set, joined) = match self.tree.get(pattern, reach) {
@@ -197,7 +215,8 @@ impl Table {
             self.firsts.resize(place as usize + 1, NONE);
         }
         let first = &mut self.firsts[place as usize];
-        let members = &mut self.sets[set as usize].members;
+        let set_of_it = &mut self.sets[set as usize];
+        let members = &mut set_of_it.members;
         let new = Entry {
             set,
             member: members.len() as u32,
@@ -218,6 +237,7 @@ impl Table {
         let before = members.capacity();
         members.push(Member { place, entry });
         self.sets_bytes += (members.capacity() - before) * size_of::<Member>();
+        set_of_it.tell_count();
         self.subscriptions += 1;
         joined
     }
@@ -228,6 +248,7 @@ impl Table {
             pattern: pattern.clone(),
             reach,
             members: Vec::new(),
+            count: Arc::default(),
         };
         self.sets_bytes += set.held_bytes();
         let index = match self.free_sets.pop() {
@@ -307,6 +328,7 @@ impl Table {
         let set = &mut self.sets[index as usize];
         let before = set.held_bytes();
         set.members.swap_remove(member as usize);
+        set.tell_count();
         if let Some(moved) = set.members.get(member as usize) {
             self.entries[moved.entry as usize].member = member;
         }

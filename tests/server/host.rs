@@ -20,7 +20,8 @@ use std::{
 
 use ringwire::{
     Address, Answer, Builder, CloseCause, Config, Conn, ConnId, Counts, Handle, HttpReply, Message,
-    Refusal, Remote, Request, RingKind, SendError, Server, Service, Snapshot, Turn, Upgrade,
+    Outgoing, Refusal, Remote, Request, RingKind, SendError, Server, Service, Snapshot, Turn,
+    Upgrade,
     conn::{counts::Stats, farewell::Drain},
     ring::{Epoll, Ring, RingOptions, Uring, socket::Listener},
     service::{Echo, Gate},
@@ -28,6 +29,7 @@ use ringwire::{
         Shard,
         mailbox::{Command, Postbox},
     },
+    topics::{Published, Resumed},
 };
 
 #[cfg(feature = "tls")]
@@ -237,6 +239,14 @@ impl Service for Boxed {
         self.0.on_drain(conn);
     }
 
+    fn on_subscribed(&mut self, conn: &mut Conn<'_, ()>, topic: &[u8], resumed: &Resumed) {
+        self.0.on_subscribed(conn, topic, resumed);
+    }
+
+    fn envelope<'p>(&mut self, published: &Published<'p>) -> Outgoing<'p> {
+        self.0.envelope(published)
+    }
+
     fn on_send_failed(&mut self, id: ConnId, error: SendError) {
         self.0.on_send_failed(id, error);
     }
@@ -314,6 +324,14 @@ impl<S: Service> Service for Watched<S> {
     fn on_drain(&mut self, conn: &mut Conn<'_, S::State>) {
         self.log.note(|events| events.drains += 1);
         self.inner.on_drain(conn);
+    }
+
+    fn on_subscribed(&mut self, conn: &mut Conn<'_, S::State>, topic: &[u8], resumed: &Resumed) {
+        self.inner.on_subscribed(conn, topic, resumed);
+    }
+
+    fn envelope<'p>(&mut self, published: &Published<'p>) -> Outgoing<'p> {
+        self.inner.envelope(published)
     }
 
     fn on_send_failed(&mut self, id: ConnId, error: SendError) {

@@ -30,6 +30,7 @@ mod draft;
 mod encoding;
 mod frames;
 mod handle;
+mod history;
 mod hixie;
 mod listeners;
 mod liveness;

@@ -7,6 +7,9 @@
 //!   Handle::publish ----------------'
 //! ```
 //!
+//! Some topics keep messages in some seeds. Followers ask for them, from where somebody else has
+//! stopped, and get them in envelopes that tell their numbers: those have no gap and come once.
+//!
 //! Checked of every message that a peer gets: that it was published, that he has subscribed to it,
 //! that he gets it for the first time, and in its publisher's order. Checked at the end: that
 //! nobody who is still there misses a message, but for as many as were counted as left out; that
@@ -21,13 +24,16 @@ use std::{
 };
 
 use ringwire::{
-    Address, Answer, CloseCause, Config, Conn, ConnId, Counts, Drain, Message, PublishError,
-    Refusal, Remote, Service, Turn, Upgrade,
+    Address, Answer, CloseCause, Config, Conn, ConnId, Counts, Drain, Message, Outgoing,
+    PublishError, Refusal, Remote, Service, Turn, Upgrade,
     client::Wait,
-    conn::{mistake::Mistake, turn::Publication},
+    conn::{
+        mistake::Mistake,
+        wanted::{Publication, Wanted},
+    },
     ring::sim::{Knob, Knobs, Prng, SimKernel, SimOptions, SimPeer, SimRead, SimRing},
     shard::{Shard, check::Watch, exchange::Exchange},
-    topics::{SlowPolicy, TopicOptions, rules::Rules},
+    topics::{Position, Published, Resumed, Since, SlowPolicy, TopicOptions, rules::Rules},
 };
 
 use crate::plan::HARMFUL;
@@ -43,6 +49,8 @@ const OUTSIDE: usize = usize::MAX;
 const TURNS_MAX: usize = 20_000;
 
 const NAMES: [&str; 4] = ["a", "b", "a.x", "a.y"];
+/// Which of these may keep messages.
+const KEPT: [usize; 2] = [0, 2];
 const PATTERNS: [&str; 7] = ["a", "b", "a.x", "a.*", "*", "a.>", ">"];
 
 /// Who published it, to which topic, and as the how manieth there.
@@ -70,6 +78,12 @@ struct Model {
     /// How many each publisher has published to each topic.
     numbers: BTreeMap<(usize, usize), u64>,
     refused: u64,
+    /// What had which position, of which topic.
+    positions: BTreeMap<(usize, u64, u64), Name>,
+    /// Where somebody was, of which topic.
+    places: Vec<(usize, Position)>,
+    /// Nothing that is kept was ever forgotten.
+    keeps_all: bool,
 }
 
 impl Model {
@@ -118,7 +132,8 @@ fn text_of(publisher: usize, topic: usize, number: u64, len: usize) -> String {
     format!("{publisher} {topic} {number} {}", "x".repeat(len))
 }
 
-/// Does what peers say: `+PATTERN`, `-PATTERN`, `=TOPIC LEN`, `!TOPIC LEN` for all others.
+/// Does what peers say: `+PATTERN`, `-PATTERN`, `=TOPIC LEN`, `!TOPIC LEN` for all others, and
+/// `?TOPIC NUMBER [POSITION]` for what is kept, the last so many or what is behind a position.
 struct Hub {
     model: Rc<RefCell<Model>>,
 }
@@ -152,6 +167,20 @@ impl Service for Hub {
                 conn.subscribe(pattern).expect("there is room");
                 model.subscribe(peer, pattern);
             }
+            "?" => {
+                let (topic, last) = (index(), index() as u64);
+                let position = words.next().map(|it| it.parse().expect("a position"));
+                let since = match (position, last) {
+                    (Some(position), _) => Since::After(position),
+                    (None, 0) => Since::Now,
+                    (None, last) => Since::Last(last),
+                };
+                conn.set_envelopes(true);
+                let asked = conn.subscribe_since(NAMES[topic], since);
+                if asked.is_ok() {
+                    model.ever.entry(peer).or_default().insert(NAMES[topic]);
+                }
+            }
             "-" => {
                 let pattern = PATTERNS[index()];
                 conn.unsubscribe(pattern);
@@ -174,6 +203,28 @@ impl Service for Hub {
         }
     }
 
+    fn on_subscribed(&mut self, conn: &mut Conn<'_, Number>, topic: &[u8], resumed: &Resumed) {
+        let topic = NAMES.iter().position(|name| name.as_bytes() == topic);
+        let Resumed {
+            newest,
+            messages,
+            is_whole,
+        } = resumed;
+        let text = format!(
+            "#{} {newest} {messages} {is_whole}",
+            topic.expect("a topic")
+        );
+        conn.send(text).expect("there is room");
+    }
+
+    fn envelope<'p>(&mut self, published: &Published<'p>) -> Outgoing<'p> {
+        let text = published.message.text().expect("peers speak text");
+        match published.position {
+            Some(position) => format!("@{position} {text}").into(),
+            None => published.message.into(),
+        }
+    }
+
     fn on_close(&mut self, _: &mut Turn<'_>, _: ConnId, Number(peer): Number, _: &CloseCause) {
         self.model.borrow_mut().gone(peer);
     }
@@ -192,6 +243,16 @@ struct Member {
     is_closed: bool,
     got: BTreeSet<Name>,
     last: BTreeMap<(usize, usize), u64>,
+    /// It only asks for what is kept.
+    is_follower: bool,
+    /// Behind what it has asked to be told, of each topic.
+    asked: BTreeMap<usize, Option<Position>>,
+    /// What it has to get next, of each topic.
+    next: BTreeMap<usize, Position>,
+    /// How many messages it did not get in between.
+    gaps: u64,
+    /// How often it got what it had asked for.
+    resumed: u64,
 }
 
 impl Member {
@@ -210,7 +271,87 @@ impl Member {
             is_closed: false,
             got: BTreeSet::new(),
             last: BTreeMap::new(),
+            is_follower: number % 3 == 2,
+            asked: BTreeMap::new(),
+            next: BTreeMap::new(),
+            gaps: 0,
+            resumed: 0,
         }
+    }
+
+    /// Wants what is kept of a topic: what comes behind a place where somebody was, or the last
+    /// ones.
+    fn follow(&mut self, topic: usize, prng: &mut Prng, model: &RefCell<Model>) {
+        if self.asked.contains_key(&topic) {
+            return;
+        }
+        let model = model.borrow();
+        let places = model.places.iter().filter(|place| place.0 == topic);
+        let places: Vec<_> = places.map(|place| place.1).collect();
+        let last = prng.below(4);
+        let mut asks = format!("?{topic} {last}");
+        let mut behind = None;
+        if !places.is_empty() && prng.below(4) > 0 {
+            let position = places[prng.below(places.len() as u64) as usize];
+            asks = format!("{asks} {position}");
+            behind = Some(position);
+        }
+        self.asked.insert(topic, behind);
+        self.say(&asks);
+    }
+
+    /// It is told what comes of what it has asked for.
+    fn hear_resumed(&mut self, text: &str, model: &Model) -> Result<(), String> {
+        let words: Vec<_> = text.split(' ').collect();
+        let [topic, newest, messages, is_whole] = words[..] else {
+            return Err(format!("peer {} got '#{text}'", self.number));
+        };
+        let topic: usize = topic.parse().map_err(|_| "no topic")?;
+        let newest: Position = newest.parse().map_err(|_| "no position")?;
+        let messages: u64 = messages.parse().map_err(|_| "no number")?;
+        let before = Position {
+            number: newest.number - messages,
+            ..newest
+        };
+        let asked = self.asked.get(&topic).copied().flatten();
+        if is_whole == "true" && asked.is_some_and(|asked| asked != before) {
+            return Err(format!(
+                "peer {} asked for what is behind {asked:?} of {topic} and got what is behind \
+                 {before:?}",
+                self.number
+            ));
+        }
+        if is_whole == "false" && model.keeps_all {
+            return Err(format!("of {topic}, {asked:?} was forgotten"));
+        }
+        self.next.insert(topic, before);
+        self.resumed += 1;
+        Ok(())
+    }
+
+    /// It gets a message with its position. Returns the message.
+    fn open_envelope<'t>(
+        &mut self,
+        text: &'t str,
+        model: &mut Model,
+    ) -> Result<(Position, &'t str), String> {
+        let (position, text) = text.split_once(' ').ok_or("no position")?;
+        let position: Position = position.parse().map_err(|_| "no position")?;
+        let topic = text.split(' ').nth(1).and_then(|topic| topic.parse().ok());
+        let topic: usize = topic.ok_or("no topic")?;
+        let Some(next) = self.next.get_mut(&topic) else {
+            return Err(format!("{position} came before it was announced"));
+        };
+        // Another epoch begins with whatever number, but never an old one.
+        let is_same = position.epoch == next.epoch;
+        if is_same && position.number <= next.number || position.epoch < next.epoch {
+            return Err(format!("{position} came behind {next}"));
+        }
+        let expected = if is_same { next.number + 1 } else { 1 };
+        self.gaps += position.number - expected;
+        *next = position;
+        model.places.push((topic, position));
+        Ok((position, text))
     }
 
     /// A text message, masked with zeros.
@@ -278,7 +419,15 @@ impl Member {
     }
 
     fn hear(&mut self, payload: &[u8], model: &RefCell<Model>) -> Result<(), String> {
-        let text = str::from_utf8(payload).map_err(|_| "no text".to_owned())?;
+        let mut text = str::from_utf8(payload).map_err(|_| "no text".to_owned())?;
+        if let Some(resumed) = text.strip_prefix('#') {
+            return self.hear_resumed(resumed, &model.borrow());
+        }
+        let mut position = None;
+        if let Some(put) = text.strip_prefix('@') {
+            let (its, message) = self.open_envelope(put, &mut model.borrow_mut())?;
+            (position, text) = (Some(its), message);
+        }
         let mut words = text.split(' ');
         let mut number = || -> Option<u64> { words.next()?.parse().ok() };
         let (Some(publisher), Some(topic), Some(count)) = (number(), number(), number()) else {
@@ -288,6 +437,13 @@ impl Member {
         let name = (publisher, topic, count);
         let who = self.number;
         let mut model = model.borrow_mut();
+        if let Some(Position { epoch, number }) = position {
+            let place = (topic, epoch, number);
+            let known = *model.positions.entry(place).or_insert(name);
+            if known != name {
+                return Err(format!("{known:?} and {name:?} are both at {place:?}"));
+            }
+        }
         if !model.published.contains(&name) {
             return Err(format!(
                 "peer {who} got {name:?}, which nobody has published"
@@ -336,6 +492,8 @@ struct Reached {
     conflated: u64,
     dropped: u64,
     disconnects: u64,
+    resumed: u64,
+    with_gap: u64,
 }
 
 impl World {
@@ -365,7 +523,16 @@ impl World {
         options.backlog_messages_max = [1, 5, 4096][prng.below(3) as usize];
         let mut rules = Rules::default();
         rules.add(b">", options).expect("a pattern");
-        let exchange = Arc::new(Exchange::new(2, rules, config.clone()));
+        let kept = [0, 3, 1000][prng.below(3) as usize];
+        options.history_messages_max = kept;
+        for topic in KEPT {
+            rules
+                .add(NAMES[topic].as_bytes(), options)
+                .expect("a topic");
+        }
+        config.topic_history_bytes_max = [3000, 64 << 20][prng.below(2) as usize];
+        model.borrow_mut().keeps_all = kept == 1000 && config.topic_history_bytes_max > 3000;
+        let exchange = Arc::new(Exchange::new(2, rules, config.clone(), 1));
         let slowness = [1, 1, 50, 1000][prng.below(4) as usize];
         let shards = (0..2).map(|id| {
             let ring = kernel.ring(&SimOptions::default()).expect("memory");
@@ -413,7 +580,10 @@ impl World {
             let number = model.next_number(OUTSIDE, topic);
             let text = text_of(OUTSIDE, topic, number, len);
             let publication = Publication::new(NAMES[topic].as_bytes(), &text.into());
-            match self.exchange.publish(publication.expect("a topic")) {
+            match self
+                .exchange
+                .ask(Wanted::Publish(publication.expect("a topic")))
+            {
                 Ok(()) => model.publish(OUTSIDE, topic, None),
                 Err(PublishError::Full) => {}
                 Err(error) => panic!("{error}"),
@@ -425,6 +595,11 @@ impl World {
         let which = prng.below(self.members.len() as u64) as usize;
         let member = &mut self.members[which];
         match prng.below(100) {
+            0..22 if member.is_follower => {
+                let topic = KEPT[prng.below(2) as usize];
+                member.follow(topic, prng, &self.model);
+            }
+            70..80 if member.is_follower => member.say(&format!("={topic} {len}")),
             0..15 => member.say(&format!("+{}", prng.below(PATTERNS.len() as u64))),
             15..22 => member.say(&format!("-{}", prng.below(PATTERNS.len() as u64))),
             22..70 => {
@@ -519,13 +694,26 @@ impl World {
         for shard in &self.shards {
             let shared = shard.shared();
             let left = (shared.arena.chunks_out(), shared.arena.queues_out());
-            if left != (0, 0) || shared.asked.held_bytes() > 0 {
+            let asked = &shared.asked;
+            // What is kept stays.
+            let asked_bytes = asked.held_bytes() - asked.histories.held_bytes();
+            if left != (0, 0) || asked_bytes > 0 {
                 return Err(format!(
                     "{left:?} chunks and queues are left, or something asked for"
                 ));
             }
         }
         Ok(reached)
+    }
+
+    /// How many messages a follower has not got that are the last of their topic.
+    fn behind(member: &Member, model: &Model) -> u64 {
+        let of = |(&topic, next): (&usize, &Position)| {
+            let all = (topic, next.epoch, 0)..=(topic, next.epoch, u64::MAX);
+            let last = model.positions.range(all).next_back();
+            last.map_or(0, |(&(.., number), _)| number.saturating_sub(next.number))
+        };
+        member.next.iter().map(of).sum()
     }
 
     fn check_end(&self) -> Result<Reached, String> {
@@ -538,6 +726,7 @@ impl World {
         for member in self.members.iter().filter(|member| !member.is_closed) {
             let owed = model.owed.get(&member.number);
             missing += owed.map_or(0, BTreeSet::len) as u64;
+            missing += member.gaps + Self::behind(member, &model);
         }
         if missing > dropped + conflated {
             return Err(format!(
@@ -575,6 +764,8 @@ impl World {
             conflated,
             dropped,
             disconnects: sum(|it| it.topic_disconnects),
+            resumed: self.members.iter().map(|member| member.resumed).sum(),
+            with_gap: sum(|it| it.topic_resumed_with_gap),
         })
     }
 }
@@ -623,6 +814,8 @@ fn nothing_is_lost_doubled_or_out_of_order() {
         all.conflated += reached.conflated;
         all.dropped += reached.dropped;
         all.disconnects += reached.disconnects;
+        all.resumed += reached.resumed;
+        all.with_gap += reached.with_gap;
     }
     println!("{seeds} seeds: {all:?}");
     if seeds >= SEEDS {
@@ -634,7 +827,8 @@ fn nothing_is_lost_doubled_or_out_of_order() {
             all.dropped,
         ];
         assert!(acted.iter().all(|&count| count > 0), "{all:?}");
-        assert!(all.disconnects > 0, "{all:?}");
+        let acted = [all.disconnects, all.resumed, all.with_gap];
+        assert!(acted.iter().all(|&count| count > 0), "{all:?}");
     }
 }
 
@@ -646,6 +840,8 @@ fn each_mistake_with_topics_is_found() {
         (Mistake::ReversesRuns, "behind"),
         (Mistake::LosesFullInboxes, "are missing"),
         (Mistake::KeepsSubscriptions, ""),
+        (Mistake::ForgetsRecalled, "are missing"),
+        (Mistake::DeliversBeforeRecalled, "before it was announced"),
     ] {
         let found = (0..200).find_map(|seed| run(seed, Some(mistake)).err());
         let found = found.unwrap_or_else(|| panic!("{mistake:?} is not found"));
