@@ -7,8 +7,8 @@ usage() {
 Usage: scripts/browser.sh [--url URL | --binary PATH] [--shots DIR] [--tls]
 
 Opens the server's page in headless Chromium, works it as a person would, checks what it shows and
-saves screenshots. Then messages go through a server that compresses. Prints one line a check and
-'N passed, N failed'.
+saves screenshots. Then messages go through a server that compresses, and through topics whose
+connection breaks. Prints one line a check and 'N passed, N failed'.
 
   --url URL      test the server at URL (http://127.0.0.1:PORT/) instead of starting one
   --binary PATH  start PATH instead of building and starting target/release/ringwire
@@ -67,7 +67,7 @@ command -v fc-list >/dev/null || missing+=(fontconfig)
 cache=$ROOT/.cache/browser
 install_node_packages "$ROOT/scripts/browser" "$cache"
 # Node finds packages from the folder of the file that imports them.
-cp "$ROOT/scripts/browser/page.mjs" "$cache/page.mjs"
+cp "$ROOT"/scripts/browser/*.mjs "$cache/"
 mkdir -p "$shots"
 rm -f "$shots"/failed-*.png
 
@@ -98,6 +98,17 @@ if [ -n "$own_server" ]; then
   server_start "$binary" --compress --compress-context-takeover --inflate-context-takeover
   page=http${SERVER_URL#ws}
   check "compressed: " 60 node "$cache/page.mjs" "$page" "$shots" "$SCRATCH/profile-2" --compress
+  server_stop
+  cat >"$SCRATCH/topics.toml" <<'END'
+[[route]]
+path = "/topics/{*topic}"
+application = "topics"
+topic_history_messages_max = 50
+END
+  server_start "$binary" --config "$SCRATCH/topics.toml" --admin-listen 127.0.0.1:0
+  admin_url "$SCRATCH/server.out"
+  page=http${SERVER_URL#ws}
+  check "topics: " 90 node "$cache/topics.mjs" "$page" "$ADMIN_URL" "$shots" "$SCRATCH/profile-3"
   server_stop
 fi
 finish

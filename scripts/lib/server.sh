@@ -249,3 +249,15 @@ finish() {
   echo "$PASSED passed, $FAILED failed"
   [ "$FAILED" -eq 0 ] && [ "$PASSED" -gt 0 ]
 }
+
+# admin_url FILE: sets ADMIN_URL to what a server has printed to a file.
+admin_url() {
+  local file=$1
+  printed() {
+    ADMIN_URL=$(grep -Eom1 'Admin side at http://127\.0\.0\.1:[0-9]+/' "$file")
+  }
+  within "$START_TIMEOUT_S" printed ||
+    die "the server printed no line 'Admin side at http://127.0.0.1:PORT/'."
+  ADMIN_URL=${ADMIN_URL#Admin side at }
+  ADMIN_URL=${ADMIN_URL%/}
+}

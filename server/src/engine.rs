@@ -10,7 +10,7 @@ use ringwire::{
     Address, Builder, CloseCode, Config, ConfigError, ConnId, Drain, Handle, HandleError, Outgoing,
     Proxies, PublishError, Pulse, RingKind, Seen, Server, Snapshot, Spread, StartError,
     SurveyOrder,
-    topics::{TopicError, TopicOptions},
+    topics::{Recalled, Since, TopicError, TopicOptions},
 };
 
 use crate::{router::Router, settings::Settings};
@@ -226,6 +226,30 @@ impl Operator {
             Self::Shard(handle) => handle.publish(topic, message),
             #[cfg(feature = "aio")]
             Self::Async(_) => Ok(()),
+        }
+    }
+
+    /// How many subscribe to exactly this topic or pattern.
+    pub fn subscribers(&self, pattern: &[u8]) -> usize {
+        match self {
+            Self::Shard(handle) => handle.subscribers(pattern),
+            #[cfg(feature = "aio")]
+            Self::Async(_) => 0,
+        }
+    }
+
+    /// Asks for what is kept of a topic. `tell` is called with it on a shard's thread. Nothing is
+    /// kept on async threads.
+    pub fn recall(
+        &self,
+        topic: &[u8],
+        since: Since,
+        tell: impl FnOnce(Recalled) + Send + 'static,
+    ) -> Result<(), PublishError> {
+        match self {
+            Self::Shard(handle) => handle.recall(topic, since, tell),
+            #[cfg(feature = "aio")]
+            Self::Async(_) => Err(PublishError::Stopped),
         }
     }
 

@@ -4,7 +4,9 @@
 //!
 //! The rules are those of NATS subjects (docs.nats.io, "Subject-Based Messaging"): a name is one
 //! segment or several, none of them empty; in a pattern `*` stands for any one segment, and `>` at
-//! the end for one or more.
+//! the end for one or more. As in MQTT (version 5.0, section 4.7.2), names that begin with `$` are
+//! not matched by patterns that begin with a wildcard: who asks for all does not ask for what a
+//! server has to say of itself.
 
 use std::fmt;
 
@@ -136,6 +138,28 @@ pub fn check_name(name: &[u8]) -> Result<(), TopicError> {
     }
 }
 
+/// Whether all that a pattern stands for is among what another one stands for: whoever may have the
+/// wider one may have this one.
+///
+/// ```
+/// use ringwire::topics::name::covers;
+///
+/// assert!(covers(b"chat.>", b"chat.*.read"));
+/// assert!(!covers(b"chat.*", b"chat.>"));
+/// ```
+pub fn covers(wide: &[u8], pattern: &[u8]) -> bool {
+    let mut wide = segments(wide).map(Segment::of_pattern);
+    let mut pattern = segments(pattern).map(Segment::of_pattern);
+    loop {
+        match (wide.next(), pattern.next()) {
+            (None, None) | (Some(Segment::Rest), Some(_)) => return true,
+            (Some(Segment::Any), Some(Segment::Any | Segment::This(_))) => {}
+            (Some(Segment::This(wide)), Some(Segment::This(this))) if wide == this => {}
+            _ => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,5 +193,40 @@ mod tests {
         let deeper = format!("{deep}.a");
         let checked = check_name(deeper.as_bytes());
         assert_eq!(checked, Err(TopicError::TooManySegments));
+    }
+
+    #[test]
+    fn a_wider_pattern_covers_a_narrower_one() {
+        for (wide, narrow) in [
+            ("a", "a"),
+            ("*", "a"),
+            ("*", "*"),
+            (">", "*"),
+            (">", "a.b.*"),
+            (">", ">"),
+            ("a.>", "a.*.>"),
+            ("a.*.c", "a.b.c"),
+        ] {
+            assert!(
+                covers(wide.as_bytes(), narrow.as_bytes()),
+                "{wide} {narrow}"
+            );
+        }
+        for (wide, narrow) in [
+            ("a", "b"),
+            ("a", "*"),
+            ("a", "a.b"),
+            ("a.b", "a"),
+            ("*", ">"),
+            ("*", "a.b"),
+            ("a.>", "a"),
+            ("a.*", "a.>"),
+            ("a.*.c", "a.*"),
+        ] {
+            assert!(
+                !covers(wide.as_bytes(), narrow.as_bytes()),
+                "{wide} {narrow}"
+            );
+        }
     }
 }

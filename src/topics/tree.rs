@@ -177,17 +177,27 @@ impl<V> Tree<V> {
             found(value);
         }
         if self.several > 0 {
-            self.root.matches(segments(name), &mut |value| {
+            self.matches_several(name, &mut |value| {
                 found(value);
                 false
             });
         }
     }
 
+    /// Patterns with wildcards, none of which begins with one if the name begins with `$`.
+    fn matches_several(&self, name: &[u8], found: &mut impl FnMut(&V) -> bool) -> bool {
+        let mut segments = segments(name);
+        if name.first() != Some(&b'$') {
+            return self.root.matches(segments, found);
+        }
+        let first = segments.next().and_then(|it| self.root.segments.get(it));
+        first.is_some_and(|node| node.matches(segments, found))
+    }
+
     /// Whether a name matches any pattern.
     #[inline]
     pub fn has_match(&self, name: &[u8]) -> bool {
-        let has_several = || self.root.matches(segments(name), &mut |_| true);
+        let has_several = || self.matches_several(name, &mut |_| true);
         self.names.contains_key(name) || self.several > 0 && has_several()
     }
 }
@@ -230,6 +240,14 @@ mod tests {
         assert_eq!(matching(&tree, "b.c"), ["*.*", ">", "b.>"]);
         // A star is a star only for those who subscribe.
         assert_eq!(matching(&tree, "a*"), ["*", ">"]);
+    }
+
+    #[test]
+    fn what_begins_with_a_dollar_is_not_among_all() {
+        let tree = tree(&[">", "*", "*.a", "$x.>", "$x.a", "$x.*", "a.*"]);
+        assert_eq!(matching(&tree, "$x.a"), ["$x.*", "$x.>", "$x.a"]);
+        assert!(matching(&tree, "$x").is_empty() && !tree.has_match(b"$x"));
+        assert_eq!(matching(&tree, "a.$x"), [">", "a.*"]);
     }
 
     /// What it says in a sentence, without a tree.

@@ -12,6 +12,8 @@
 //! | `DELETE /connections/ID?code=1008` | close one |
 //! | `GET /config` | the settings in force |
 //! | `POST /topics/NAME` | publish the body to all who subscribe |
+//! | `GET /topics/NAME?last=10` | how many do, and what is kept |
+//! | `POST /publish` | publish several messages, one JSON object a line |
 //! | `POST /reload` | read settings and certificates again |
 //! | `POST /drain?spread=10s&code=1012` | stop |
 //! | `GET`, `PUT /log-level` | the level of the log, until the next reload |
@@ -38,7 +40,6 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use percent_encoding::percent_decode_str;
 use ringwire::{Address, CloseCode, ConnId, Listener, Outgoing, PublishError, Seen, SurveyOrder};
 use serde_json::{Value, json};
 use tokio::{
@@ -52,6 +53,7 @@ use tokio::{
 use super::{
     metrics::{Format, exposition},
     operations::Operations,
+    publishing::{self, Stopped, topic_of},
 };
 use crate::{log, settings};
 
@@ -69,6 +71,9 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest body that anything here has.
 const BODY_BYTES_MAX: usize = 4096;
+
+/// Several messages may have so many bytes, whatever one may.
+const LINES_BYTES_MIN: usize = 1 << 20;
 
 /// Connections that are kept waiting for the kernel.
 const BACKLOG: u32 = 64;
@@ -260,6 +265,8 @@ enum Wish {
     Connections,
     Close(String),
     Publish(String),
+    PublishLines,
+    Topic(String),
     Config,
     Reload,
     Drain,
@@ -288,8 +295,9 @@ impl Wish {
         }
         if let Some(topic) = path.strip_prefix("/topics/") {
             return match method {
+                "GET" => Ok(Self::Topic(topic.to_owned())),
                 "POST" => Ok(Self::Publish(topic.to_owned())),
-                _ => Err("POST"),
+                _ => Err("GET, HEAD, POST"),
             };
         }
         Ok(match (path, method) {
@@ -298,6 +306,7 @@ impl Wish {
             ("/readyz", "GET") => Self::Ready,
             ("/connections", "GET") => Self::Connections,
             ("/config", "GET") => Self::Config,
+            ("/publish", "POST") => Self::PublishLines,
             ("/reload", "POST") => Self::Reload,
             ("/drain", "POST") => Self::Drain,
             ("/log-level", "GET") => Self::Level,
@@ -306,7 +315,7 @@ impl Wish {
             ("/metrics" | "/healthz" | "/readyz" | "/connections" | "/config" | "/", _) => {
                 return Err("GET, HEAD");
             }
-            ("/reload" | "/drain", _) => return Err("POST"),
+            ("/publish" | "/reload" | "/drain", _) => return Err("POST"),
             ("/log-level", _) => return Err("GET, HEAD, PUT"),
             _ => return Err(""),
         })
@@ -320,7 +329,12 @@ impl Wish {
     const fn changes_something(&self) -> bool {
         matches!(
             self,
-            Self::Close(_) | Self::Publish(_) | Self::Reload | Self::Drain | Self::SetLevel
+            Self::Close(_)
+                | Self::Publish(_)
+                | Self::PublishLines
+                | Self::Reload
+                | Self::Drain
+                | Self::SetLevel
         )
     }
 }
@@ -389,6 +403,32 @@ async fn body_of(
     Ok(body.to_bytes())
 }
 
+/// Publishes several messages.
+///
+/// # Errors
+///
+/// What is wrong with them.
+async fn publish_lines(
+    operations: &Operations,
+    request: Request<Incoming>,
+) -> Result<Reply, String> {
+    let bytes_max = operations.with_settings(|settings| settings.config.message_bytes_max);
+    let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+    let bytes_max = bytes_max.max(LINES_BYTES_MIN);
+    let body = body_of(request, "The messages", bytes_max).await?;
+    match publishing::publish_lines(&operations.operator, &body).await {
+        Ok(published) => Ok(object(
+            StatusCode::ACCEPTED,
+            &json!({ "published": published }),
+        )),
+        Err(Stopped::Wrong(sentence)) => Err(sentence),
+        Err(Stopped::After(published, error)) => Ok(object(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &json!({ "published": published, "error": error.to_string() }),
+        )),
+    }
+}
+
 /// Publishes a body: as binary, if its type says that it is one, and as text else.
 ///
 /// # Errors
@@ -411,13 +451,13 @@ async fn publish(
             |_| "The message is no UTF-8: send it with Content-Type: application/octet-stream",
         )?
     };
-    // As in the paths of routes.
-    let topic: Vec<u8> = percent_decode_str(&topic.replace('/', ".")).collect();
-    Ok(match operations.operator.publish(&topic, message) {
-        Ok(()) => text(StatusCode::ACCEPTED, "published"),
-        Err(PublishError::Topic(error)) => return Err(format!("That is no topic: {error}")),
-        Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-    })
+    Ok(
+        match operations.operator.publish(&topic_of(topic), message) {
+            Ok(()) => text(StatusCode::ACCEPTED, "published"),
+            Err(PublishError::Topic(error)) => return Err(format!("That is no topic: {error}")),
+            Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        },
+    )
 }
 
 const INDEX: &str = "\
@@ -427,6 +467,8 @@ GET  /readyz                             503 from the start of a drain
 GET  /connections?by=held&limit=20       those that stand out; by age, held or queued
 DELETE /connections/ID?code=1008         close one
 POST /topics/NAME                        publish the body to all who subscribe
+GET  /topics/NAME?last=10                how many do, and what is kept
+POST /publish                            publish several, one JSON object a line
 GET  /config                             the settings in force
 POST /reload                             read settings and certificates again
 POST /drain?spread=10s&code=1012         stop
@@ -458,6 +500,13 @@ async fn fulfil(
         Wish::Connections => connections(operations, query).await?,
         Wish::Close(id) => close(operations, &id, query)?,
         Wish::Publish(topic) => publish(operations, &topic, request).await?,
+        Wish::PublishLines => publish_lines(operations, request).await?,
+        Wish::Topic(topic) => {
+            let asked = (query.get("last"), query.get("since"));
+            let topic = topic_of(&topic);
+            let told = publishing::look(&operations.operator, &topic, asked).await?;
+            object(StatusCode::OK, &told)
+        }
         Wish::Config => object(
             StatusCode::OK,
             &operations.with_settings(settings::in_force),

@@ -9,6 +9,7 @@ pub mod ask;
 mod life;
 mod metrics;
 mod operations;
+mod publishing;
 mod supervisor;
 
 use std::{

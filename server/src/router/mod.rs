@@ -14,6 +14,7 @@
 mod auth;
 mod hosts;
 mod meter;
+mod session;
 mod topics;
 
 use std::{
@@ -25,18 +26,18 @@ use std::{
     time::Duration,
 };
 
-use auth::{Auth, Proof, Source};
+use auth::{Auth, Identity, Proof, Source};
 #[cfg(feature = "jwt")]
 use auth::{Claims, Jwts, algorithm};
 use hosts::{Host, Hosts};
 use meter::{Meter, Rate};
 use ringwire::{
-    Answer, CloseCause, CloseCode, Conn, ConnId, HandshakeError, HttpReply, Message, Proxies,
-    Refusal, Remote, Request, Service, Tally, Turn, Upgrade,
+    Answer, CloseCause, CloseCode, Conn, ConnId, HandshakeError, HttpReply, Message, Outgoing,
+    Proxies, Refusal, Remote, Request, Service, Tally, Turn, Upgrade,
     service::{Echo, EchoState, OriginError, Origins},
-    topics::TopicOptions,
+    topics::{Published, Resumed, TopicOptions},
 };
-use topics::Topic;
+use topics::Listener;
 
 use crate::{
     access::{AccessLog, Client, Record},
@@ -51,7 +52,7 @@ enum Application {
     Sink,
     Page,
     Health,
-    Topics(topics::Rules),
+    Topics(Arc<topics::Rules>),
 }
 
 /// One route.
@@ -102,7 +103,7 @@ pub struct Visitor {
 #[derive(Debug, Default)]
 struct Kept {
     record: Option<Box<Record>>,
-    topic: Option<Box<Topic>>,
+    listener: Option<Box<Listener>>,
     _seat: Option<Seat>,
 }
 
@@ -226,7 +227,7 @@ impl Routes {
             "page" => Application::Page,
             "health" => Application::Health,
             "topics" => match topics::Rules::new(settings) {
-                Ok(rules) => Application::Topics(rules),
+                Ok(rules) => Application::Topics(Arc::new(rules)),
                 Err((key, sentence)) => {
                     error(key, sentence);
                     return;
@@ -423,9 +424,9 @@ impl Route {
     ) -> Result<(Visitor, Option<String>), Turned> {
         let request = upgrade.request();
         self.origins.check(request)?;
-        let mut user = None;
+        let mut identity = Identity::default();
         if let Some(auth) = &self.auth {
-            user = auth.check(request).map_err(|denied| {
+            identity = auth.check(request).map_err(|denied| {
                 // The access log has a sample of them.
                 tracing::debug!(path = request.path(), "401: {}", denied.reason());
                 Turned {
@@ -434,17 +435,22 @@ impl Route {
                 }
             })?;
         }
-        let mut topic = None;
+        let user = identity.user.clone();
+        let mut listener = None;
+        let mut chosen = None;
         let echo = match &self.application {
             Application::Echo | Application::Page => EchoState::echo(request)?,
             Application::Sink => EchoState::sink(),
             Application::Topics(rules) => {
-                topic = Some(Box::new(rules.topic(in_path.unwrap_or_default())?));
+                let speaks_json = upgrade.subprotocols().any(|name| name == session::PROTOCOL);
+                chosen = speaks_json.then_some(session::PROTOCOL);
+                let listens = rules.listen(request, in_path, speaks_json, identity)?;
+                listener = Some(Box::new(listens));
                 EchoState::default()
             }
             Application::Health => return Err(HandshakeError::NotFound.into()),
         };
-        if let Some(chosen) = self.subprotocol(upgrade) {
+        if let Some(chosen) = chosen.or_else(|| self.subprotocol(upgrade)) {
             // It was offered.
             let _ = answer.choose_subprotocol(upgrade, chosen);
         }
@@ -459,10 +465,10 @@ impl Route {
             Some(most) => Some(self.seat(most)?),
         };
         let meter = (!self.rate.is_any()).then(|| Box::new(Meter::new(self.rate)));
-        let kept = (seat.is_some() || topic.is_some()).then(|| {
+        let kept = (seat.is_some() || listener.is_some()).then(|| {
             Box::new(Kept {
                 record: None,
-                topic,
+                listener,
                 _seat: seat,
             })
         });
@@ -490,7 +496,7 @@ impl Route {
     }
 
     /// The answer to a request that is no handshake.
-    fn reply(&self, request: &Request<'_>) -> Result<HttpReply, Refusal> {
+    fn reply(&self, request: &Request<'_>, in_path: Option<&str>) -> Result<HttpReply, Refusal> {
         let is_read = matches!(request.method(), "GET" | "HEAD");
         let is_health = matches!(self.application, Application::Health);
         let is_options = request.method() == "OPTIONS" && is_health;
@@ -503,9 +509,8 @@ impl Route {
         match &self.application {
             Application::Page => Echo::page(),
             Application::Health => health(),
-            Application::Echo | Application::Sink | Application::Topics(_) => {
-                Err(HandshakeError::UpgradeRequired.into())
-            }
+            Application::Topics(_) => topics::reply(in_path),
+            Application::Echo | Application::Sink => Err(HandshakeError::UpgradeRequired.into()),
         }
     }
 }
@@ -615,14 +620,14 @@ impl Router {
 
     fn reply_of_route(&self, request: &Request<'_>) -> Result<HttpReply, Refusal> {
         let routes = self.routes();
-        let (route, _) = routes.find(request)?;
+        let (route, in_path) = routes.find(request)?;
         if Origins::is_preflight(request) {
             if request.announces_body() {
                 return Err(HandshakeError::ContentTooLarge.into());
             }
             return route.origins.answer_preflight(request);
         }
-        let mut reply = route.reply(request)?;
+        let mut reply = route.reply(request, in_path)?;
         route.origins.add_headers(request, &mut reply);
         Ok(reply)
     }
@@ -637,22 +642,22 @@ fn allows(conn: &mut Conn<'_, Visitor>, message: &Message<'_>) -> bool {
     meter.is_none_or(|meter| meter.allows(message.payload().len(), now))
 }
 
-/// Does something with the topic of a connection. Returns whether it has one.
+/// Does something with what a connection has of topics. Returns whether it has anything.
 #[inline(never)]
-fn with_topic(
+fn with_listener(
     conn: &mut Conn<'_, Visitor>,
-    act: impl FnOnce(&Topic, &mut Conn<'_, Visitor>),
+    act: impl FnOnce(&mut Listener, &mut Conn<'_, Visitor>),
 ) -> bool {
     let Some(kept) = &mut conn.state().kept else {
         return false;
     };
     // It is back before anybody else looks for it.
-    let Some(topic) = kept.topic.take() else {
+    let Some(mut listener) = kept.listener.take() else {
         return false;
     };
-    act(&topic, conn);
+    act(&mut listener, conn);
     if let Some(kept) = &mut conn.state().kept {
-        kept.topic = Some(topic);
+        kept.listener = Some(listener);
     }
     true
 }
@@ -679,16 +684,32 @@ impl Service for Router {
         Some(&mut record.tally)
     }
 
-    fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, visitor: Visitor, cause: &CloseCause) {
-        if let Some(record) = visitor.kept.and_then(|kept| kept.record) {
+    fn on_close(&mut self, turn: &mut Turn<'_>, id: ConnId, visitor: Visitor, cause: &CloseCause) {
+        let Some(kept) = visitor.kept else {
+            return;
+        };
+        if let Some(record) = kept.record {
             record.end(id, cause);
         }
+        if let Some(listener) = kept.listener {
+            listener.close(turn);
+        }
+    }
+
+    fn on_subscribed(&mut self, conn: &mut Conn<'_, Visitor>, topic: &[u8], resumed: &Resumed) {
+        with_listener(conn, |listener, conn| {
+            listener.resumed(conn, topic, resumed)
+        });
+    }
+
+    fn envelope<'p>(&mut self, published: &Published<'p>) -> Outgoing<'p> {
+        session::envelope(published)
     }
 
     #[inline]
     fn on_open(&mut self, conn: &mut Conn<'_, Visitor>) {
         if conn.state().kept.is_some() {
-            with_topic(conn, |topic, conn| topic.open(conn));
+            with_listener(conn, |listener, conn| listener.open(conn));
         }
     }
 
@@ -699,7 +720,7 @@ impl Service for Router {
             return;
         }
         if conn.state().kept.is_some()
-            && with_topic(conn, |topic, conn| topic.publish(conn, message))
+            && with_listener(conn, |listener, conn| listener.hear(conn, message))
         {
             return;
         }

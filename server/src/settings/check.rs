@@ -291,6 +291,11 @@ const OF_AUTH: &[(&str, &str)] = &[
 const OF_TOPICS: &[&str] = &[
     "topic_prefix",
     "topic_publish",
+    "topic_subscribe",
+    "topic_presence",
+    "topic_history_messages_max",
+    "topic_history_bytes_max",
+    "topic_history_ms_max",
     "topic_slow",
     "topic_backlog_messages_max",
     "topic_backlog_bytes_max",
@@ -313,6 +318,16 @@ fn of_routes(settings: &Settings) -> Vec<Finding> {
         for key in OF_TOPICS {
             if route.is_given(key) && route.application != "topics" {
                 let sentence = format!("{key} has no effect without application = 'topics'");
+                findings.push(Finding::error(route.place(key), sentence));
+            }
+        }
+        let of_claims = [
+            ("topic_publish", &route.topic_publish),
+            ("topic_subscribe", &route.topic_subscribe),
+        ];
+        for (key, who) in of_claims {
+            if who == "claims" && route.auth != "jwt" {
+                let sentence = format!("{key} is 'claims', which needs auth = 'jwt'");
                 findings.push(Finding::error(route.place(key), sentence));
             }
         }

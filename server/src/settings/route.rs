@@ -13,7 +13,13 @@ use super::{
 pub const APPLICATIONS: &[&str] = &["echo", "sink", "page", "health", "topics"];
 
 /// Who may publish.
-const PUBLISHERS: &[&str] = &["clients", "nobody"];
+const PUBLISHERS: &[&str] = &["clients", "nobody", "claims"];
+
+/// Who may subscribe.
+const SUBSCRIBERS: &[&str] = &["clients", "claims"];
+
+/// What others learn of subscribers.
+const PRESENCE: &[&str] = &["off", "counts", "users"];
 
 /// What is done with a subscriber that is behind.
 const SLOW: &[&str] = &["disconnect", "drop-oldest", "drop-newest", "conflate"];
@@ -124,7 +130,24 @@ keys! {
     topic_publish: Text(String) = "clients".to_owned(), Kind::Choice(PUBLISHERS),
         "Who publishes to topics of this route. clients: what a client sends is published to the \
          topic that it has connected to; nobody: a client that sends something is closed with \
-         1008. The admin side publishes in any case";
+         1008; claims: whoever's JSON Web Token has a claim publish with a list of patterns one of \
+         which fits, as in \"publish\": [\"chat.*\"]. The admin side publishes in any case";
+    topic_subscribe: Text(String) = "clients".to_owned(), Kind::Choice(SUBSCRIBERS),
+        "Who subscribes to topics of this route. clients: everybody; claims: whoever's JSON Web \
+         Token has a claim subscribe with a list of patterns one of which covers what is asked for";
+    topic_presence: Text(String) = "off".to_owned(), Kind::Choice(PRESENCE),
+        "Whether clients that speak ringwire.topics.v1 may ask to be told who comes and goes. off: \
+         no; counts: how many subscribe; users: also the names that tokens have (sub). What a \
+         crowd that comes and goes costs grows with its square";
+    topic_history_messages_max: Number(u64) = 0, Kind::Count(0, 1 << 32),
+        "The most messages of one topic that are kept for who was away. With them each message has \
+         a number, and ?last=10 or ?since=POSITION behind the path, or since and last of \
+         ringwire.topics.v1, bring earlier ones. 0: none";
+    topic_history_bytes_max: Number(u64) = 1 << 20, Kind::Bytes(1, 1 << 40),
+        "The most bytes of one topic's messages that are kept; what all take is limited by \
+         topic_history_bytes_max of the server";
+    topic_history_ms_max: Number(u64) = 0, Kind::Milliseconds(0, 31_536_000_000),
+        "For how long a message is kept. 0: as long as there is room";
     topic_slow: Text(String) = "disconnect".to_owned(), Kind::Choice(SLOW),
         "What is done when more waits for a subscriber than may. disconnect: it is closed with \
          1013; drop-oldest, drop-newest: messages are left out; conflate: a message takes the \

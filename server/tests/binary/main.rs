@@ -31,6 +31,7 @@ mod logging;
 mod proxied;
 mod routes;
 mod serve;
+mod sessions;
 mod settings;
 mod stopped;
 #[cfg(feature = "tls")]

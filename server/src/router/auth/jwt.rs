@@ -12,7 +12,7 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 
-use super::Denied;
+use super::{Denied, Identity};
 
 /// A shorter secret can be guessed (RFC 7518 section 3.2).
 const SECRET_BYTES_MIN: usize = 32;
@@ -68,6 +68,34 @@ struct Subject {
     /// Of any kind: a token is not to be refused for a claim that nobody asked for.
     #[serde(default)]
     sub: serde_json::Value,
+    /// Patterns of topics.
+    #[serde(default)]
+    publish: serde_json::Value,
+    /// Likewise.
+    #[serde(default)]
+    subscribe: serde_json::Value,
+}
+
+impl Subject {
+    fn identity(self) -> Identity {
+        Identity {
+            user: self.sub.as_str().map(str::to_owned),
+            publish: patterns(self.publish),
+            subscribe: patterns(self.subscribe),
+        }
+    }
+}
+
+/// The texts of a list, or the only one.
+fn patterns(value: serde_json::Value) -> Vec<String> {
+    match value {
+        serde_json::Value::String(text) => vec![text],
+        serde_json::Value::Array(all) => {
+            let texts = all.iter().filter_map(serde_json::Value::as_str);
+            texts.map(str::to_owned).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 impl Jwts {
@@ -116,7 +144,7 @@ impl Jwts {
     /// # Errors
     ///
     /// Why not.
-    pub fn check(&self, token: &str) -> Result<Option<String>, Denied> {
+    pub fn check(&self, token: &str) -> Result<Identity, Denied> {
         let header = decode_header(token).map_err(|error| wrong(&error))?;
         // A token that names its key is for that one; one key needs no name.
         let named = |key: &&SigningKey| match (&key.id, &header.kid) {
@@ -126,7 +154,7 @@ impl Jwts {
         let mut denied = Denied::Wrong("there is no key of the name that it has");
         for key in self.keys.iter().filter(named) {
             match decode::<Subject>(token, &key.key, &key.validation) {
-                Ok(token) => return Ok(token.claims.sub.as_str().map(str::to_owned)),
+                Ok(token) => return Ok(token.claims.identity()),
                 Err(error) => denied = wrong(&error),
             }
         }

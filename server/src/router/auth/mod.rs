@@ -72,6 +72,17 @@ pub enum Proof {
     Jwt(Jwts),
 }
 
+/// Who somebody is, as far as a token tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The name of the user.
+    pub user: Option<String>,
+    /// Patterns of topics to which he may publish.
+    pub publish: Vec<String>,
+    /// Patterns of topics to which he may subscribe.
+    pub subscribe: Vec<String>,
+}
+
 /// Who may come in, and how they show it.
 pub struct Auth {
     /// Where tokens are looked for, in this order.
@@ -119,18 +130,17 @@ impl Denied {
 }
 
 impl Auth {
-    /// Whether whoever sends this request may come in. Returns the name of the user, if the token
-    /// has one.
+    /// Whether whoever sends this request may come in. Returns who that is.
     ///
     /// # Errors
     ///
     /// Why not.
-    pub fn check(&self, request: &Request<'_>) -> Result<Option<String>, Denied> {
+    pub fn check(&self, request: &Request<'_>) -> Result<Identity, Denied> {
         let mut tokens = self.sources.iter().filter_map(|it| it.token(request));
         let token = tokens.next().ok_or(Denied::Missing)?;
         match &self.proof {
             Proof::Tokens(known) => match known.has(&token) {
-                true => Ok(None),
+                true => Ok(Identity::default()),
                 false => Err(Denied::Wrong("it is none of the tokens")),
             },
             #[cfg(feature = "jwt")]
