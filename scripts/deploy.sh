@@ -119,16 +119,6 @@ left_out() {
   echo "left out  $1: $2"
 }
 
-# within SECONDS COMMAND...: until it succeeds, or no longer than that.
-within() {
-  local deadline=$((SECONDS + $1))
-  shift
-  until "$@"; do
-    [ "$SECONDS" -lt "$deadline" ] || return 1
-    sleep 0.1
-  done
-}
-
 # --- systemd
 
 check_systemd() {

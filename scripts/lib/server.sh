@@ -250,14 +250,22 @@ finish() {
   [ "$FAILED" -eq 0 ] && [ "$PASSED" -gt 0 ]
 }
 
+# within SECONDS COMMAND...: until it succeeds, or no longer than that.
+within() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ "$SECONDS" -lt "$deadline" ] || return 1
+    sleep 0.1
+  done
+}
+
 # admin_url FILE: sets ADMIN_URL to what a server has printed to a file.
 admin_url() {
-  local file=$1
-  printed() {
-    ADMIN_URL=$(grep -Eom1 'Admin side at http://127\.0\.0\.1:[0-9]+/' "$file")
-  }
-  within "$START_TIMEOUT_S" printed ||
+  local line='Admin side at http://127\.0\.0\.1:[0-9]+/'
+  within "$START_TIMEOUT_S" grep -Eqm1 "$line" "$1" ||
     die "the server printed no line 'Admin side at http://127.0.0.1:PORT/'."
+  ADMIN_URL=$(grep -Eom1 "$line" "$1")
   ADMIN_URL=${ADMIN_URL#Admin side at }
   ADMIN_URL=${ADMIN_URL%/}
 }
