@@ -5,6 +5,7 @@
 //! | held, of the limit | what is done |
 //! |---|---|
 //! | always | memory that is kept for later is given back first |
+//! | 3/4 | what topics keep for who is not here is halved in every turn |
 //! | 3/4 | no new connections: their opening handshakes are answered 503 |
 //! | 7/8 | nothing is received from those who hold most, until others are done |
 //! | 15/16, or 7/8 for a second | the largest holders end with 1013, one after the other |

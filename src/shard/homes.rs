@@ -139,10 +139,10 @@ impl<R: Ring, S: Service> Shard<R, S> {
         run
     }
 
-    /// Keeps no more than may be kept, and little while memory runs short.
-    fn shrink_histories(&mut self) {
+    /// Keeps no more than may be kept, and ever less while memory runs short.
+    pub(super) fn shrink_histories(&mut self) {
         let most = self.shared.config.topic_history_bytes_max;
-        let bytes_max = match self.shared.ledger.pressure() >= Pressure::Pause {
+        let bytes_max = match self.shared.ledger.pressure() > Pressure::None {
             true => most.min(self.shared.asked.histories.held_bytes() / 2),
             false => most,
         };

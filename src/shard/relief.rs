@@ -36,8 +36,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     #[cold]
     fn relieve(&mut self) {
-        // What nobody needs right now goes first.
+        // What nobody needs right now goes first, and then what is kept for who is not here.
         self.shared.forget_kept();
+        self.shrink_histories();
         let held = self.held_bytes();
         let room = self.shared.ledger.held(held);
         self.shared.set_room(room);

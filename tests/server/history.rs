@@ -6,8 +6,8 @@ use std::{
 };
 
 use ringwire::{
-    Conn, Message, Outgoing, Server, Service, SubscribeError,
-    topics::{Position, Published, Resumed, Since, TopicError, TopicOptions},
+    Config, Conn, Handle, Message, Outgoing, Server, Service, SubscribeError,
+    topics::{Position, Published, Recalled, Resumed, Since, TopicError, TopicOptions},
 };
 
 use crate::{
@@ -94,6 +94,15 @@ fn open(server: &Server) -> Peer {
     Peer::open(&server.addresses()[0], "/")
 }
 
+/// The numbers of the last messages that are kept, behind all that this thread has published.
+fn recalled(handle: &Handle, topic: &str, last: u64) -> Vec<u64> {
+    let (tell, told) = mpsc::channel();
+    let tell = move |recalled| tell.send(recalled).unwrap();
+    handle.recall(topic, Since::Last(last), tell).unwrap();
+    let recalled: Recalled = told.recv_timeout(PATIENCE).unwrap();
+    recalled.messages().map(|(number, _)| number).collect()
+}
+
 fn say(peer: &mut Peer, text: &str) {
     peer.send(TEXT, text.as_bytes());
 }
@@ -127,6 +136,8 @@ fn who_was_away_gets_what_it_missed() {
             reader.close();
             handle.publish(topic, "three").unwrap();
             handle.publish(topic, "four").unwrap();
+            // Who subscribes now may be faster than they are, and get them as new ones.
+            assert_eq!(recalled(&handle, topic, 9), [1, 2, 3, 4]);
             let mut again = open(server);
             let asks = format!("since {topic} {:x}-2", start.epoch);
             let position = subscribe(&mut again, &asks, &format!("{topic} 2 true"));
@@ -164,6 +175,7 @@ fn no_more_is_kept_than_may_be() {
         for number in 1..=10 {
             handle.publish("kept.a", format!("text{number}")).unwrap();
         }
+        assert_eq!(recalled(&handle, "kept.a", 2), [9, 10]);
         let mut reader = open(server);
         let position = subscribe(&mut reader, "last kept.a 2", "kept.a 2 true");
         assert_eq!(position.number, 10);
@@ -175,13 +187,44 @@ fn no_more_is_kept_than_may_be() {
         for number in 8..=10 {
             reader.expect_text(&format!("{number} text{number}"));
         }
-        let (tell, told) = mpsc::channel();
-        let tell = move |recalled| tell.send(recalled).unwrap();
-        handle.recall("kept.a", Since::Last(2), tell).unwrap();
-        let recalled = told.recv_timeout(PATIENCE).unwrap();
-        let numbers: Vec<_> = recalled.messages().map(|(number, _)| number).collect();
-        assert_eq!(numbers, [9, 10]);
         assert!(handle.recall("kept.*", Since::Now, |_| {}).is_err());
+    });
+}
+
+#[test]
+fn what_is_kept_gives_way_when_memory_runs_short() {
+    guarded(|| {
+        let mut options = TopicOptions::default();
+        options.history_messages_max = usize::MAX;
+        options.history_bytes_max = usize::MAX;
+        let mut config = Config::default();
+        config.memory_bytes_max = 16 << 20;
+        config.topic_history_bytes_max = 1 << 30;
+        let builder = builder().shards(1).listen("127.0.0.1:0").config(config);
+        let server = builder.topic("kept.>", options).unwrap();
+        let server = server.start(|_| Paper.hosted()).unwrap();
+        let handle = server.handle();
+        let text = "x".repeat(10_000);
+        // Four times what there is.
+        for number in 0..6400 {
+            let topic = format!("kept.{}", number % 10);
+            until("there is room", || handle.publish(&topic, &*text).is_ok());
+        }
+        // They wait in the inbox first, which nobody else has room beside.
+        until("all are kept or forgotten", || {
+            let counts = handle.stats().counts;
+            counts.topic_publications == 6400 && counts.memory_held_bytes < 14 << 20
+        });
+        let mut reader = open(&server);
+        let position = subscribe(&mut reader, "last kept.0 0", "kept.0 0 true");
+        let snapshot = handle.stats();
+        let kept = snapshot.counts.topic_history_bytes;
+        assert!(kept < 16 << 20, "{kept} bytes are kept");
+        say(&mut reader, "kept.0 back");
+        reader.expect_text(&format!("{} back", position.number + 1));
+        reader.close();
+        handle.stop();
+        server.join().unwrap();
     });
 }
 

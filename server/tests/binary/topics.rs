@@ -128,8 +128,8 @@ fn what_cannot_be_is_said_before_it_starts() {
         for (settings, says) in [
             (
                 "[[route]]\npath = '/topics/{room}'\napplication = 'topics'\n",
-                "wrong.toml:2:8: error: path is '/topics/{room}', but with application = 'topics' it \
-                 has to name the topic",
+                "wrong.toml:2:8: error: path is '/topics/{room}', but with application = 'topics' \
+                 it has to name the topic",
             ),
             (
                 "[[route]]\npath = '/{topic}'\ntopic_slow = 'conflate'\n",
