@@ -8,6 +8,7 @@ mod input;
 mod scenarios;
 mod servers;
 mod tls;
+mod twenty;
 mod verdicts;
 
 use std::sync::{Arc, atomic::AtomicBool};
@@ -51,4 +52,9 @@ fn watched_run(words: &[&str], progress: &mut dyn FnMut(&Progress)) -> Result<Ru
 
 fn run(words: &[&str]) -> Run {
     try_run(words).unwrap_or_else(|sentence| panic!("{words:?}: {sentence}"))
+}
+
+/// The words of a command line, as a shell without quotes has them.
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
 }

@@ -71,6 +71,20 @@ impl Running {
         Self::start(|_| ringwire::service::Echo)
     }
 
+    /// An echo on a Unix path.
+    pub fn echo_at(path: &std::path::Path) -> Self {
+        let server = Server::builder()
+            .listen(format!("unix:{}", path.display()))
+            .shards(1)
+            .pinned(false)
+            .start(|_| ringwire::service::Echo)
+            .unwrap();
+        Self {
+            server: Some(server),
+            url: format!("ws+unix:{}:/", path.display()),
+        }
+    }
+
     pub fn handle(&self) -> Handle {
         self.server.as_ref().unwrap().handle()
     }
@@ -453,6 +467,22 @@ impl Asked {
         Some(head)
     }
 
+    /// Writes this as the answer to the request, whatever it was.
+    pub fn answer_with(mut self, answer: &[u8]) {
+        if self.head().is_some() {
+            // A client that is gone does not read it.
+            let _ = self.stream.write_all(answer);
+        }
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Opens the WebSocket after some time.
+    pub fn open_later(self, delay: Duration) -> Socket {
+        // The point of it: the handshake takes so long.
+        std::thread::sleep(delay);
+        self.open()
+    }
+
     /// Opens the WebSocket.
     pub fn open(self) -> Socket {
         self.open_after(b"")
@@ -514,7 +544,22 @@ pub const TEXT: u8 = 0x1;
 pub const BINARY: u8 = 0x2;
 pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
-const FIN: u8 = 0x80;
+pub const PONG: u8 = 0xa;
+pub const FIN: u8 = 0x80;
+
+/// A frame without a mask.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        len @ 0..=125 => frame.push(len as u8),
+        len => {
+            frame.push(126);
+            frame.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
 
 impl Socket {
     /// The next message or close frame, with its opcode. `None` at the end of the connection.
@@ -546,19 +591,16 @@ impl Socket {
         Some((head[0] & 0xf, payload))
     }
 
+    /// Bytes as they are.
+    pub fn write(&mut self, bytes: &[u8]) {
+        // A client that is gone does not read it.
+        let _ = self.stream.write_all(bytes);
+    }
+
     /// A frame as it is, without a mask.
     pub fn send_frame(&mut self, first: u8, payload: &[u8]) {
-        let mut frame = vec![first];
-        match payload.len() {
-            len @ 0..=125 => frame.push(len as u8),
-            len => {
-                frame.push(126);
-                frame.extend_from_slice(&(len as u16).to_be_bytes());
-            }
-        }
-        frame.extend_from_slice(payload);
-        // A client that is gone does not read it.
-        let _ = self.stream.write_all(&frame);
+        let frame = frame(first, payload);
+        self.write(&frame);
     }
 
     pub fn send(&mut self, opcode: u8, payload: &[u8]) {

@@ -20,14 +20,14 @@ use crate::{
 };
 
 /// The report in one line, to look for sentences that a table folds.
-fn unfolded(run: &Run) -> String {
+pub fn unfolded(run: &Run) -> String {
     let table = table::render(run);
     let words: Vec<&str> = table.split_whitespace().collect();
     words.join(" ")
 }
 
 /// The verdict is this one, unless the machine was too busy for one.
-fn assert_verdict(run: &Run, kind: VerdictKind) {
+pub fn assert_verdict(run: &Run, kind: VerdictKind) {
     let found = run.verdict.kind;
     assert!(
         found == kind || found == VerdictKind::ClientBound,
@@ -655,7 +655,7 @@ fn each_fault_is_named_for_what_it_is() {
 }
 
 /// Answers one message, so that the run has begun, and does this then.
-fn after_one(asked: Asked, then: impl FnOnce(Socket)) {
+pub fn after_one(asked: Asked, then: impl FnOnce(Socket)) {
     let mut socket = asked.open();
     if let Some((opcode, payload)) = socket.receive() {
         socket.send(opcode, &payload);
