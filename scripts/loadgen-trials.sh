@@ -5,7 +5,7 @@ set -euo pipefail
 usage() {
   cat <<'END'
 Usage: scripts/loadgen-trials.sh [--trials N] [--rounds N] [--seconds N] [--slower PERCENT]
-                                 [--tolerance PERCENT] [--loadgen PATH] [--server PATH] [--keep DIR]
+                                 [--tolerance PERCENT] [--merged] [--loadgen PATH] [--server PATH] [--keep DIR]
 
 Makes trials of 'loadgen compare' on real runs. In each, two servers are started (the example
 slow_echo, on processor 0) and driven in turns from processor 1: A B, B A, A B ... The first half of
@@ -19,6 +19,8 @@ machine should have nothing else to do: what others take shows as noise, which h
   --slower PERCENT  default 10
   --tolerance PERCENT
                     compare's (default 5)
+  --merged          have two generators at one time make each run, and compare what 'loadgen merge'
+                    adds up
   --loadgen PATH, --server PATH
                     programs to use instead of building them
   --keep DIR        keep the reports and the comparisons in DIR
@@ -38,6 +40,7 @@ rounds=8
 seconds=1.1
 slower=10
 tolerance=5
+merged=""
 loadgen=""
 server=""
 keep=""
@@ -47,6 +50,10 @@ while [ $# -gt 0 ]; do
       [ -n "${2:-}" ] || die "$1 needs a value; see --help."
       declare "${1#--}=$2"
       shift 2
+      ;;
+    --merged)
+      merged=yes
+      shift
       ;;
     --help | -h)
       usage
@@ -65,14 +72,38 @@ mkdir -p "$folder"
 
 warn_if_busy
 
-# drive FILE URL PID: one run.
-drive() {
-  taskset -c 1 "$loadgen" echo "$2" --pid "$3" --quiet --connections 64 --size 64 --binary \
-    --shards 1 --warmup 300ms --duration "${seconds}s" --allow-client-bound --json "$1" \
-    >"$SCRATCH/run.out" 2>&1 || {
-    tail -n 20 "$SCRATCH/run.out" >&2
+# generate FILE URL CONNECTIONS ARGUMENT...: what one generator measures.
+generate() {
+  local file=$1 url=$2 connections=$3
+  shift 3
+  taskset -c 1 "$loadgen" echo "$url" --quiet --connections "$connections" --size 64 --binary \
+    --shards 1 --warmup 300ms --duration "${seconds}s" --allow-client-bound --json "$file" "$@" \
+    >"$file.out" 2>&1 || {
+    tail -n 20 "$file.out" >&2
     die "loadgen failed; its words stand above."
   }
+  rm -f "$file.out"
+}
+
+# drive FILE URL PID: one run.
+drive() {
+  local other
+  if [ -z "$merged" ]; then
+    generate "$1" "$2" 64 --pid "$3"
+    return
+  fi
+  # One of them looks at the server for both.
+  generate "$1.other" "$2" 32 --start-at +300ms &
+  other=$!
+  generate "$1.one" "$2" 32 --start-at +300ms --pid "$3"
+  wait "$other" || die "the second generator failed; its words stand above."
+  # The exit status is the sum's verdict, and two generators on one processor wait for each other.
+  "$loadgen" merge "$1.one" "$1.other" --json "$1" >"$SCRATCH/merge.out" 2>&1 || true
+  [ -s "$1" ] || {
+    tail -n 20 "$SCRATCH/merge.out" >&2
+    die "loadgen merge failed; its words stand above."
+  }
+  rm -f "$1.one" "$1.other"
 }
 
 # trial NAME PERCENT: makes a trial and returns compare's exit status.

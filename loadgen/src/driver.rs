@@ -13,6 +13,8 @@
 //! Nothing is shared between threads while load runs. What a thread has counted goes out a slice at
 //! a time, by value, to whoever adds it up.
 
+mod lives;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     num::NonZeroU64,
@@ -24,6 +26,7 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
+use lives::{Alarms, Life};
 use ringwire::{
     CloseCause, Config, Conn, ConnId, Counts, Errno, Message, Service, Timeout, Turn,
     client::{Client, Dial, Time, Wait},
@@ -196,6 +199,8 @@ pub struct SliceTally {
     pub payload_bytes_received: u64,
     /// Lost connections and wrong replies.
     pub errors: u64,
+    /// Connections that were open at its end; `None` where none stay open.
+    pub open: Option<u64>,
     /// Corrected latency.
     pub latency_ns: Histogram<u64>,
 }
@@ -210,6 +215,7 @@ impl SliceTally {
             payload_bytes_sent: 0,
             payload_bytes_received: 0,
             errors: 0,
+            open: None,
             latency_ns: histogram::of_slice(),
         }
     }
@@ -238,6 +244,8 @@ pub struct Tally {
     pub spun_ns: u64,
     /// Connections that opened.
     pub opened: u64,
+    /// Connections that were closed by this side, to be opened anew.
+    pub renewed: u64,
     /// Those whose TLS handshake was short, by a ticket of an earlier one.
     pub resumed: u64,
     /// Connections that did not, by reason.
@@ -267,6 +275,7 @@ impl Tally {
             backlog_max: 0,
             spun_ns: 0,
             opened: 0,
+            renewed: 0,
             resumed: 0,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -346,6 +355,13 @@ impl Default for Index {
     }
 }
 
+impl Index {
+    /// The place; of none, one that there is not.
+    pub const fn place(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// One connection of a thread.
 #[derive(Debug)]
 pub struct Place {
@@ -353,9 +369,13 @@ pub struct Place {
     pub stream: u32,
     id: Option<ConnId>,
     dialled_ns: u64,
+    /// When this side sent a close frame.
+    closed_ns: u64,
     /// Due messages that wait for it.
     pub backlog: VecDeque<u64>,
-    is_open: bool,
+    life: Life,
+    /// Counts its connections, so that an alarm of an earlier one is not taken for a later one's.
+    epoch: u32,
     /// Where it is in [`Hub::open`], while it is open.
     open_at: u32,
     is_blocked: bool,
@@ -364,7 +384,7 @@ pub struct Place {
 impl Place {
     /// Whether it opened and did not end before the run did.
     pub const fn stayed_open(&self) -> bool {
-        self.is_open
+        matches!(self.life, Life::Open)
     }
 }
 
@@ -391,6 +411,10 @@ pub struct Hub {
     pub end_ns: u64,
     /// Connections may end from here on.
     ending: bool,
+    /// Instants of single connections.
+    alarms: Alarms,
+    /// Connections that send nothing new and are closed when they are answered.
+    retiring: Vec<u32>,
 }
 
 impl Hub {
@@ -411,7 +435,12 @@ impl Hub {
 
     /// Whether this place's connection is open.
     pub fn is_open(&self, index: usize) -> bool {
-        self.places[index].is_open
+        self.places[index].life == Life::Open
+    }
+
+    /// Places of connections that answers can come on: open ones, and those that are to end.
+    pub fn live(&self) -> impl Iterator<Item = u32> {
+        self.open.iter().chain(&self.retiring).copied()
     }
 
     /// Something that changes when a message is sent or comes.
@@ -435,7 +464,8 @@ impl Hub {
 
     fn opened(&mut self, index: u32, now_ns: u64) {
         let place = &mut self.places[index as usize];
-        place.is_open = true;
+        place.life = Life::Open;
+        place.epoch += 1;
         place.open_at = self.open.len() as u32;
         let took_ns = now_ns.saturating_sub(place.dialled_ns);
         histogram::record(&mut self.tally.handshake_ns, took_ns);
@@ -458,25 +488,23 @@ impl Hub {
 
     fn lost(&mut self, index: u32, cause: &CloseCause) {
         let place = &mut self.places[index as usize];
-        place.is_open = false;
+        let life = std::mem::replace(&mut place.life, Life::Gone);
         self.backlog -= place.backlog.len();
         self.waiting -= usize::from(!place.backlog.is_empty());
         let from_ns = self.tally.measure_from_ns;
         let unsent = place.backlog.iter().filter(|&&due| due >= from_ns).count();
         self.tally.messages.unsent += unsent as u64;
         place.backlog.clear();
-        // The last one takes its turn: thousands that end at once are not to be walked over each.
-        let at = place.open_at as usize;
-        self.open.swap_remove(at);
-        if let Some(&moved) = self.open.get(at) {
-            self.places[moved as usize].open_at = at as u32;
+        match life {
+            Life::Open => self.leave_open(index),
+            _ => self.retiring.retain(|&other| other != index),
         }
         self.tally.slice.errors += 1;
         let ended = match is_orderly(cause) {
             true => &mut self.tally.closed,
             false => &mut self.tally.lost,
         };
-        *ended.entry(sentence(cause)).or_default() += 1;
+        *ended.entry(lives::ended(life, cause)).or_default() += 1;
     }
 }
 
@@ -604,6 +632,23 @@ pub trait Workload {
         let _ = (hub, index);
     }
 
+    /// An instant came that was asked for with [`Hub::wake_at`].
+    fn alarm(&mut self, hub: &mut Hub, conn: &mut Conn<'_, Index>, index: usize, now_ns: u64) {
+        let _ = (hub, conn, index, now_ns);
+    }
+
+    /// Whether nothing is waited for on a connection that is to be closed.
+    fn is_answered(&self, index: usize, now_ns: u64) -> bool {
+        let _ = (index, now_ns);
+        true
+    }
+
+    /// A place has another connection, on which nothing was sent yet; [`begin`](Self::begin) is
+    /// next.
+    fn reopened(&mut self, index: usize) {
+        let _ = index;
+    }
+
     /// Whether [`begin`](Self::begin) is to be called after each turn, for those who keep queues
     /// filled.
     fn fills(&self) -> bool {
@@ -653,8 +698,14 @@ impl<W: Workload> Service for Driver<W> {
     fn on_open(&mut self, conn: &mut Conn<'_, Index>) {
         if let Some(index) = self.hub.dialling.remove(&conn.id()) {
             *conn.state() = Index(index);
-            self.hub.opened(index, conn.now().as_ns());
+            let now_ns = conn.now().as_ns();
+            self.hub.opened(index, now_ns);
             self.hub.tally.opened(conn);
+            if self.hub.has_begun() {
+                self.hub.begin_life(index, now_ns);
+                self.work.reopened(index as usize);
+                self.work.begin(&mut self.hub, conn, index as usize, now_ns);
+            }
         }
     }
 
@@ -673,11 +724,17 @@ impl<W: Workload> Service for Driver<W> {
 
     fn on_close(&mut self, _: &mut Turn<'_>, id: ConnId, state: Index, cause: &CloseCause) {
         match self.hub.dialling.remove(&id) {
-            Some(_) => self.hub.failed(sentence(cause)),
+            // What is under way at the end is nobody's failure.
+            Some(_) if self.hub.ending => {}
+            Some(index) => self.hub.not_opened(index, sentence(cause), now_ns()),
             // At the end it is this side that closes them.
             None if state != Index::default() && !self.hub.ending => {
+                let now_ns = now_ns();
+                if self.hub.is_closed(state, now_ns) {
+                    return self.hub.renew(state.0, now_ns);
+                }
                 self.hub.lost(state.0, cause);
-                self.work.lost(&mut self.hub, state.0 as usize, now_ns());
+                self.work.lost(&mut self.hub, state.0 as usize, now_ns);
             }
             None => {}
         }
@@ -783,6 +840,8 @@ fn work<W: Workload>(job: Job<W>) -> Result<(), String> {
         turn_index: 0,
         end_ns: u64::MAX,
         ending: false,
+        alarms: Alarms::default(),
+        retiring: Vec::new(),
         plan: plan.clone(),
     };
     let driver = Driver {
@@ -866,7 +925,27 @@ impl<W: Workload> Thread<W> {
     }
 
     fn dial(&mut self, plan: &Plan, stream: usize) {
+        let index = self.hub().places.len() as u32;
+        self.hub().places.push(Place {
+            stream: stream as u32,
+            id: None,
+            dialled_ns: 0,
+            closed_ns: 0,
+            backlog: VecDeque::new(),
+            life: Life::Dialled,
+            epoch: 0,
+            open_at: 0,
+            is_blocked: false,
+        });
+        self.dial_for(plan, index);
+    }
+
+    /// Opens a connection for a place.
+    fn dial_for(&mut self, plan: &Plan, index: u32) {
         let dialled_ns = self.now_ns();
+        let place = &mut self.hub().places[index as usize];
+        let stream = place.stream as usize;
+        (place.life, place.dialled_ns) = (Life::Dialled, dialled_ns);
         let dial = Dial {
             address: plan.place.address.clone(),
             from: plan.source(stream).map(|ip| (ip, 0).into()),
@@ -875,21 +954,12 @@ impl<W: Workload> Thread<W> {
         };
         let dialled = self.client.dial(dial);
         let hub = self.hub();
-        let index = hub.places.len() as u32;
-        hub.places.push(Place {
-            stream: stream as u32,
-            id: dialled.ok(),
-            dialled_ns,
-            backlog: VecDeque::new(),
-            is_open: false,
-            open_at: 0,
-            is_blocked: false,
-        });
+        hub.places[index as usize].id = dialled.ok();
         match dialled {
             Ok(id) => {
                 hub.dialling.insert(id, index);
             }
-            Err(errno) => hub.failed(transport(errno)),
+            Err(errno) => hub.not_opened(index, transport(errno), dialled_ns),
         }
     }
 
@@ -929,6 +999,7 @@ impl<W: Workload> Thread<W> {
         while self.now_ns() < start.start_ns {
             self.turn(Wait::Until(Time::from_ns(start.start_ns)))?;
         }
+        self.begin_lives(start.start_ns);
         self.visit(W::begin)?;
         let may_spin = self.hub().plan.spins;
         let mut slice_end_ns = start.start_ns + start.slice_ns;
@@ -947,11 +1018,12 @@ impl<W: Workload> Thread<W> {
             if now_ns >= start.end_ns || self.gate.is_stopped() {
                 break now_ns.min(start.end_ns);
             }
-            let more = self.send_due(start.end_ns);
+            let more = self.send_due(start.end_ns) | self.ring_alarms();
             self.send_waiting();
             let mut until_ns = slice_end_ns.min(start.end_ns).min(now_ns + WAIT_MAX_NS);
             let hub = &self.client.service().hub;
-            let all_wait = hub.waiting == hub.open.len();
+            let all_wait = hub.waiting == hub.open.len() + hub.retiring.len();
+            until_ns = until_ns.min(hub.next_alarm_ns(now_ns));
             // Where every connection has messages waiting, the next instant adds one more and
             // nothing else: it is for a reply that the thread has to wake.
             if let Some(schedule) = &self.schedule
@@ -1055,8 +1127,8 @@ impl<W: Workload> Thread<W> {
         let blocked = std::mem::take(&mut self.hub().blocked);
         for index in blocked {
             let place = &mut self.hub().places[index as usize];
-            let (Some(id), true, false) = (place.id, place.is_open, place.backlog.is_empty())
-            else {
+            let is_there = matches!(place.life, Life::Open | Life::Retiring);
+            let (Some(id), true, false) = (place.id, is_there, place.backlog.is_empty()) else {
                 place.is_blocked = false;
                 continue;
             };
@@ -1110,8 +1182,11 @@ impl<W: Workload> Thread<W> {
 
     fn next_slice(&mut self, start: &Start, now_ns: u64) {
         let index = (now_ns - start.start_ns) / start.slice_ns;
-        let slice = &mut self.hub().tally.slice;
-        let over = std::mem::replace(slice, Box::new(SliceTally::new(index)));
+        let hub = self.hub();
+        let open = (hub.open.len() + hub.retiring.len()) as u64;
+        let next = Box::new(SliceTally::new(index));
+        let mut over = std::mem::replace(&mut hub.tally.slice, next);
+        over.open = Some(open);
         self.report(Report::Slice(over));
     }
 
@@ -1127,7 +1202,9 @@ impl<W: Workload> Thread<W> {
             self.turn(Wait::Poll)?;
         }
         self.let_go(start.measure_from_ns, ended_ns);
-        while self.hub().backlog > 0 && self.now_ns() < until_ns {
+        // Whoever asks for an early end does not ask for what was not sent yet.
+        let is_early = self.gate.is_stopped();
+        while self.hub().backlog > 0 && self.now_ns() < until_ns && !is_early {
             self.send_waiting();
             let until = Time::from_ns((self.now_ns() + LOOK_NS).min(until_ns));
             self.turn(Wait::Until(until))?;

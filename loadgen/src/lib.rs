@@ -28,12 +28,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod compare;
 pub mod driver;
 pub mod environment;
 pub mod fail_if;
+pub mod headers;
 pub mod histogram;
 pub mod merge;
+pub mod moment;
 pub mod plan;
 pub mod raw;
 pub mod redact;

@@ -13,7 +13,7 @@ use std::{
 
 use clap::Parser;
 use loadgen::{
-    compare, merge,
+    cli, compare, merge,
     plan::{Cli, Command, Plan, PlanError, RunArgs},
     report::{self, progress::Live},
     result::{Progress, Run, Scenario},
@@ -50,8 +50,24 @@ fn main() -> ExitCode {
         Command::Check(args) => check(args),
         Command::Compare(args) => compare::run(args),
         Command::Merge(args) => merge::run(args, std::env::args().collect()),
+        Command::Completions { shell } => print(|out| {
+            cli::complete(*shell, out);
+            Ok(())
+        }),
+        Command::Man { command } => print(|out| cli::man(command.as_deref(), out)),
     };
     ExitCode::from(status)
+}
+
+/// Prints what is made in memory, so that a reader who has seen enough is no failure.
+fn print(make: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) -> u8 {
+    let mut page = Vec::new();
+    let made = make(&mut page);
+    let printed = made.and_then(|()| report::print(&page).map_err(|error| error.to_string()));
+    match printed {
+        Ok(()) => 0,
+        Err(sentence) => fail(&sentence),
+    }
 }
 
 fn fail(sentence: &str) -> u8 {
@@ -94,7 +110,7 @@ fn measure(
         Ok(stopped) => stopped,
         Err(error) => return fail(&format!("cannot wait for signals: {error}")),
     };
-    let mut live = Live::on_stderr(args.outputs.quiet);
+    let mut live = Live::on_stderr(args.outputs.quiet, args.outputs.live);
     let mut show = |progress: &Progress| live.show(progress);
     let is_stopped = stopped.clone();
     let mut context = Context {

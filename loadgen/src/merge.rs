@@ -226,9 +226,20 @@ fn add(parts: &[&Run], began_ms: u64, skew_ms: u64) -> Run {
         units::milliseconds(skew_ms as f64),
         units::milliseconds(sum.times.slice_ms as f64),
     ));
+    if let Some(late_ms) = parts.iter().filter_map(|run| run.times.start_late_ms).max() {
+        sum.notes.push(format!(
+            "They were to start at one moment (--start-at): the latest was {} late.",
+            units::milliseconds(late_ms as f64)
+        ));
+        sum.times.start_late_ms = Some(late_ms);
+    }
     for (run, host) in parts.iter().zip(&hosts) {
-        let notes = run.notes.iter().map(|note| format!("{host}: {note}"));
-        sum.notes.extend(notes);
+        for note in run.notes.iter().map(|note| format!("{host}: {note}")) {
+            // Two runs of one machine say the same.
+            if !sum.notes.contains(&note) {
+                sum.notes.push(note);
+            }
+        }
     }
     judge(&mut sum, parts);
     sum
@@ -238,6 +249,7 @@ fn part(run: &Run, began_ms: u64) -> Part {
     Part {
         host: run.environment.host.clone(),
         started_after_ms: run.times.started_unix_ms - began_ms,
+        start_late_ms: run.times.start_late_ms,
         shards: run.plan.shards,
         received: run.messages.received,
         cpu_ns_per_message: run.client.cpu_ns_per_message,
@@ -291,6 +303,7 @@ fn add_counts(sum: &mut Run, run: &Run) {
         (&mut sum.bytes.payload_received, run.bytes.payload_received),
         (&mut sum.connections.asked, run.connections.asked),
         (&mut sum.connections.opened, run.connections.opened),
+        (&mut sum.connections.renewed, run.connections.renewed),
         (&mut sum.connections.resumed, run.connections.resumed),
         (&mut sum.connections.failed, run.connections.failed),
         (&mut sum.connections.lost, run.connections.lost),

@@ -6,6 +6,7 @@
 use std::{
     fmt, io,
     net::{IpAddr, UdpSocket},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -23,7 +24,8 @@ use crate::{
     compare,
     environment::{cpus_allowed, cpus_online, is_there, local_ports},
     fail_if::FailIf,
-    merge,
+    headers, merge,
+    moment::{self, Moment},
     raw::{self, Raw, Reply},
     redact,
     report::Outputs,
@@ -82,6 +84,17 @@ pub enum Command {
     Compare(compare::Arguments),
     /// Adds runs that several machines made at the same time against one server
     Merge(merge::Arguments),
+    /// Prints what a shell completes: loadgen completions bash >
+    /// /usr/share/bash-completion/completions/loadgen
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints a page of the manual: loadgen man echo > loadgen-echo.1
+    Man {
+        /// Of this command; without one, of loadgen itself.
+        command: Option<String>,
+    },
 }
 
 /// Where to connect, and how.
@@ -93,6 +106,10 @@ pub struct TargetArgs {
     /// Sends a header with each opening handshake; repeatable
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
+    /// Headers of each connection: a line of this file for each, in turn, with tabs between several
+    /// headers. No report has their values
+    #[arg(long, value_name = "FILE")]
+    pub headers_from: Option<PathBuf>,
     /// Sends this Host header instead of the URL's; TLS still asks for the URL's
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
@@ -174,6 +191,10 @@ pub struct RunArgs {
     /// connections than one address has ports: 127.0.0.0/24; repeatable
     #[arg(long = "from", value_name = "NETWORK", value_parser = parse_network)]
     pub networks: Vec<IpNet>,
+    /// Opens the connections, and starts at this moment: 2026-03-01T12:30:00Z, or +10s from now; so
+    /// that several machines begin together
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    pub start_at: Option<Moment>,
     /// The server's process on this machine: reports its CPU time and memory
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
@@ -253,6 +274,14 @@ pub struct EchoArgs {
     /// Messages a second of the whole run, at scheduled instants (open loop): 500, 20k, 1.5M
     #[arg(long, short, value_name = "RATE", value_parser = parse_rate, help_heading = "Load")]
     pub rate: Option<f64>,
+    /// How long a connection thinks before it sends the next message, in a closed loop: 500ms, or a
+    /// range as 200ms-1s
+    #[arg(long, value_name = "TIME", value_parser = parse_think, help_heading = "Load",
+          conflicts_with_all = ["rate", "stages"])]
+    pub think: Option<RangeInclusive<u64>>,
+    /// How long a connection lives about: it is closed properly then, and opened anew
+    #[arg(long, value_name = "TIME", value_parser = parse_life, help_heading = "Load")]
+    pub churn: Option<u64>,
     /// Rates in turn, for so long each: 5000@2m, or 0:1000@30s that grows evenly. Before them, the
     /// warm-up has the first one
     #[arg(long, value_name = "STAGES", value_parser = parse_stages, help_heading = "Load",
@@ -354,6 +383,9 @@ pub struct IdleArgs {
     #[arg(long, short, value_name = "TIME", default_value = "5s", value_parser = parse_duration_ms,
           help_heading = "Load")]
     pub duration: u64,
+    /// How long a connection lives about: it is closed properly then, and opened anew
+    #[arg(long, value_name = "TIME", value_parser = parse_life, help_heading = "Load")]
+    pub churn: Option<u64>,
     /// The rest.
     #[command(flatten)]
     pub run: RunArgs,
@@ -634,6 +666,10 @@ pub struct Place {
     pub address: Address,
     /// Opening handshakes; connections take them in turn.
     pub requests: Vec<ClientRequest>,
+    /// How many topics they are for.
+    pub topics: usize,
+    /// Lines of `--headers-from`.
+    pub header_lines: Option<usize>,
     /// What comes before them, for `wss://`.
     pub tls: Option<ClientTls>,
     /// How long an opening handshake may take, in milliseconds.
@@ -700,9 +736,16 @@ impl TargetArgs {
                  ws://127.0.0.1:9001/topic/{{}}"
             ));
         }
-        let requests = (0..topics.max(1))
+        let topics = topics.max(1);
+        let mut requests = (0..topics)
             .map(|topic| self.request(&self.url.replace("{}", &topic.to_string())))
             .collect::<Result<Vec<_>, _>>()?;
+        let mut header_lines = None;
+        if let Some(path) = &self.headers_from {
+            let lines = headers::read(path)?;
+            header_lines = Some(lines.len());
+            requests = with_headers(&requests, &lines, path)?;
+        }
         let addresses = resolve(requests[0].url()).map_err(|error| {
             let url = redact::url(&self.url);
             PlanError(format!("'{url}' cannot be connected to: {error}"))
@@ -715,6 +758,8 @@ impl TargetArgs {
             url: redact::url(&self.url),
             address: raw::first_reachable(addresses),
             requests,
+            topics,
+            header_lines,
             tls,
             handshake_timeout_ms: self.handshake_timeout.max(1),
             compress_level: self.compress.then_some(self.compress_level),
@@ -806,6 +851,10 @@ pub struct Plan {
     pub allow_client_bound: bool,
     /// For tests: how long each message keeps the generator busy, in nanoseconds.
     pub test_delay_ns: u64,
+    /// When to start.
+    pub start_at: Option<Moment>,
+    /// How long a connection lives about, in milliseconds.
+    pub churn_ms: Option<u64>,
     /// What is sent, if anything.
     pub traffic: Option<Traffic>,
     /// What the result says about all this.
@@ -827,6 +876,8 @@ pub struct Traffic {
     pub arrivals: Arrivals,
     /// The most unanswered messages of a connection.
     pub in_flight: usize,
+    /// How long a connection thinks before it sends the next message, in nanoseconds.
+    pub think: Option<RangeInclusive<u64>>,
     /// How many replies are compared byte by byte.
     pub verify: Verify,
     /// Messages that the server sends of itself at first on each connection.
@@ -841,6 +892,51 @@ struct Numbers {
     warmup_ms: u64,
     duration_ms: u64,
     reply_timeout_ms: u64,
+}
+
+impl Numbers {
+    /// A closed connection keeps its port for a minute.
+    fn churn(&mut self, churn_ms: Option<u64>) {
+        if let Some(churn_ms) = churn_ms {
+            let whole_ms = (self.warmup_ms + self.duration_ms) as f64;
+            let lives = whole_ms.min(TIME_WAIT_S * 1e3) / churn_ms as f64;
+            self.ports *= 1.0 + lives;
+        }
+    }
+}
+
+/// The most opening handshakes that are kept ready.
+const REQUESTS_MAX: usize = 1_000_000;
+
+/// Each of these requests with each of these lines, so that connections that take them in turn take
+/// both in turn.
+fn with_headers(
+    requests: &[ClientRequest],
+    lines: &[headers::Line],
+    path: &Path,
+) -> Result<Vec<ClientRequest>, PlanError> {
+    let gcd = |mut one: usize, mut other: usize| {
+        while other > 0 {
+            (one, other) = (other, one % other);
+        }
+        one
+    };
+    let count = requests.len() / gcd(requests.len(), lines.len()) * lines.len();
+    if count > REQUESTS_MAX {
+        return refuse(format!(
+            "{} topics with {} lines of --headers-from are {count} opening handshakes, and \
+             {REQUESTS_MAX} can be kept ready",
+            requests.len(),
+            lines.len()
+        ));
+    }
+    (0..count)
+        .map(|index| {
+            let mut request = requests[index % requests.len()].clone();
+            lines[index % lines.len()].add_to(&mut request, path)?;
+            Ok(request)
+        })
+        .collect()
 }
 
 fn plan(
@@ -891,6 +987,7 @@ fn plan(
         duration_ms: numbers.duration_ms,
         warmup_ms: numbers.warmup_ms,
         source_addresses: sources.len().max(1),
+        header_lines: place.header_lines,
         ..PlanFigures::default()
     };
     if let Some(traffic) = &traffic {
@@ -926,6 +1023,8 @@ fn plan(
         pid: run.pid,
         allow_client_bound: run.allow_client_bound,
         test_delay_ns: run.test_delay_ns,
+        start_at: run.start_at,
+        churn_ms: None,
         traffic,
         figures,
     })
@@ -1133,6 +1232,7 @@ fn traffic(message: &MessageArgs, size_min: usize) -> Result<Traffic, PlanError>
         stages: Vec::new(),
         arrivals: Arrivals::Constant,
         in_flight: 1,
+        think: None,
         verify: Verify::Sampled,
         greeting: 0,
     })
@@ -1152,14 +1252,16 @@ impl LoadArgs {
         rate_per_s: Option<f64>,
         run: &RunArgs,
         (warmup_ms, duration_ms): (u64, u64),
+        churn_ms: Option<u64>,
     ) -> Result<Plan, PlanError> {
-        let numbers = Numbers {
+        let mut numbers = Numbers {
             connections: self.connections,
             ports: self.connections as f64,
             warmup_ms: self.warmup.unwrap_or(warmup_ms),
             duration_ms: self.duration.unwrap_or(duration_ms),
             reply_timeout_ms: self.reply_timeout,
         };
+        numbers.churn(churn_ms);
         if self.in_flight == 0 {
             return refuse("--in-flight 0 sends nothing: one message at least has to be allowed");
         }
@@ -1174,6 +1276,7 @@ impl LoadArgs {
         plan.figures.arrivals = rate_per_s.is_some().then_some(self.arrivals.into());
         plan.figures.in_flight = Some(self.in_flight);
         plan.figures.verify = Some(self.verify.into());
+        plan.churn(churn_ms);
         // A closed loop that sleeps finds more to do at once when it wakes, and has no instants.
         plan.spins = rate_per_s.is_some() && !self.no_spin && may_spin(plan.shards);
         Ok(plan)
@@ -1191,9 +1294,19 @@ impl EchoArgs {
             None => (self.rate, (1000, 10_000)),
             Some(stages) => (Some(stages.mean_per_s()), (0, stages.length_ms())),
         };
-        let mut plan =
-            self.load
-                .echo_plan(&self.target, &self.message, rate, &self.run, lengths)?;
+        let mut plan = self.load.echo_plan(
+            &self.target,
+            &self.message,
+            rate,
+            &self.run,
+            lengths,
+            self.churn,
+        )?;
+        if let (Some(think), Some(traffic)) = (&self.think, &mut plan.traffic) {
+            traffic.think = Some(think.start() * 1_000_000..=think.end() * 1_000_000);
+            plan.figures.think_from_ms = Some(*think.start());
+            plan.figures.think_to_ms = Some(*think.end());
+        }
         if let (Some(stages), Some(traffic)) = (&self.stages, &mut plan.traffic) {
             plan.figures.stages.clone_from(&stages.0);
             let first_per_s = stages.0.first().map_or(0.0, |stage| stage.from_per_s);
@@ -1216,6 +1329,12 @@ impl SaturateArgs {
     ///
     /// A sentence about the first argument that is wrong.
     pub fn plan(&self) -> Result<Plan, PlanError> {
+        if self.run.start_at.is_some() {
+            return refuse(
+                "--start-at is for machines that begin together, and each search finds rates of \
+                 its own",
+            );
+        }
         let rate_from = self.rate_from.unwrap_or(1.0);
         if self.rate_to < rate_from {
             return refuse(format!(
@@ -1235,7 +1354,7 @@ impl SaturateArgs {
         let lengths = (500, 3000);
         let rate = Some(rate_per_s);
         self.load
-            .echo_plan(&self.target, &self.message, rate, &self.run, lengths)
+            .echo_plan(&self.target, &self.message, rate, &self.run, lengths, None)
     }
 }
 
@@ -1276,14 +1395,17 @@ impl IdleArgs {
     ///
     /// A sentence about the first argument that is wrong.
     pub fn plan(&self) -> Result<Plan, PlanError> {
-        let numbers = Numbers {
+        let mut numbers = Numbers {
             connections: self.connections,
             ports: self.connections as f64,
             warmup_ms: 0,
             duration_ms: self.duration,
             reply_timeout_ms: 0,
         };
-        plan(self.target.place(1)?, &numbers, &self.run, None)
+        numbers.churn(self.churn);
+        let mut plan = plan(self.target.place(1)?, &numbers, &self.run, None)?;
+        plan.churn(self.churn);
+        Ok(plan)
     }
 }
 
@@ -1353,6 +1475,11 @@ impl IngestArgs {
 }
 
 impl Plan {
+    fn churn(&mut self, churn_ms: Option<u64>) {
+        self.churn_ms = churn_ms;
+        self.figures.churn_ms = churn_ms;
+    }
+
     /// The handshake of connection `index` of the run.
     pub fn request(&self, index: usize) -> &ClientRequest {
         let requests = &self.place.requests;
@@ -1380,7 +1507,11 @@ impl Command {
             Self::Fanout(_) => Some(Scenario::Fanout),
             Self::Ingest(_) => Some(Scenario::Ingest),
             Self::Saturate(_) => Some(Scenario::Saturate),
-            Self::Check(_) | Self::Compare(_) | Self::Merge(_) => None,
+            Self::Check(_)
+            | Self::Compare(_)
+            | Self::Merge(_)
+            | Self::Completions { .. }
+            | Self::Man { .. } => None,
         }
     }
 }
@@ -1395,7 +1526,7 @@ pub(crate) fn number(text: &str) -> Option<(f64, &str)> {
     Some((number, suffix))
 }
 
-fn parse_duration_ms(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_duration_ms(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is not a time: write 500ms, 10s, 2m or 1h");
     let (number, unit) = number(text).ok_or_else(wrong)?;
     let unit_ms = match unit {
@@ -1410,6 +1541,32 @@ fn parse_duration_ms(text: &str) -> Result<u64, String> {
         return Err(format!("'{text}' is longer than the week that is allowed"));
     }
     Ok(ms.round() as u64)
+}
+
+/// One time, or two with a hyphen between.
+fn parse_think(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let (from, to) = (parse_duration_ms(from)?, parse_duration_ms(to)?);
+    if from > to {
+        return Err(format!("'{text}' ends before it begins"));
+    }
+    match to {
+        0 => Err("thinking for no time is not thinking: leave it out".to_owned()),
+        _ => Ok(from..=to),
+    }
+}
+
+/// The shortest life of a connection, in milliseconds: `connect` is for less.
+const LIFE_MIN_MS: u64 = 50;
+
+fn parse_life(text: &str) -> Result<u64, String> {
+    match parse_duration_ms(text)? {
+        ms if ms < LIFE_MIN_MS => Err(format!(
+            "'{text}' is shorter than the {LIFE_MIN_MS}ms that a connection lives at least; for \
+             handshakes alone there is 'loadgen connect'"
+        )),
+        ms => Ok(ms),
+    }
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {

@@ -147,6 +147,19 @@ pub struct PlanFigures {
     /// Messages that the server sends of itself at first on each connection (`--greeting`).
     #[serde(default)]
     pub greeting: u64,
+    /// Closed loop: how long a connection thinks before the next message, at least, in milliseconds
+    /// (`--think`).
+    #[serde(default)]
+    pub think_from_ms: Option<u64>,
+    /// At most.
+    #[serde(default)]
+    pub think_to_ms: Option<u64>,
+    /// How long a connection lives about, in milliseconds (`--churn`).
+    #[serde(default)]
+    pub churn_ms: Option<u64>,
+    /// Lines of a file that connections take their headers from in turn (`--headers-from`).
+    #[serde(default)]
+    pub header_lines: Option<usize>,
     /// Publishers of `fanout`; all other connections subscribe.
     pub publishers: Option<usize>,
     /// The objective of `saturate`, as given: `p99.9=1ms`.
@@ -244,6 +257,12 @@ pub struct Times {
     /// When the first message was due (`connect`, `idle`: when the first connection was dialled),
     /// in milliseconds since 1970.
     pub started_unix_ms: u64,
+    /// When it was to start (`--start-at`), in milliseconds since 1970.
+    #[serde(default)]
+    pub start_at_unix_ms: Option<u64>,
+    /// How long after that it started, in milliseconds.
+    #[serde(default)]
+    pub start_late_ms: Option<u64>,
     /// How long it took to open the connections, in milliseconds. Before `started`.
     pub connecting_ms: f64,
     /// What was thrown away at the start, in milliseconds: nothing in the run's figures but
@@ -266,6 +285,9 @@ pub struct Connections {
     pub asked: u64,
     /// Opened.
     pub opened: u64,
+    /// Closed by the generator in good order to be opened anew (`--churn`).
+    #[serde(default)]
+    pub renewed: u64,
     /// Those whose TLS handshake was short, by a ticket of an earlier one.
     #[serde(default)]
     pub resumed: u64,
@@ -588,6 +610,9 @@ pub struct Part {
     pub host: String,
     /// How long after the first of them it started, by the machines' clocks, in milliseconds.
     pub started_after_ms: u64,
+    /// How long after the moment of `--start-at` it started, in milliseconds; `None` without one.
+    #[serde(default)]
+    pub start_late_ms: Option<u64>,
     /// Threads that generated load.
     pub shards: usize,
     /// Replies to messages of its measured part.
@@ -673,6 +698,9 @@ pub struct Progress {
     pub errors: u64,
     /// Messages were sent for a while, and none has come.
     pub nothing_came: bool,
+    /// CPU time of the generator's busiest thread since the last snapshot, from 0 to 1; `None`
+    /// before its threads are known.
+    pub client_busy_share: Option<f64>,
 }
 
 /// The phases of a run, in order.
@@ -680,6 +708,8 @@ pub struct Progress {
 pub enum Phase {
     /// Connections are being opened.
     Connecting,
+    /// Connections are open, and the moment to start has not come.
+    Waiting,
     /// Load runs, nothing counts yet.
     WarmUp,
     /// Load runs and counts.

@@ -17,7 +17,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use hdrhistogram::Histogram;
@@ -29,7 +29,7 @@ use crate::{
         CpuClock, KernelMemory, Usage, allow_open_files, environment, is_there, now_ns,
         own_resident_bytes, own_run_queue_wait_ns, resident_bytes,
     },
-    histogram,
+    histogram, moment,
     plan::Plan,
     result::{
         Bytes, ClientFigures, CompressionFigures, Connections, Latency, Messages, Phase, Progress,
@@ -65,6 +65,9 @@ const CROWDED_SHARE: f64 = 0.1;
 
 /// How long a look at a server beside the run may take.
 const LOOK_MAX: Duration = Duration::from_secs(2);
+
+/// How late a start is that only the threads' own time made late, in milliseconds.
+const START_LATE_MS: f64 = 20.0;
 
 /// How long threads may take to close their connections and end.
 const FINISH_MAX: Duration = Duration::from_secs(10);
@@ -238,6 +241,12 @@ struct Coordinator<'a, 'c, T> {
     opened: u64,
     failed: u64,
     errors: u64,
+    /// The slice whose reports come in, how many have, and how many connections they say are open.
+    open_of: (u64, usize, u64),
+    /// How many were open at the end of the last slice that all have reported.
+    open: Option<u64>,
+    /// When the threads' CPU time was looked at for the progress, and what it was.
+    looked: Option<(u64, Usage)>,
     /// Messages sent and received since the start.
     sent: u64,
     received: u64,
@@ -282,6 +291,9 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             opened: 0,
             failed: 0,
             errors: 0,
+            open_of: (0, 0, 0),
+            open: None,
+            looked: None,
             sent: 0,
             received: 0,
             connected: vec![None; plan.shards],
@@ -313,10 +325,10 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
                 "it was stopped while connections were opened; nothing was measured".into(),
             );
         }
+        self.wait_for_the_moment()?;
         let start = self.start();
-        let started_unix_ms = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
+        let started_unix_ms =
+            moment::unix_ms() + start.start_ns.saturating_sub(now_ns()) / 1_000_000;
         self.gate.open(start.clone());
         self.look_at_server();
         self.since = Since::new(start.start_ns);
@@ -367,8 +379,33 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
         place.none_opened(self.plan.connections as u64, &reason)
     }
 
+    /// Waits until shortly before the moment of `--start-at`, if that is to come.
+    fn wait_for_the_moment(&mut self) -> Result<(), String> {
+        let Some(moment) = self.plan.start_at else {
+            return Ok(());
+        };
+        let (from_ns, every_ns) = (now_ns(), PROGRESS_EVERY.as_nanos() as u64);
+        loop {
+            // The clock of the day may be set meanwhile.
+            let left_ms = moment.unix_ms.saturating_sub(moment::unix_ms());
+            let wait_ns = (left_ms * 1_000_000).saturating_sub(LEAD_NS);
+            if wait_ns == 0 {
+                return Ok(());
+            }
+            if self.gate.is_stopped() {
+                return Err(
+                    "it was stopped before the moment to start; nothing was measured".into(),
+                );
+            }
+            thread::sleep(Duration::from_nanos(wait_ns.min(every_ns)));
+            self.listen(0)?;
+            self.show(Phase::Waiting, from_ns, Some(now_ns() + wait_ns));
+        }
+    }
+
     fn start(&self) -> Start {
         let ms = 1_000_000;
+        // What is still to come is shorter than the lead, and what is over is over.
         let start_ns = now_ns() + LEAD_NS;
         let measure_from_ns = start_ns + self.plan.warmup_ms * ms;
         let senders: Vec<u64> = self.each(|&(_, _, senders)| senders).collect();
@@ -438,6 +475,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
                     Scenario::Ingest => slice.payload_bytes_sent,
                     _ => slice.payload_bytes_received,
                 };
+                self.count_open(slice.index, slice.open);
                 self.errors += slice.errors;
                 self.sent += slice.sent;
                 self.received += slice.received;
@@ -454,6 +492,34 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             Report::Finished(finished) => self.finished.push(*finished),
             Report::Broken(sentence) => self.broken = Some(sentence),
         }
+    }
+
+    fn count_open(&mut self, index: u64, open: Option<u64>) {
+        let Some(open) = open else { return };
+        if index > self.open_of.0 {
+            self.open_of = (index, 0, 0);
+        }
+        if index == self.open_of.0 {
+            self.open_of.1 += 1;
+            self.open_of.2 += open;
+        }
+        if self.open_of.1 == self.plan.shards {
+            self.open = Some(self.open_of.2);
+        }
+    }
+
+    /// How busy the busiest thread was since the last look.
+    fn busy_share(&mut self, now_ns: u64) -> Option<f64> {
+        if self.connected.iter().any(Option::is_none) {
+            return None;
+        }
+        let tids: Vec<u32> = self.each(|&(tid, ..)| tid).collect();
+        let usage = Usage::of(process::id(), Some(&tids));
+        let before = self.looked.replace((now_ns, usage));
+        let (_, usage) = self.looked.as_ref()?;
+        let (looked_ns, before) = before?;
+        let passed_ns = now_ns.saturating_sub(looked_ns).max(1);
+        Some(usage.since(&before).busiest_cpu_ns as f64 / passed_ns as f64)
     }
 
     /// The time in which that happened. Slices are reported when they are over, so that two came
@@ -487,12 +553,13 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
         let percentile = |percent| {
             (!since.latency_ns.is_empty()).then(|| since.latency_ns.value_at_percentile(percent))
         };
+        let client_busy_share = self.busy_share(now_ns);
         (self.context.progress)(&Progress {
             phase,
             note: self.context.note.clone(),
             elapsed_ms: now_ns.saturating_sub(from_ns) / 1_000_000,
             remaining_ms: until_ns.map(|until| until.saturating_sub(now_ns) / 1_000_000),
-            connections_open: self.opened,
+            connections_open: self.open.unwrap_or(self.opened),
             connections_asked: self.plan.connections as u64,
             rate_per_s: per_s(counted),
             rate_asked_per_s: self.plan.figures.rate_per_s,
@@ -504,6 +571,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
                 && self.received == 0
                 && self.scenario != Scenario::Ingest
                 && now_ns.saturating_sub(from_ns) > SILENCE_NS,
+            client_busy_share,
         });
     }
 
@@ -652,6 +720,28 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             total.corrected_ns.clone()
         };
         let mut notes = Vec::new();
+        let start_late_ms = plan
+            .start_at
+            .map(|moment| started_unix_ms.saturating_sub(moment.unix_ms));
+        if let Some(late_ms) = start_late_ms.filter(|&late_ms| late_ms > 0) {
+            notes.push(format!(
+                "it started {} after the moment of --start-at, as {}",
+                crate::report::units::milliseconds(late_ms as f64),
+                match late_ms as f64 <= START_LATE_MS {
+                    true => "the threads take their time",
+                    false => "the connections were not open before, or it was over already",
+                }
+            ));
+        }
+        if plan.churn_ms.is_some() {
+            notes.push(format!(
+                "{} closed by the generator and opened anew (--churn)",
+                match total.renewed {
+                    1 => "1 connection was".to_owned(),
+                    count => format!("{} connections were", crate::report::units::count(count)),
+                }
+            ));
+        }
         if plan.sources.len() > 1 {
             notes.push(format!(
                 "connections came from {} addresses, {} to {}, so that there were ports for all",
@@ -709,6 +799,8 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             environment: environment(self.context.command.clone()),
             times: Times {
                 started_unix_ms,
+                start_at_unix_ms: plan.start_at.map(|moment| moment.unix_ms),
+                start_late_ms,
                 connecting_ms: connecting_ns as f64 / 1e6,
                 warmup_ms: plan.warmup_ms,
                 measured_ms: measured_ns as f64 / 1e6,
@@ -719,6 +811,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             connections: Connections {
                 asked: total.opened + total.failed.values().sum::<u64>(),
                 opened: total.opened,
+                renewed: total.renewed,
                 resumed: total.resumed,
                 failed: total.failed.values().sum(),
                 lost: total.lost.values().sum(),
@@ -854,6 +947,7 @@ struct Total {
     backlog_max: u64,
     spun_ns: u64,
     opened: u64,
+    renewed: u64,
     resumed: u64,
     failed: BTreeMap<String, u64>,
     lost: BTreeMap<String, u64>,
@@ -873,6 +967,7 @@ impl Total {
             backlog_max: 0,
             spun_ns: 0,
             opened: 0,
+            renewed: 0,
             resumed: 0,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -917,6 +1012,7 @@ impl Total {
             total.backlog_max += tally.backlog_max;
             total.spun_ns += tally.spun_ns;
             total.opened += tally.opened;
+            total.renewed += tally.renewed;
             total.resumed += tally.resumed;
             for (sum, more) in [
                 (&mut total.failed, &tally.failed),

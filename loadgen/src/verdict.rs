@@ -332,7 +332,12 @@ fn behind(run: &Run) -> String {
     });
     let seconds = count as f64 * run.times.slice_ms as f64 / 1e3;
     let carried = units::rate(sent as f64 / seconds.max(f64::MIN_POSITIVE));
-    let connections = units::plural(run.connections.opened, "connection");
+    // Those that were opened anew stand in the place of others.
+    let places = run
+        .connections
+        .opened
+        .saturating_sub(run.connections.renewed);
+    let connections = units::plural(places, "connection");
     let asked = units::rate(rate);
     match run.plan.in_flight {
         Some(in_flight) => format!(

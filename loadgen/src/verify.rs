@@ -531,6 +531,11 @@ pub struct Ledger {
     /// anything was sent.
     early: u64,
     early_unasked: u64,
+    /// Of earlier connections of its place: all of them, and the most on one.
+    early_before: u64,
+    early_most: u64,
+    /// The sequence of the first message of the connection that its place has now.
+    opened_at: u64,
     /// The sequence of the first entry.
     first: u64,
     entries: VecDeque<Unanswered>,
@@ -554,6 +559,9 @@ impl Ledger {
             longest_ns: 0,
             early: 0,
             early_unasked: 0,
+            early_before: 0,
+            early_most: 0,
+            opened_at: 0,
             first: 0,
             entries: VecDeque::new(),
             overtaken_to: 0,
@@ -768,6 +776,16 @@ impl Ledger {
         self.longest_ns = self.longest_ns.max(ns);
     }
 
+    /// Another connection follows, on which nothing was sent yet.
+    pub fn reopened(&mut self) {
+        let (early, _) = self.early();
+        self.early_before += early;
+        self.early_most = self.early_most.max(early);
+        (self.early, self.early_unasked) = (0, 0);
+        self.ended_ns = None;
+        self.opened_at = self.next_name().sequence;
+    }
+
     /// The connection ended before the run did.
     pub fn ended(&mut self, now_ns: u64) {
         self.ended_ns = Some(now_ns);
@@ -817,14 +835,14 @@ impl Ledger {
     /// Whether a message is one that a server sends of itself: none of ours, before any answer, and
     /// not what the oldest unanswered one would look like if it was damaged on its way. Counts it.
     pub fn is_early(&mut self, payloads: &Payloads, message: &Message<'_>) -> bool {
-        if self.answered_to > 0 || self.recognises(payloads, message) {
+        if self.answered_to > self.opened_at || self.recognises(payloads, message) {
             return false;
         }
         let oldest = Name {
             stream: self.stream,
-            sequence: self.first,
+            sequence: self.first.max(self.opened_at),
         };
-        let is_unasked = self.entries.is_empty() && self.first == 0;
+        let is_unasked = self.next_name().sequence == self.opened_at;
         let looks_alike =
             message.kind() == payloads.kind && message.payload().len() == payloads.len(oldest);
         if !is_unasked && looks_alike {
@@ -838,10 +856,15 @@ impl Ledger {
     /// Messages that the server sent of itself before its first answer, and those that were most
     /// likely answers, if none that is one ever came.
     pub fn early(&self) -> (u64, u64) {
-        if self.answered_to > 0 {
+        if self.answered_to > self.opened_at {
             return (self.early, 0);
         }
         (self.early_unasked, self.early - self.early_unasked)
+    }
+
+    /// Those of earlier connections of its place, and the most of them on one.
+    pub const fn early_before(&self) -> (u64, u64) {
+        (self.early_before, self.early_most)
     }
 }
 

@@ -7,6 +7,7 @@ use std::{fs, path::PathBuf, process::Command};
 
 use loadgen::{
     compare::{Arguments, Comparison, compare, compare_runs, statistics},
+    merge::merge,
     report::json,
     result::{Run, VerdictKind},
 };
@@ -79,6 +80,38 @@ fn a_server_slowed_by_a_tenth_is_found() {
         let (worse, _) = trials(model, 1.1, 40, 1);
         assert!(worse >= 38, "memory {memory}: {worse} of 40 found");
     }
+}
+
+/// What two machines measured at one time, added.
+fn of_two_machines(model: Model, trial: u64, which: u64) -> Run {
+    let mut runs = side(model, trial, 2, which);
+    for (number, run) in runs.iter_mut().enumerate() {
+        run.environment.host = format!("machine-{number}");
+        run.times.started_unix_ms += 40 * number as u64;
+    }
+    let named: Vec<(String, Run)> = runs
+        .into_iter()
+        .map(|run| (run.environment.host.clone(), run))
+        .collect();
+    merge(&named).unwrap_or_else(|sentence| panic!("{sentence}"))
+}
+
+#[test]
+fn merged_runs_are_compared_as_any_other() {
+    let model = Model::default();
+    let (mut found, mut different) = (0, 0);
+    for trial in 0..20 {
+        let a = [of_two_machines(model, trial, 1)];
+        let equal = judged(&a, &[of_two_machines(model, trial, 2)]);
+        different += u64::from(equal.is_worse || equal.is_better);
+        let slow = Model {
+            slowness: 1.1,
+            ..model
+        };
+        found += u64::from(judged(&a, &[of_two_machines(slow, trial, 3)]).is_worse);
+    }
+    assert_eq!(different, 0, "of 20 equal ones");
+    assert_eq!(found, 20, "of 20 that were a tenth slower");
 }
 
 #[test]

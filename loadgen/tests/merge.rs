@@ -41,6 +41,27 @@ fn refused(runs: &[(String, Run)]) -> String {
 }
 
 #[test]
+fn how_late_machines_were_that_were_to_begin_together_is_told() {
+    let mut runs = [of_machine(1, 0), of_machine(2, 30)];
+    for ((_, run), late_ms) in runs.iter_mut().zip([0, 30]) {
+        run.times.start_at_unix_ms = Some(1_798_761_600_000);
+        run.times.start_late_ms = Some(late_ms);
+    }
+    let sum = merged(&runs);
+    assert_eq!(sum.times.start_late_ms, Some(30));
+    let late: Vec<Option<u64>> = sum.parts.iter().map(|part| part.start_late_ms).collect();
+    assert_eq!(late, [Some(0), Some(30)]);
+    let table = table::render(&sum);
+    assert!(table.contains("(30 ms late)"), "{table}");
+    let note = "the latest was 30 ms late";
+    assert!(
+        sum.notes.iter().any(|it| it.contains(note)),
+        "{:?}",
+        sum.notes
+    );
+}
+
+#[test]
 fn histograms_and_counts_add_up_exactly() {
     let runs = [of_machine(1, 0), of_machine(2, 0), of_machine(3, 0)];
     let sum = merged(&runs);

@@ -725,6 +725,7 @@ fn progress() -> Progress {
         p99_ns: Some(240_000),
         errors: 0,
         nothing_came: false,
+        client_busy_share: None,
     }
 }
 

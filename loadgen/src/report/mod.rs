@@ -61,6 +61,9 @@ pub struct Outputs {
     /// Show no progress
     #[arg(long, short)]
     pub quiet: bool,
+    /// Show progress as a board with the last half minute, where standard error is a terminal
+    #[arg(long, conflicts_with = "quiet")]
+    pub live: bool,
 }
 
 impl Outputs {

@@ -1,4 +1,5 @@
-//! How a run is going, while it goes: one line that rewrites itself, or a line a second.
+//! How a run is going, while it goes: one line that rewrites itself, a line a second, or with
+//! `--live` a board.
 //!
 //! Knows: what matters most where there is little room. Refuses to know: how a run is made.
 //!
@@ -12,9 +13,15 @@ use std::io::{self, IsTerminal, Write};
 use super::units;
 use crate::result::{Phase, Progress};
 
+mod board;
+
+use board::Board;
+
 /// Where progress goes, and in which shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
+    /// Several lines, rewritten in place.
+    Board,
     /// Nowhere.
     Quiet,
     /// A line when a phase begins, and one each second.
@@ -31,20 +38,21 @@ pub struct Live<W: Write> {
     columns: fn() -> Option<usize>,
     /// The phase and its second of the last plain line.
     last: Option<(Phase, u64)>,
-    is_dirty: bool,
+    board: Board,
+    /// Lines that are to be rewritten.
+    dirty: usize,
 }
 
 impl Live<io::Stderr> {
     /// On standard error: standard output is for results.
     #[must_use]
-    pub fn on_stderr(is_quiet: bool) -> Self {
-        let style = if is_quiet {
-            Style::Quiet
-        } else if io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb")
-        {
-            Style::Rewritten
-        } else {
-            Style::Lines
+    pub fn on_stderr(is_quiet: bool, is_live: bool) -> Self {
+        let is_dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+        let style = match io::stderr().is_terminal() && !is_dumb {
+            _ if is_quiet => Style::Quiet,
+            true if is_live => Style::Board,
+            true => Style::Rewritten,
+            false => Style::Lines,
         };
         Self::new(io::stderr(), style, || {
             let size = rustix::termios::tcgetwinsize(io::stderr()).ok()?;
@@ -61,7 +69,8 @@ impl<W: Write> Live<W> {
             style,
             columns,
             last: None,
-            is_dirty: false,
+            board: Board::default(),
+            dirty: 0,
         }
     }
 
@@ -81,17 +90,36 @@ impl<W: Write> Live<W> {
                 let columns = (self.columns)().unwrap_or(80).saturating_sub(1);
                 let _ = write!(self.stream, "\r\x1b[K{}", line(progress, columns));
                 let _ = self.stream.flush();
-                self.is_dirty = true;
+                self.dirty = 1;
+            }
+            Style::Board => {
+                let columns = (self.columns)().unwrap_or(80).saturating_sub(1);
+                let lines = self.board.lines(progress, columns);
+                // In one write, so that nobody sees half of it.
+                let mut text = self.back();
+                text.push_str(&lines.join("\n"));
+                self.dirty = lines.len();
+                let _ = self.stream.write_all(text.as_bytes());
+                let _ = self.stream.flush();
             }
         }
     }
 
     /// Clears the rewritten line, so that what is printed next begins on a clean one.
     pub fn clear(&mut self) {
-        if self.is_dirty {
-            let _ = write!(self.stream, "\r\x1b[K");
+        if self.dirty > 0 {
+            let back = self.back();
+            let _ = self.stream.write_all(back.as_bytes());
             let _ = self.stream.flush();
-            self.is_dirty = false;
+            self.dirty = 0;
+        }
+    }
+
+    /// Back to the beginning of what was written, which is gone then.
+    fn back(&self) -> String {
+        match self.dirty {
+            0 | 1 => "\r\x1b[K".to_owned(),
+            lines => format!("\r\x1b[{}A\x1b[J", lines - 1),
         }
     }
 }
@@ -106,16 +134,7 @@ impl<W: Write> Drop for Live<W> {
 /// first and whole fields are left out, never half of one.
 #[must_use]
 pub fn line(progress: &Progress, columns: usize) -> String {
-    let phase = match progress.phase {
-        Phase::Connecting => "connecting",
-        Phase::WarmUp => "warming up",
-        Phase::Measuring => "measuring",
-        Phase::Draining => "draining",
-    };
-    let time = match progress.remaining_ms {
-        Some(remaining) => format!("{} left", seconds(remaining.div_ceil(1000))),
-        None => seconds(progress.elapsed_ms / 1000),
-    };
+    let (phase, time) = (phase(progress.phase), time(progress));
     let errors = match progress.errors {
         0 if progress.nothing_came => "nothing comes back".to_owned(),
         0 => "no errors".to_owned(),
@@ -126,16 +145,7 @@ pub fn line(progress: &Progress, columns: usize) -> String {
         units::count(progress.connections_open),
         units::count(progress.connections_asked)
     );
-    let rate = match progress.rate_asked_per_s {
-        Some(asked) => format!(
-            "{} of {}",
-            units::rate_short(progress.rate_per_s)
-                .trim_end_matches("/s")
-                .trim_end(),
-            units::rate_short(asked)
-        ),
-        None => units::rate_short(progress.rate_per_s),
-    };
+    let rate = rate(progress);
     let latency =
         |name: &str, ns: Option<u64>| ns.map(|ns| format!("{name} {}", units::latency(ns)));
     let payload = (progress.payload_bytes_per_s > 0.0)
@@ -170,6 +180,36 @@ pub fn line(progress: &Progress, columns: usize) -> String {
             Some(index) => drop(shown.remove(index)),
             None => return line.chars().take(columns).collect(),
         }
+    }
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Connecting => "connecting",
+        Phase::Waiting => "waiting for the start",
+        Phase::WarmUp => "warming up",
+        Phase::Measuring => "measuring",
+        Phase::Draining => "draining",
+    }
+}
+
+fn time(progress: &Progress) -> String {
+    match progress.remaining_ms {
+        Some(remaining) => format!("{} left", seconds(remaining.div_ceil(1000))),
+        None => seconds(progress.elapsed_ms / 1000),
+    }
+}
+
+fn rate(progress: &Progress) -> String {
+    match progress.rate_asked_per_s {
+        Some(asked) => format!(
+            "{} of {}",
+            units::rate_short(progress.rate_per_s)
+                .trim_end_matches("/s")
+                .trim_end(),
+            units::rate_short(asked)
+        ),
+        None => units::rate_short(progress.rate_per_s),
     }
 }
 

@@ -184,9 +184,14 @@ fn facts(run: &Run) -> Vec<(&'static str, String)> {
         facts.push((
             "opening",
             format!(
-                "{} of {} in {}: p50 {}, p99 {}, max {}",
+                "{} of {}{} in {}: p50 {}, p99 {}, max {}",
                 units::count(connections.opened),
                 units::plural(connections.asked, "connection"),
+                if connections.renewed > 0 {
+                    ", the first"
+                } else {
+                    ""
+                },
                 units::milliseconds(times.connecting_ms),
                 units::latency(handshakes.value_at_quantile(0.5)),
                 units::latency(handshakes.value_at_quantile(0.99)),
@@ -238,6 +243,24 @@ fn load(scenario: Scenario, plan: &PlanFigures) -> String {
         ));
     } else if scenario == Scenario::Ingest || scenario == Scenario::Connect {
         load.push_str(", as fast as it goes");
+    }
+    if let (Some(from), Some(to)) = (plan.think_from_ms, plan.think_to_ms) {
+        let (from, to) = (
+            units::milliseconds(from as f64),
+            units::milliseconds(to as f64),
+        );
+        load.push_str(&match from == to {
+            true => format!(", thinking {to} before each message"),
+            false => format!(", thinking {from} to {to} before each message"),
+        });
+    }
+    if let Some(churn_ms) = plan.churn_ms {
+        let life = units::milliseconds(churn_ms as f64);
+        load.push_str(&format!(", each connection for about {life}"));
+    }
+    if let Some(lines) = plan.header_lines {
+        let lines = units::plural(lines as u64, "line");
+        load.push_str(&format!(", headers from {lines} of a file"));
     }
     if let Some(objective) = &plan.objective {
         load.push_str(&format!(", objective {objective}"));
@@ -635,6 +658,11 @@ fn parts(run: &Run) -> Option<Grid> {
         "CPU/message",
         "busiest",
     ]);
+    // How late by its own clock a machine was that was to start at one moment.
+    let late = |late_ms: Option<u64>| match late_ms {
+        Some(ms) if ms > 0 => format!(" ({} late)", units::milliseconds(ms as f64)),
+        _ => String::new(),
+    };
     for part in &run.parts {
         let of_messages = |value: String| match part.received {
             0 => "-".to_owned(),
@@ -642,7 +670,11 @@ fn parts(run: &Run) -> Option<Grid> {
         };
         grid.row([
             part.host.clone(),
-            format!("+{} ms", units::count(part.started_after_ms)),
+            format!(
+                "+{} ms{}",
+                units::count(part.started_after_ms),
+                late(part.start_late_ms)
+            ),
             units::count(part.received),
             of_messages(units::latency(part.p99_ns)),
             of_messages(microseconds(part.cpu_ns_per_message)),

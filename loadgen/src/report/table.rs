@@ -1,6 +1,10 @@
 //! The report as a text table, for a terminal of 80 columns.
 //!
 //! Knows: widths, alignment, where a sentence is folded. Refuses to know: where it is printed.
+//!
+//! comfy-table and tabled draw borders and fold cells; numbers below each other without either, in
+//! a width that short tables share, take the thirty lines of `render_grid` here and as many to tell
+//! one of those.
 
 use super::sheet::{Grid, Sheet};
 use crate::result::Run;

@@ -1,6 +1,7 @@
 //! Messages that come back.
 //!
-//! Knows: how many unanswered messages a connection may have, and when the next one goes. Refuses
+//! Knows: how many unanswered messages a connection may have, how long it thinks before the next
+//! one, and when that goes. Refuses
 //! to know: what is in a message, which is `verify`'s, and when it is due, which is `schedule`'s.
 
 use std::sync::Arc;
@@ -26,8 +27,12 @@ pub struct Echo {
     traffic: Traffic,
     payloads: Payloads,
     ledgers: Vec<Ledger>,
-    /// Greetings that each connection has had.
+    /// Greetings that each connection has had, those of its place's earlier connections apart.
     greeted: Vec<u64>,
+    /// Greetings of connections that were followed by others.
+    greeted_before: u64,
+    /// Messages that each connection will send when it has thought.
+    thinking: Vec<usize>,
     timeout_ns: u64,
     seed: u64,
 }
@@ -40,6 +45,8 @@ impl Echo {
             traffic: traffic.clone(),
             ledgers: Vec::new(),
             greeted: Vec::new(),
+            greeted_before: 0,
+            thinking: Vec::new(),
             timeout_ns: plan.reply_timeout_ms.max(1) * 1_000_000,
             seed: traffic.payload.nonce ^ shard as u64,
         }
@@ -51,6 +58,7 @@ impl Echo {
         while let Some(place) = hub.places[..count].get(self.ledgers.len()) {
             self.ledgers.push(Ledger::new(place.stream));
             self.greeted.push(0);
+            self.thinking.push(0);
         }
     }
 
@@ -99,9 +107,32 @@ impl Echo {
             }
             return;
         }
+        if !hub.is_open(index) {
+            return;
+        }
+        if let Some(think) = &self.traffic.think {
+            return self.think(hub, index, now_ns, think.clone());
+        }
         while now_ns < hub.end_ns && self.send(hub, conn, index, now_ns, now_ns) == Due::Sent {}
     }
+
+    /// Sends as many as are allowed after a time in this range each.
+    fn think(
+        &mut self,
+        hub: &mut Hub,
+        index: usize,
+        now_ns: u64,
+        range_ns: std::ops::RangeInclusive<u64>,
+    ) {
+        while self.ledgers[index].open() + self.thinking[index] < self.traffic.in_flight {
+            self.thinking[index] += 1;
+            hub.wake_at(index, now_ns + fastrand::u64(range_ns.clone()));
+        }
+    }
 }
+
+/// How long a message that thinking is over for waits for room in a queue, in nanoseconds.
+const ROOM_NS: u64 = 1_000_000;
 
 impl Workload for Echo {
     type Output = ();
@@ -119,7 +150,35 @@ impl Workload for Echo {
     }
 
     fn begin(&mut self, hub: &mut Hub, conn: &mut Conn<'_, Index>, index: usize, now_ns: u64) {
+        self.keep_ledgers(hub, index + 1);
+        if let Some(think) = &self.traffic.think {
+            // Those who begin together do not all say something together.
+            return self.think(hub, index, now_ns, 0..=*think.end());
+        }
         self.refill(hub, conn, index, now_ns);
+    }
+
+    fn alarm(&mut self, hub: &mut Hub, conn: &mut Conn<'_, Index>, index: usize, now_ns: u64) {
+        // A connection that is to end begins nothing.
+        if hub.is_open(index) && self.send(hub, conn, index, now_ns, now_ns) == Due::WaitsForRoom {
+            return hub.wake_at(index, now_ns + ROOM_NS);
+        }
+        self.thinking[index] = self.thinking[index].saturating_sub(1);
+    }
+
+    fn is_answered(&self, index: usize, now_ns: u64) -> bool {
+        // A reply that a later one has overtaken may come until its own time is over.
+        let since_ns = (now_ns + 1).saturating_sub(self.timeout_ns);
+        let ledger = self.ledgers.get(index);
+        ledger.is_none_or(|ledger| !ledger.awaits_since(since_ns))
+    }
+
+    fn reopened(&mut self, index: usize) {
+        if let Some(ledger) = self.ledgers.get_mut(index) {
+            ledger.reopened();
+            self.thinking[index] = 0;
+            self.greeted_before += std::mem::take(&mut self.greeted[index]);
+        }
     }
 
     #[inline]
@@ -191,7 +250,7 @@ impl Workload for Echo {
     fn tick(&mut self, hub: &mut Hub, now_ns: u64) -> bool {
         let before_ns = now_ns.saturating_sub(self.timeout_ns);
         let mut given_up = false;
-        for &index in &hub.open {
+        for index in hub.live() {
             let ledger = &mut self.ledgers[index as usize];
             let open = ledger.open();
             if open > 0 {
@@ -210,8 +269,8 @@ impl Workload for Echo {
     fn is_quiet(&self, hub: &Hub, now_ns: u64) -> bool {
         // A reply that a later one has overtaken may come until its own time is over.
         let since_ns = (now_ns + 1).saturating_sub(self.timeout_ns);
-        let mut open = hub.open.iter();
-        open.all(|&index| !self.ledgers[index as usize].awaits_since(since_ns))
+        let mut live = hub.live();
+        live.all(|index| !self.ledgers[index as usize].awaits_since(since_ns))
     }
 
     fn finish(&mut self, hub: &mut Hub, drained_ns: u64) {
@@ -222,8 +281,9 @@ impl Workload for Echo {
             // Where no answer came that is one, what came in its place was meant to be it.
             let (unasked, damaged) = ledger.early();
             let mut damaged = damaged.min(unheard.lost + unheard.cut_off);
-            messages.unasked += unasked;
-            messages.unasked_most = messages.unasked_most.max(unasked);
+            let (before, most_before) = ledger.early_before();
+            messages.unasked += unasked + before;
+            messages.unasked_most = messages.unasked_most.max(unasked).max(most_before);
             messages.corrupted += damaged;
             messages.received += damaged;
             for count in [&mut unheard.lost, &mut unheard.cut_off] {
@@ -233,7 +293,7 @@ impl Workload for Echo {
             messages.lost += unheard.lost;
             messages.cut_off += unheard.cut_off;
         }
-        messages.greetings = self.greeted.iter().sum();
+        messages.greetings = self.greeted_before + self.greeted.iter().sum::<u64>();
         if self.traffic.rate_per_s.is_none() {
             hub.tally.messages.scheduled = hub.tally.messages.sent;
         }

@@ -391,7 +391,7 @@ pub fn run(plan: &Arc<Plan>, context: &mut Context<'_>) -> Result<Run, String> {
     let (Some(traffic), Some(publishers)) = (plan.traffic.clone(), plan.figures.publishers) else {
         return Err("a fan-out needs messages and publishers".to_owned());
     };
-    let topics = plan.place.requests.len();
+    let topics = plan.place.topics;
     let published = Arc::new(Published {
         by_topic: (0..topics).map(|_| AtomicU64::new(0)).collect(),
         done: AtomicUsize::new(0),

@@ -122,7 +122,8 @@ pub fn run(plan: &Arc<Plan>, context: &mut Context<'_>) -> Result<Run, String> {
         own_resident_bytes: at_end.own_resident_bytes,
         kernel: at_end.kernel,
     };
-    let held = run.connections.opened - run.connections.lost - run.connections.closed;
+    let ended = run.connections.lost + run.connections.closed + run.connections.renewed;
+    let held = run.connections.opened - ended;
     let (figures, notes) = weigh(held, before, after, run.server);
     run.memory = Some(figures);
     run.notes.extend(notes);

@@ -17,7 +17,7 @@ use ringwire::Config;
 use crate::{
     run,
     servers::{Choosy, Fault, Faulty, Running, Stalling},
-    watched_run,
+    watched_run, words,
 };
 
 fn assert_clean(run: &Run) {
@@ -99,25 +99,12 @@ fn compression_is_asked_for_and_what_it_did_is_told() {
         config.compress = true;
         config.compress_context_takeover = takeover;
         let server = Running::start_with(config, |_| ringwire::service::Echo);
-        let words = [
-            "echo",
-            &server.url,
-            "-c",
-            "6",
-            "-d",
-            "300ms",
-            "--warmup",
-            "100ms",
-            "--text",
-            "--script",
-            "json",
-            "--size",
-            "1k,20k:10%",
-            "--verify",
-            "all",
-            "--reply-timeout",
-            "20s",
-        ];
+        let line = format!(
+            "echo {} -c 6 -d 300ms --warmup 100ms --text --script json --size 1k,20k:10% \
+             --verify all --reply-timeout 20s",
+            server.url
+        );
+        let words = words(&line);
         let run = run(&[&words[..], &["--compress"]].concat());
         assert_clean(&run);
         assert_eq!(run.messages.compared, run.messages.received);
@@ -158,16 +145,8 @@ fn compression_is_asked_for_and_what_it_did_is_told() {
 #[test]
 fn an_open_loop_sends_all_of_its_schedule() {
     let server = Running::echo();
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "10",
-        "-d",
-        "1s",
-        "--warmup",
-        "200ms",
-    ];
+    let line = format!("echo {} -c 10 -d 1s --warmup 200ms", server.url);
+    let words = words(&line);
     let run = run(&[&words[..], &["--rate", "3000", "--reply-timeout", "20s"]].concat());
     assert_clean(&run);
     assert_eq!(run.messages.scheduled, 3000);
@@ -225,16 +204,8 @@ fn messages_of_a_file_come_back_or_are_missed() {
 #[test]
 fn stages_are_sent_one_after_the_other() {
     let server = Running::echo();
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "10",
-        "--warmup",
-        "200ms",
-        "--shards",
-        "2",
-    ];
+    let line = format!("echo {} -c 10 --warmup 200ms --shards 2", server.url);
+    let words = words(&line);
     let stages = [
         "--stages",
         "0:400@400ms,400@500ms",
@@ -275,16 +246,11 @@ fn progress_tells_the_rate_that_there_is() {
     let url = &server.url;
     for shards in ["1", "2"] {
         let mut rates = Vec::new();
-        let words = [
-            "echo",
-            url,
-            "--rate",
-            "1000",
-            "--connections",
-            "4",
-            "--shards",
-            shards,
-        ];
+        let line = format!(
+            "echo {} --rate 1000 --connections 4 --shards {}",
+            url, shards
+        );
+        let words = words(&line);
         let times = [
             "--warmup",
             "500ms",
@@ -316,16 +282,8 @@ fn late_by_reply(run: &Run) -> u64 {
 fn the_server_named_by_its_pid_is_accounted_for() {
     let server = Running::echo();
     let pid = std::process::id().to_string();
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "2",
-        "-d",
-        "500ms",
-        "--warmup",
-        "100ms",
-    ];
+    let line = format!("echo {} -c 2 -d 500ms --warmup 100ms", server.url);
+    let words = words(&line);
     let run = run(&[&words[..], &["--pid", &pid]].concat());
     let found = run.server.unwrap();
     assert!(

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::servers::{Asked, Choosy, PING, Running, Scripted, Shut};
+use crate::{
+    servers::{Asked, Choosy, PING, Running, Scripted, Shut},
+    words,
+};
 
 fn loadgen(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_loadgen"))
@@ -321,6 +324,37 @@ fn an_interrupt_ends_the_run_early_and_still_reports() {
         "{table}"
     );
     assert!(!said.contains("Sound"), "{table}");
+}
+
+/// What waits for a server that is silent is not waited for, and what was sent has its own time.
+#[test]
+fn an_interrupt_is_followed_by_one_reply_timeout_and_no_more() {
+    let (first, came) = std::sync::mpsc::channel();
+    let server = Scripted::start(move |asked: Asked, _| {
+        let mut socket = asked.open();
+        while socket.receive().is_some() {
+            // Only the first matters.
+            let _ = first.send(());
+        }
+    });
+    let line = format!(
+        "echo {} -c 1 --rate 50 -d 60s --warmup 0s --quiet --reply-timeout 1500ms --no-spin",
+        server.url
+    );
+    let child = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(words(&line))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    came.recv_timeout(Duration::from_secs(20)).unwrap();
+    let asked = Instant::now();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    let waited = asked.elapsed();
+    assert!(waited < Duration::from_millis(2800), "{waited:?}");
 }
 
 /// Every file that a run writes, and what it prints, by name.

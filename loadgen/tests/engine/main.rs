@@ -5,6 +5,7 @@
 mod authority;
 mod echo;
 mod input;
+mod people;
 mod scenarios;
 mod servers;
 mod tls;
@@ -46,12 +47,17 @@ fn watched_run(words: &[&str], progress: &mut dyn FnMut(&Progress)) -> Result<Ru
         Command::Fanout(args) => scenario::fanout::run(&shared(args.plan())?, &mut context),
         Command::Ingest(args) => scenario::ingest::run(&shared(args.plan())?, &mut context),
         Command::Saturate(args) => scenario::saturate::run(args, &mut context),
-        Command::Check(_) | Command::Compare(_) | Command::Merge(_) => Err("not a run".to_owned()),
+        _ => Err("not a run".to_owned()),
     }
 }
 
 fn run(words: &[&str]) -> Run {
     try_run(words).unwrap_or_else(|sentence| panic!("{words:?}: {sentence}"))
+}
+
+/// The same with a line.
+fn run_line(line: &str) -> Run {
+    run(&words(line))
 }
 
 /// The words of a command line, as a shell without quotes has them.

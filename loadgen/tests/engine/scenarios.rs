@@ -16,21 +16,17 @@ use loadgen::{
 use crate::{
     run,
     servers::{Repeater, Running, Sink},
+    words,
 };
 
 #[test]
 fn a_storm_of_connections_is_counted() {
     let server = Running::echo();
-    let words = [
-        "connect",
-        &server.url,
-        "-d",
-        "500ms",
-        "--warmup",
-        "100ms",
-        "--in-flight",
-        "8",
-    ];
+    let line = format!(
+        "connect {} -d 500ms --warmup 100ms --in-flight 8",
+        server.url
+    );
+    let words = words(&line);
     let run = run(&words);
     let messages = run.messages;
     assert!(messages.received > 20, "{messages:?}");
@@ -64,16 +60,8 @@ fn a_storm_of_connections_is_counted() {
 #[test]
 fn connections_at_a_fixed_rate_keep_to_it() {
     let server = Running::echo();
-    let words = [
-        "connect",
-        &server.url,
-        "-d",
-        "1s",
-        "--warmup",
-        "200ms",
-        "--rate",
-        "300",
-    ];
+    let line = format!("connect {} -d 1s --warmup 200ms --rate 300", server.url);
+    let words = words(&line);
     let run = run(&[&words[..], &["--shards", "2"]].concat());
     assert_eq!((run.messages.scheduled, run.messages.received), (300, 300));
     assert_eq!(run.latency.handshake_ns.len(), 300);
@@ -84,16 +72,8 @@ fn connections_at_a_fixed_rate_keep_to_it() {
 fn idle_connections_are_held_and_weighed() {
     let server = Running::echo();
     let pid = std::process::id().to_string();
-    let words = [
-        "idle",
-        &server.url,
-        "-c",
-        "200",
-        "-d",
-        "300ms",
-        "--pid",
-        &pid,
-    ];
+    let line = format!("idle {} -c 200 -d 300ms --pid {}", server.url, pid);
+    let words = words(&line);
     let run = run(&[
         &words[..],
         &["--source", "127.0.0.2", "--source", "127.0.0.3"],

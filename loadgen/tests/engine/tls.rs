@@ -6,7 +6,9 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use ringwire::tls::ServerTls;
 use tempfile::TempDir;
 
-use crate::{authority::Authority, run, scenarios::passes_the_check, servers::Running, try_run};
+use crate::{
+    authority::Authority, run, scenarios::passes_the_check, servers::Running, try_run, words,
+};
 
 fn server(authority: &Authority) -> Running {
     let pair = authority.issue(&["127.0.0.1"]);
@@ -18,16 +20,8 @@ fn server(authority: &Authority) -> Running {
 fn an_echo_over_tls_is_compared_byte_by_byte() {
     let authority = Authority::new();
     let server = server(&authority);
-    let words = [
-        "echo",
-        &server.url,
-        "-d",
-        "300ms",
-        "--warmup",
-        "0s",
-        "-c",
-        "4",
-    ];
+    let line = format!("echo {} -d 300ms --warmup 0s -c 4", server.url);
+    let words = words(&line);
     let load = ["--in-flight", "3", "--size", "1,1k,40k", "--verify", "all"];
     let ca = ["--ca", authority.file.to_str().unwrap()];
     let run = run(&[&words[..], &load, &ca].concat());
@@ -43,15 +37,8 @@ fn an_echo_over_tls_is_compared_byte_by_byte() {
 fn handshakes_are_resumed_unless_that_is_not_wanted() {
     let authority = Authority::new();
     let server = server(&authority);
-    let words = [
-        "connect",
-        &server.url,
-        "-d",
-        "300ms",
-        "--warmup",
-        "0s",
-        "--insecure",
-    ];
+    let line = format!("connect {} -d 300ms --warmup 0s --insecure", server.url);
+    let words = words(&line);
     let few = ["--in-flight", "4", "--shards", "1"];
     let resuming = run(&[&words[..], &few].concat()).connections;
     assert!(resuming.opened > 20, "{resuming:?}");
@@ -116,15 +103,7 @@ fn a_certificate_that_signs_itself_is_told_what_it_lacks() {
     // What it says helps.
     let (server, certificate, _folder) = self_signed(false);
     let ca = ["--ca", certificate.to_str().unwrap()];
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "1",
-        "-d",
-        "100ms",
-        "--warmup",
-        "0s",
-    ];
+    let line = format!("echo {} -c 1 -d 100ms --warmup 0s", server.url);
+    let words = crate::words(&line);
     assert!(run(&[&words[..], &ca].concat()).messages.received > 0);
 }

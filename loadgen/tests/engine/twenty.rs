@@ -253,7 +253,8 @@ fn misbehaving() -> [Row; 20] {
             "proves another key than it was shown",
             || {
                 const WRONG: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
-                    Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+                    Connection: Upgrade\r\n\
+                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
                 let script = |asked: Asked, number| match number {
                     0 => asked.answer_with(WRONG),
                     _ => asked.open().echo_after(Duration::ZERO, u64::MAX),

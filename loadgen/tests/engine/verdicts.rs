@@ -16,7 +16,7 @@ use crate::{
     run,
     scenarios::repeater,
     servers::{Asked, BINARY, Fault, Faulty, Running, Scripted, Sink, Socket, Stalling, TEXT},
-    try_run,
+    try_run, words,
 };
 
 /// The report in one line, to look for sentences that a table folds.
@@ -80,16 +80,8 @@ fn what_is_still_under_way_at_the_end_is_not_lost() {
 #[test]
 fn a_slow_server_with_room_for_the_rate_is_sound() {
     let server = Scripted::slow_echo(Duration::from_millis(300));
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "4",
-        "--rate",
-        "40",
-        "--in-flight",
-        "8",
-    ];
+    let line = format!("echo {} -c 4 --rate 40 --in-flight 8", server.url);
+    let words = words(&line);
     let times = ["-d", "1s", "--warmup", "300ms", "--allow-client-bound"];
     let run = run(&[&words[..], &times].concat());
     assert_not_accused(&run);
@@ -141,16 +133,8 @@ fn a_measured_part_that_is_shorter_than_a_gap_is_called_that() {
 #[test]
 fn a_reply_later_than_its_time_is_lost_and_one_in_time_is_not() {
     let server = Scripted::slow_echo(Duration::from_millis(600));
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "2",
-        "-d",
-        "300ms",
-        "--warmup",
-        "0s",
-    ];
+    let line = format!("echo {} -c 2 -d 300ms --warmup 0s", server.url);
+    let words = words(&line);
     let run = |timeout: &str| run(&[&words[..], &["--reply-timeout", timeout]].concat());
     let late = run("200ms");
     assert!(late.messages.lost > 0, "{:?}", late.messages);
@@ -177,16 +161,8 @@ fn a_reply_that_was_overtaken_has_its_own_time() {
         socket.send(opcode, &second);
         socket.echo_later(Duration::from_millis(500), vec![(opcode, first)]);
     });
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "1",
-        "-d",
-        "100ms",
-        "--warmup",
-        "0s",
-    ];
+    let line = format!("echo {} -c 1 -d 100ms --warmup 0s", server.url);
+    let words = words(&line);
     let run = run(&[&words[..], &["--rate", "20", "--in-flight", "2"]].concat());
     assert_eq!(run.messages.lost, 0, "{:?}", run.messages);
     assert_eq!(run.messages.reordered, 1, "{:?}", run.messages);
@@ -205,16 +181,8 @@ fn who_greets_is_not_corrupt() {
     };
     let server = greeter(2);
     for text in [&["--text"][..], &["-s", "3"], &[]] {
-        let words = [
-            "echo",
-            &server.url,
-            "-c",
-            "4",
-            "-d",
-            "200ms",
-            "--warmup",
-            "0s",
-        ];
+        let line = format!("echo {} -c 4 -d 200ms --warmup 0s", server.url);
+        let words = words(&line);
         let words = [
             &words[..],
             text,
@@ -250,16 +218,8 @@ fn who_greets_is_not_corrupt() {
 #[test]
 fn who_announces_to_a_topic_has_damaged_nothing() {
     let (server, _) = repeater(0, false, true);
-    let words = [
-        "fanout",
-        &server.url,
-        "-n",
-        "3",
-        "--rate",
-        "50",
-        "-d",
-        "400ms",
-    ];
+    let line = format!("fanout {} -n 3 --rate 50 -d 400ms", server.url);
+    let words = words(&line);
     let words = [&words[..], &["--warmup", "0s"]].concat();
     let unexpected = run(&words);
     let fanout = unexpected.fanout.unwrap();
@@ -286,16 +246,8 @@ fn who_answers_something_else_is_corrupt_from_the_first_message_on() {
             }
         }
     });
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "2",
-        "-d",
-        "300ms",
-        "--warmup",
-        "0s",
-    ];
+    let line = format!("echo {} -c 2 -d 300ms --warmup 0s", server.url);
+    let words = words(&line);
     let run = run(&[&words[..], &["--reply-timeout", "100ms"]].concat());
     assert!(run.messages.corrupted >= 2, "{:?}", run.messages);
     assert_eq!(run.messages.unasked, 0, "{:?}", run.messages);
@@ -312,16 +264,8 @@ fn who_closes_in_good_order_has_lost_nothing() {
         &["--in-flight", "4"],
         &["--rate", "100"],
     ] {
-        let words = [
-            "echo",
-            &server.url,
-            "-c",
-            "3",
-            "-d",
-            "800ms",
-            "--warmup",
-            "0s",
-        ];
+        let line = format!("echo {} -c 3 -d 800ms --warmup 0s", server.url);
+        let words = words(&line);
         let run = run(&[&words[..], load].concat());
         assert_not_accused(&run);
         assert_eq!((run.connections.closed, run.connections.lost), (3, 0));
@@ -341,16 +285,8 @@ fn connections_that_end_leave_the_others_their_turns() {
         let count = if number % 3 == 1 { 3 } else { u64::MAX };
         asked.open().echo_after(Duration::ZERO, count);
     });
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "9",
-        "--rate",
-        "300",
-        "-d",
-        "500ms",
-    ];
+    let line = format!("echo {} -c 9 --rate 300 -d 500ms", server.url);
+    let words = words(&line);
     let run = run(&[&words[..], &["--warmup", "0s", "--in-flight", "50"]].concat());
     assert_not_accused(&run);
     assert_eq!(run.connections.closed, 3, "{:?}", run.connections);
@@ -372,16 +308,8 @@ fn who_closes_over_a_message_that_waited_has_lost_it() {
         let _ = socket.receive();
         socket.close_after(Duration::from_millis(200), 1000);
     });
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "2",
-        "-d",
-        "600ms",
-        "--warmup",
-        "0s",
-    ];
+    let line = format!("echo {} -c 2 -d 600ms --warmup 0s", server.url);
+    let words = words(&line);
     let run = run(&words);
     assert_eq!(run.messages.lost, 2, "{:?}", run.messages);
     assert_eq!(run.connections.closed, 2);
@@ -401,16 +329,8 @@ fn who_breaks_connections_off_is_named_for_that() {
         }
         socket.drop_it();
     });
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "2",
-        "-d",
-        "300ms",
-        "--warmup",
-        "0s",
-    ];
+    let line = format!("echo {} -c 2 -d 300ms --warmup 0s", server.url);
+    let words = words(&line);
     let run = run(&words);
     assert_eq!((run.connections.lost, run.connections.closed), (2, 0));
     assert_eq!(run.messages.lost, 0, "{:?}", run.messages);
@@ -425,16 +345,8 @@ fn who_breaks_connections_off_is_named_for_that() {
 #[test]
 fn nobody_who_hears_nothing_is_told_that_all_is_well() {
     let server = Scripted::slow_echo(Duration::ZERO);
-    let words = [
-        "fanout",
-        &server.url,
-        "-n",
-        "3",
-        "--rate",
-        "50",
-        "-d",
-        "400ms",
-    ];
+    let line = format!("fanout {} -n 3 --rate 50 -d 400ms", server.url);
+    let words = words(&line);
     let run = run(&[&words[..], &["--warmup", "0s", "--reply-timeout", "200ms"]].concat());
     assert_verdict(&run, VerdictKind::Faulty);
     let said = unfolded(&run);
@@ -483,16 +395,8 @@ fn interim_answers_are_not_taken_for_the_final_one() {
         let socket = asked.open_after(HINTS);
         socket.echo_after(Duration::ZERO, u64::MAX);
     });
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "2",
-        "-d",
-        "100ms",
-        "--warmup",
-        "0s",
-    ];
+    let line = format!("echo {} -c 2 -d 100ms --warmup 0s", server.url);
+    let words = words(&line);
     let run = run(&words);
     assert_not_accused(&run);
     assert_eq!((run.connections.opened, run.connections.failed), (2, 0));
@@ -510,16 +414,8 @@ fn interim_answers_are_not_taken_for_the_final_one() {
 #[test]
 fn a_closed_loop_that_still_waits_is_told_so() {
     let server = Scripted::slow_echo(Duration::from_millis(600));
-    let words = [
-        "echo",
-        &server.url,
-        "-c",
-        "2",
-        "-d",
-        "100ms",
-        "--warmup",
-        "200ms",
-    ];
+    let line = format!("echo {} -c 2 -d 100ms --warmup 200ms", server.url);
+    let words = words(&line);
     let run = run(&words);
     assert_not_accused(&run);
     assert_verdict(&run, VerdictKind::NotAsAsked);
@@ -535,16 +431,8 @@ fn a_closed_loop_that_still_waits_is_told_so() {
 fn who_counts_less_than_was_sent_has_lost_it() {
     for (forgets_every, is_faulty) in [(0, false), (10, true)] {
         let server = Running::start(move |_| Sink { forgets_every });
-        let words = [
-            "ingest",
-            &server.url,
-            "-c",
-            "2",
-            "-d",
-            "200ms",
-            "--warmup",
-            "0s",
-        ];
+        let line = format!("ingest {} -c 2 -d 200ms --warmup 0s", server.url);
+        let words = words(&line);
         let run = run(&words);
         let reasons = run.verdict.reasons.join("; ");
         let said = reasons.contains("missing in the server's own count");
@@ -557,16 +445,8 @@ fn who_counts_less_than_was_sent_has_lost_it() {
 fn deliveries_that_are_missing_are_told_and_others_are_not() {
     for (leave_out_every, is_faulty) in [(0, false), (7, true)] {
         let (server, _) = repeater(leave_out_every, false, false);
-        let words = [
-            "fanout",
-            &server.url,
-            "-n",
-            "3",
-            "--rate",
-            "100",
-            "-d",
-            "300ms",
-        ];
+        let line = format!("fanout {} -n 3 --rate 100 -d 300ms", server.url);
+        let words = words(&line);
         let timeout = if is_faulty { "300ms" } else { "20s" };
         let run = run(&[&words[..], &["--warmup", "0s", "--reply-timeout", timeout]].concat());
         let reasons = run.verdict.reasons.join("; ");
@@ -579,16 +459,8 @@ fn deliveries_that_are_missing_are_told_and_others_are_not() {
 fn who_does_not_read_what_is_published_is_told_of() {
     for (delay, is_behind) in [(Duration::from_secs(4), true), (Duration::ZERO, false)] {
         let server = Scripted::start(move |asked: Asked, _| asked.open().read_after(delay));
-        let words = [
-            "fanout",
-            &server.url,
-            "-n",
-            "1",
-            "--rate",
-            "100",
-            "-d",
-            "500ms",
-        ];
+        let line = format!("fanout {} -n 1 --rate 100 -d 500ms", server.url);
+        let words = words(&line);
         // More than the queues of the kernel hold.
         let more = ["-s", "400k", "--warmup", "0s", "--reply-timeout", "500ms"];
         let run = run(&[&words[..], &more].concat());
@@ -620,16 +492,7 @@ fn each_fault_is_named_for_what_it_is() {
         (Fault::Cut, "not what had been sent"),
         (Fault::Kind, "not what had been sent"),
     ];
-    let words = [
-        "-c",
-        "3",
-        "-d",
-        "200ms",
-        "--warmup",
-        "0s",
-        "--in-flight",
-        "4",
-    ];
+    let words = words("-c 3 -d 200ms --warmup 0s --in-flight 4");
     for (fault, sentence) in table {
         let server = faulty(fault);
         // Only what is never sent has to be waited for in vain.
@@ -698,16 +561,8 @@ fn each_way_to_end_is_named_for_what_it_is() {
     ];
     for (script, reason, why) in table {
         let server = Scripted::start(script);
-        let words = [
-            "echo",
-            &server.url,
-            "-c",
-            "2",
-            "-d",
-            "200ms",
-            "--warmup",
-            "0s",
-        ];
+        let line = format!("echo {} -c 2 -d 200ms --warmup 0s", server.url);
+        let words = words(&line);
         let more = ["--handshake-timeout", "300ms", "--rate", "50"];
         let run = run(&[&words[..], &more].concat());
         let said = unfolded(&run);

@@ -192,6 +192,7 @@ fn finish(
             drain_ms: 1.0,
             slice_ms: 100,
             interrupted: false,
+            ..Times::default()
         },
         connections: Connections {
             asked: 64,
