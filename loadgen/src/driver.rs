@@ -376,6 +376,8 @@ pub struct Place {
     life: Life,
     /// Counts its connections, so that an alarm of an earlier one is not taken for a later one's.
     epoch: u32,
+    /// How long the next connection is waited with when this one has been closed, in nanoseconds.
+    pause_ns: u64,
     /// Where it is in [`Hub::open`], while it is open.
     open_at: u32,
     is_blocked: bool,
@@ -934,6 +936,7 @@ impl<W: Workload> Thread<W> {
             backlog: VecDeque::new(),
             life: Life::Dialled,
             epoch: 0,
+            pause_ns: 0,
             open_at: 0,
             is_blocked: false,
         });

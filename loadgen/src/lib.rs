@@ -14,6 +14,7 @@
 //! |---|---|---|
 //! | [`schedule`] | when messages are due | clocks, connections |
 //! | [`verify`] | what messages are made of, and what came back | connections, clocks |
+//! | [`script`] | what is said and expected, step by step | connections, clocks |
 //! | [`histogram`] | how precise, how long | what is measured |
 //! | [`driver`] | one thread's loop on a [`ringwire::client::Client`] | what a reply means |
 //! | [`scenario`] | what is sent, what a reply means | threads |
@@ -45,5 +46,6 @@ pub mod result;
 pub mod run;
 pub mod scenario;
 pub mod schedule;
+pub mod script;
 pub mod verdict;
 pub mod verify;

@@ -47,6 +47,7 @@ fn main() -> ExitCode {
                 |_: &Arc<Plan>, context: &mut Context<'_>| scenario::saturate::run(args, context);
             measure(&args.run, args.plan(), &search)
         }
+        Command::Talk(args) => measure(&args.run, args.plan(), &scenario::talk::run),
         Command::Check(args) => check(args),
         Command::Compare(args) => compare::run(args),
         Command::Merge(args) => merge::run(args, std::env::args().collect()),

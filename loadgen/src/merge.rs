@@ -22,7 +22,7 @@ use crate::{
     fail_if::FailIf,
     histogram,
     report::{Outputs, json, sheet::scenario_name, units},
-    result::{Part, Run, Scenario, Slice, VerdictKind},
+    result::{Part, Run, Scenario, Slice, TalkFigures, TalkMismatch, VerdictKind},
     verdict,
 };
 
@@ -226,6 +226,10 @@ fn add(parts: &[&Run], began_ms: u64, skew_ms: u64) -> Run {
         units::milliseconds(skew_ms as f64),
         units::milliseconds(sum.times.slice_ms as f64),
     ));
+    if sum.talk.is_some() {
+        sum.notes
+            .push("Of each step the percentiles are those of the slowest run.".to_owned());
+    }
     if let Some(late_ms) = parts.iter().filter_map(|run| run.times.start_late_ms).max() {
         sum.notes.push(format!(
             "They were to start at one moment (--start-at): the latest was {} late.",
@@ -325,6 +329,9 @@ fn add_counts(sum: &mut Run, run: &Run) {
         sum.server_messages = both(sum.server_messages, more.server_messages);
         sum.server_payload_bytes = both(sum.server_payload_bytes, more.server_payload_bytes);
     }
+    if let (Some(sum), Some(more)) = (&mut sum.talk, &run.talk) {
+        add_talk(sum, more);
+    }
     if let (Some(sum), Some(more)) = (&mut sum.compression, &run.compression) {
         sum.connections += more.connections;
         sum.messages_sent += more.messages_sent;
@@ -333,6 +340,29 @@ fn add_counts(sum: &mut Run, run: &Run) {
         sum.messages_received += more.messages_received;
         sum.payload_received += more.payload_received;
         sum.compressed_received += more.compressed_received;
+    }
+}
+
+/// Percentiles of two do not add up: of each step the worst is told, which is in the notes.
+fn add_talk(sum: &mut TalkFigures, more: &TalkFigures) {
+    sum.conversations += more.conversations;
+    sum.broken_off += more.broken_off;
+    sum.unexpected += more.unexpected;
+    sum.more_mismatches += more.more_mismatches;
+    for (step, more) in sum.steps.iter_mut().zip(&more.steps) {
+        step.answered += more.answered;
+        step.failed += more.failed;
+        step.p50_ns = step.p50_ns.max(more.p50_ns);
+        step.p99_ns = step.p99_ns.max(more.p99_ns);
+        step.max_ns = step.max_ns.max(more.max_ns);
+    }
+    for mismatch in &more.mismatches {
+        let is_same =
+            |it: &&mut TalkMismatch| (it.line, &it.came) == (mismatch.line, &mismatch.came);
+        match sum.mismatches.iter_mut().find(is_same) {
+            Some(same) => same.count += mismatch.count,
+            None => sum.mismatches.push(mismatch.clone()),
+        }
     }
 }
 

@@ -31,6 +31,7 @@ use crate::{
     report::Outputs,
     result::{Arrivals, Objective, PlanFigures, Scenario, SizeShare, Stage, TextScript, Verify},
     schedule::{RATE_MAX_PER_S, RATE_MIN_PER_S},
+    script::Script,
     verify::{PayloadPlan, SizeWeight, TIMED_BYTES},
 };
 
@@ -78,6 +79,9 @@ pub enum Command {
     Ingest(IngestArgs),
     /// Searches for the highest rate that meets an objective
     Saturate(SaturateArgs),
+    /// Says on each connection what a script says, and measures how long the answers take that it
+    /// expects
+    Talk(TalkArgs),
     /// Probes whether a server keeps to RFC 6455, and what its limits are
     Check(CheckArgs),
     /// Puts two runs side by side; exits with 1 when the second is worse
@@ -540,6 +544,45 @@ pub struct SaturateArgs {
     pub run: RunArgs,
 }
 
+/// `talk`.
+#[derive(Clone, Debug, Args)]
+pub struct TalkArgs {
+    /// Where.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// What is said and expected, in TOML; loadgen/README.md has its keys
+    #[arg(long, value_name = "FILE", help_heading = "Messages")]
+    pub script: PathBuf,
+    /// Connections
+    #[arg(
+        long,
+        short,
+        value_name = "N",
+        default_value_t = 16,
+        help_heading = "Load"
+    )]
+    pub connections: usize,
+    /// How long to measure
+    #[arg(long, short, value_name = "TIME", default_value = "10s", value_parser = parse_duration_ms,
+          help_heading = "Load")]
+    pub duration: u64,
+    /// How long to run before, unmeasured
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration_ms,
+          help_heading = "Load")]
+    pub warmup: u64,
+    /// How long to wait for what is expected
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration_ms,
+          help_heading = "Load")]
+    pub reply_timeout: u64,
+    /// How long a connection lives about: it goes through the script to its end, is closed
+    /// properly, and opened anew
+    #[arg(long, value_name = "TIME", value_parser = parse_life, help_heading = "Load")]
+    pub churn: Option<u64>,
+    /// The rest.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
 /// `check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
@@ -855,6 +898,8 @@ pub struct Plan {
     pub start_at: Option<Moment>,
     /// How long a connection lives about, in milliseconds.
     pub churn_ms: Option<u64>,
+    /// What is said and expected, for `talk`.
+    pub script: Option<Arc<Script>>,
     /// What is sent, if anything.
     pub traffic: Option<Traffic>,
     /// What the result says about all this.
@@ -1025,6 +1070,7 @@ fn plan(
         test_delay_ns: run.test_delay_ns,
         start_at: run.start_at,
         churn_ms: None,
+        script: None,
         traffic,
         figures,
     })
@@ -1409,6 +1455,37 @@ impl IdleArgs {
     }
 }
 
+impl TalkArgs {
+    /// The plan.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about the first argument that is wrong, or about the script.
+    pub fn plan(&self) -> Result<Plan, PlanError> {
+        let script = Script::read(&self.script).map_err(PlanError)?;
+        let mut numbers = Numbers {
+            connections: self.connections,
+            ports: self.connections as f64,
+            warmup_ms: self.warmup,
+            duration_ms: self.duration,
+            reply_timeout_ms: self.reply_timeout,
+        };
+        numbers.churn(self.churn);
+        let mut plan = plan(self.target.place(1)?, &numbers, &self.run, None)?;
+        plan.churn(self.churn);
+        plan.script = Some(Arc::new(script));
+        plan.figures.file = Some(file_name(&self.script));
+        plan.figures.reply_timeout_ms = Some(self.reply_timeout);
+        Ok(plan)
+    }
+}
+
+/// The last part of a path, by which a report names it.
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
 impl FanoutArgs {
     /// The plan. Publishers come first among the connections.
     ///
@@ -1507,6 +1584,7 @@ impl Command {
             Self::Fanout(_) => Some(Scenario::Fanout),
             Self::Ingest(_) => Some(Scenario::Ingest),
             Self::Saturate(_) => Some(Scenario::Saturate),
+            Self::Talk(_) => Some(Scenario::Talk),
             Self::Check(_)
             | Self::Compare(_)
             | Self::Merge(_)

@@ -134,6 +134,12 @@ fn is_secret(name: &str) -> bool {
     SECRET_NAMES.iter().any(|secret| name.contains(secret))
 }
 
+/// A text of a message's without what looks like a token.
+#[must_use]
+pub fn text(text: &str) -> String {
+    tokens(text)
+}
+
 /// A text in which whatever looks like a token is left out.
 fn tokens(text: &str) -> String {
     let mut shown = String::new();

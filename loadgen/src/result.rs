@@ -59,6 +59,9 @@ pub struct Run {
     pub fanout: Option<FanoutFigures>,
     /// What the server says it read. Scenario `ingest`.
     pub ingest: Option<IngestFigures>,
+    /// What became of a script. Scenario `talk`.
+    #[serde(default)]
+    pub talk: Option<TalkFigures>,
     /// The search. Scenario `saturate`; the rest of the run is then its best point's.
     pub search: Option<Search>,
     /// What compression did, warm-up included, when it was asked for.
@@ -93,6 +96,8 @@ pub enum Scenario {
     Ingest,
     /// Searches for the highest rate that meets an objective.
     Saturate,
+    /// Goes through a script on each connection.
+    Talk,
 }
 
 /// What a run ran against.
@@ -160,6 +165,9 @@ pub struct PlanFigures {
     /// Lines of a file that connections take their headers from in turn (`--headers-from`).
     #[serde(default)]
     pub header_lines: Option<usize>,
+    /// The file of a script (`talk --script`).
+    #[serde(default)]
+    pub file: Option<String>,
     /// Publishers of `fanout`; all other connections subscribe.
     pub publishers: Option<usize>,
     /// The objective of `saturate`, as given: `p99.9=1ms`.
@@ -285,7 +293,8 @@ pub struct Connections {
     pub asked: u64,
     /// Opened.
     pub opened: u64,
-    /// Closed by the generator in good order to be opened anew (`--churn`).
+    /// Closed by the generator in good order to be opened anew: with `--churn`, and where the
+    /// conversation of a `talk` broke off.
     #[serde(default)]
     pub renewed: u64,
     /// Those whose TLS handshake was short, by a ticket of an earlier one.
@@ -542,6 +551,57 @@ pub struct IngestFigures {
     pub server_payload_bytes: Option<u64>,
     /// Messages sent before `stats` was asked on the connections that answered, to compare with.
     pub confirmed_messages: u64,
+}
+
+/// What became of a script, in the measured part.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TalkFigures {
+    /// How often the script was gone through to its end, warm-up included.
+    pub conversations: u64,
+    /// Conversations that were broken off because what was expected did not come, warm-up included.
+    pub broken_off: u64,
+    /// Messages that came and that no step expected, warm-up included.
+    pub unexpected: u64,
+    /// The steps, in the order of the script.
+    pub steps: Vec<TalkStep>,
+    /// What came instead of what was expected, the most frequent first, warm-up included.
+    pub mismatches: Vec<TalkMismatch>,
+    /// Mismatches that differ from all of those.
+    pub more_mismatches: u64,
+}
+
+/// One step of a script.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TalkStep {
+    /// Its name, or its number.
+    pub name: String,
+    /// Its line in the file.
+    pub line: usize,
+    /// Answers that it expected and that came.
+    pub answered: u64,
+    /// Answers that did not come, or were others.
+    pub failed: u64,
+    /// Median from what was sent last to the answer, in nanoseconds; 0 without answers.
+    pub p50_ns: u64,
+    /// 99th percentile of that, in nanoseconds.
+    pub p99_ns: u64,
+    /// The longest, in nanoseconds.
+    pub max_ns: u64,
+}
+
+/// What came instead of what a step expected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TalkMismatch {
+    /// The step's name, or its number.
+    pub name: String,
+    /// Its line in the file.
+    pub line: usize,
+    /// What it expects, in words.
+    pub expected: String,
+    /// What came, in few words.
+    pub came: String,
+    /// How often.
+    pub count: u64,
 }
 
 /// The search of `saturate`.

@@ -834,6 +834,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             memory: None,
             fanout: None,
             ingest: None,
+            talk: None,
             search: None,
             compression: plan.place.compress_level.map(|_| total.compression),
             verdict: Verdict {

@@ -5,7 +5,7 @@
 
 use crate::{
     report::units,
-    result::{Run, Scenario, Verdict, VerdictKind},
+    result::{Run, Scenario, TalkFigures, Verdict, VerdictKind},
 };
 
 /// A thread that used more of a processor than this could not have done much more.
@@ -189,6 +189,10 @@ fn faults(run: &Run) -> Vec<String> {
     fault(messages.reordered, &|| {
         were(messages.reordered, "came out of order", "came out of order")
     });
+    if let Some(talk) = &run.talk {
+        faults.extend(mismatches(talk));
+        return faults;
+    }
     fault(messages.corrupted, &|| {
         were(
             messages.corrupted,
@@ -197,6 +201,40 @@ fn faults(run: &Run) -> Vec<String> {
         )
     });
     faults
+}
+
+/// How many mismatches a verdict tells.
+const MISMATCHES_TOLD: usize = 3;
+
+/// What came that a script did not expect.
+fn mismatches(talk: &TalkFigures) -> Vec<String> {
+    let told = talk
+        .mismatches
+        .iter()
+        .take(MISMATCHES_TOLD)
+        .map(|mismatch| {
+            format!(
+                "{}, line {} of the script, expected {}, and {} came{}",
+                mismatch.name,
+                mismatch.line,
+                mismatch.expected,
+                mismatch.came,
+                match mismatch.count {
+                    1 => String::new(),
+                    count => format!(" ({} times)", units::count(count)),
+                }
+            )
+        });
+    let mut told: Vec<String> = told.collect();
+    let others = talk.mismatches.iter().skip(MISMATCHES_TOLD);
+    let others = others.map(|it| it.count).sum::<u64>() + talk.more_mismatches;
+    if others > 0 {
+        told.push(format!(
+            "{} more answers were others than expected",
+            units::count(others)
+        ));
+    }
+    told
 }
 
 /// Why messages are lost: whose time was over, or what else shows it.
@@ -423,6 +461,7 @@ mod tests {
             memory: None,
             fanout: None,
             ingest: None,
+            talk: None,
             search: None,
             compression: None,
             verdict: Verdict {

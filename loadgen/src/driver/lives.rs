@@ -4,7 +4,7 @@
 //! Knows: when, and what became of a place's connection. Refuses to know: what is sent.
 //!
 //! ```text
-//!   dialled --> open --> retiring --> closing --> dialled --> ...
+//!   dialled --> open --> retiring --> closing --> (a pause) --> dialled --> ...
 //!                 |         |            |
 //!                 |         |            +- the server answers our close frame
 //!                 |         +- nothing new is sent; closed when all is answered
@@ -20,7 +20,8 @@ use ringwire::{CloseCause, CloseCode};
 
 use super::{CLOSE_MAX_MS, DUE_MAX, Hub, Index, Thread, Workload, sentence};
 
-/// How long a place whose connection did not open waits for the next one, in nanoseconds.
+/// How long a place whose connection did not open, or whose conversation broke off, waits for the
+/// next one, in nanoseconds.
 const PAUSE_NS: u64 = 250_000_000;
 
 /// How often connections that are to be closed are looked at, in nanoseconds.
@@ -48,6 +49,8 @@ enum What {
     Work,
     /// The connection has lived long enough.
     Retire,
+    /// The conversation on it broke off.
+    BreakOff,
     /// The next connection is opened.
     Dial,
 }
@@ -61,6 +64,11 @@ impl Hub {
     /// connection has ended by then. After the end of the run nobody is called.
     pub fn wake_at(&mut self, index: usize, at_ns: u64) {
         self.set(at_ns, index as u32, What::Work);
+    }
+
+    /// Closes a place's connection, on which nothing can go on, and opens another.
+    pub fn break_off(&mut self, index: usize, now_ns: u64) {
+        self.set(now_ns, index as u32, What::BreakOff);
     }
 
     fn set(&mut self, at_ns: u64, index: u32, what: What) {
@@ -122,7 +130,8 @@ impl Hub {
         self.tally.renewed += 1;
         let place = &mut self.places[index as usize];
         place.life = Life::Dialled;
-        self.set(now_ns, index, What::Dial);
+        let pause_ns = std::mem::take(&mut place.pause_ns);
+        self.set(now_ns + pause_ns, index, What::Dial);
     }
 
     /// Instants are not for this connection any more. The last one takes its turn: thousands that
@@ -186,6 +195,15 @@ impl<W: Workload> Thread<W> {
                 place.life = Life::Retiring;
                 hub.leave_open(index);
                 hub.retiring.push(index);
+            }
+            (What::BreakOff, Life::Open) => {
+                place.pause_ns = PAUSE_NS;
+                hub.leave_open(index);
+                self.close_one(index);
+            }
+            (What::BreakOff, Life::Retiring) => {
+                hub.retiring.retain(|&other| other != index);
+                self.close_one(index);
             }
             (What::Dial, Life::Dialled | Life::Gone) => {
                 let plan = hub.plan.clone();

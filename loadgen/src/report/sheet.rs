@@ -81,6 +81,7 @@ impl Sheet {
         grids.extend(stages(run));
         grids.extend(fanout(run));
         grids.extend(ingest(run));
+        grids.extend(talk(run));
         grids.extend(latency(run, &mut notes));
         grids.extend(memory(run));
         grids.extend(processes(run));
@@ -115,6 +116,7 @@ pub fn scenario_name(scenario: Scenario) -> &'static str {
         Scenario::Idle => "idle",
         Scenario::Ingest => "ingest",
         Scenario::Saturate => "saturate",
+        Scenario::Talk => "talk",
     }
 }
 
@@ -262,6 +264,9 @@ fn load(scenario: Scenario, plan: &PlanFigures) -> String {
         let lines = units::plural(lines as u64, "line");
         load.push_str(&format!(", headers from {lines} of a file"));
     }
+    if let Some(file) = &plan.file {
+        load.push_str(&format!(", script {file}"));
+    }
     if let Some(objective) = &plan.objective {
         load.push_str(&format!(", objective {objective}"));
     }
@@ -371,7 +376,10 @@ fn alarms(run: &Run) -> Vec<String> {
         _ => messages.lost,
     };
     let counts = [
-        (messages.corrupted, "message", "corrupted"),
+        match run.scenario {
+            Scenario::Talk => (messages.corrupted, "answer", "not as the script expects"),
+            _ => (messages.corrupted, "message", "corrupted"),
+        },
         (lost, "message", "lost"),
         (messages.duplicated, "message", "duplicated"),
         (messages.reordered, "message", "reordered"),
@@ -761,6 +769,38 @@ fn ingest(run: &Run) -> Option<Grid> {
     if let Some(payload) = ingest.server_payload_bytes {
         row("payload, by its own count", units::bytes(payload as f64));
     }
+    Some(grid)
+}
+
+/// What became of each step of a script.
+fn talk(run: &Run) -> Option<Grid> {
+    let talk = run.talk.as_ref()?;
+    let mut grid = Grid::new(&["step", "answered", "failed", "p50", "p99", "max"]);
+    for step in &talk.steps {
+        if step.answered + step.failed == 0 {
+            continue;
+        }
+        let latency = |ns: u64| match step.answered {
+            0 => "-".to_owned(),
+            _ => units::latency(ns),
+        };
+        grid.row([
+            shortened(&step.name),
+            units::count(step.answered),
+            units::count(step.failed),
+            latency(step.p50_ns),
+            latency(step.p99_ns),
+            latency(step.max_ns),
+        ]);
+    }
+    let mut row = |name: &str, count: u64| {
+        if count > 0 {
+            grid.row([name.to_owned(), units::count(count)]);
+        }
+    };
+    row("conversations", talk.conversations);
+    row("broken off", talk.broken_off);
+    row("unexpected messages", talk.unexpected);
     Some(grid)
 }
 

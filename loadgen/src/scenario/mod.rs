@@ -7,3 +7,4 @@ pub mod fanout;
 pub mod idle;
 pub mod ingest;
 pub mod saturate;
+pub mod talk;

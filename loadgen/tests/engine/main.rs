@@ -8,6 +8,7 @@ mod input;
 mod people;
 mod scenarios;
 mod servers;
+mod talks;
 mod tls;
 mod twenty;
 mod verdicts;
@@ -47,6 +48,7 @@ fn watched_run(words: &[&str], progress: &mut dyn FnMut(&Progress)) -> Result<Ru
         Command::Fanout(args) => scenario::fanout::run(&shared(args.plan())?, &mut context),
         Command::Ingest(args) => scenario::ingest::run(&shared(args.plan())?, &mut context),
         Command::Saturate(args) => scenario::saturate::run(args, &mut context),
+        Command::Talk(args) => scenario::talk::run(&shared(args.plan())?, &mut context),
         _ => Err("not a run".to_owned()),
     }
 }

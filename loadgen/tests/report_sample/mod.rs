@@ -241,6 +241,7 @@ fn finish(
         memory: None,
         fanout: None,
         ingest: None,
+        talk: None,
         search: None,
         compression: Some(CompressionFigures {
             connections: 64,
