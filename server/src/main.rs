@@ -13,6 +13,7 @@ mod control;
 mod doctor;
 mod engine;
 mod log;
+mod recording;
 mod reload;
 mod router;
 mod serve;

@@ -7,6 +7,7 @@ use std::{
     fmt::Write as _,
     io::{self, IsTerminal, Write},
     os::fd::OwnedFd,
+    path::Path,
     process::{self, ExitCode},
     sync::{Arc, RwLock, mpsc},
     thread,
@@ -33,6 +34,7 @@ use crate::{
     control::{self, Admin, Operations, SetLevel},
     engine::{Building, Serving},
     log::{self, Log},
+    recording::Recording,
     reload::{Reloader, Reloading, admin_tokens},
     router::{Router, Routes},
     settings::{self, Finding, Settings},
@@ -158,7 +160,14 @@ fn serve(
     }
     let topics = builder.topics(routes.topics());
     builder = topics.map_err(|error| error.to_string())?;
-    let router = Router::new(routes, proxies);
+    let mut router = Router::new(routes, proxies);
+    let mut recording = None;
+    if !settings.record.is_empty() {
+        let path = Path::new(&settings.record);
+        let (recorder, started) = Recording::start(path, settings.record_bytes_max)?;
+        router.record_with(recorder);
+        recording = Some(started);
+    }
     router.access().set(settings.access_log);
     // Before anything is served: whoever runs the server is to reach it.
     let mut admin = Admin::bind(&settings.admin_listen)?;
@@ -200,6 +209,10 @@ fn serve(
     let greeted = greet(&server, &admin_addresses).map_err(no_thread)?;
     operations.supervisor.ready("serving");
     let ended = server.join().map_err(|error| error.to_string());
+    // Nobody is there any more who could say something.
+    if let Some(recording) = recording {
+        recording.finish();
+    }
     // Who reads it may be slow, or not there.
     let _ = greeted.recv_timeout(GREETING_TIMEOUT);
     // Until here it says that the server is stopping.

@@ -41,6 +41,7 @@ use topics::Listener;
 
 use crate::{
     access::{AccessLog, Client, Record},
+    recording::Recorder,
     settings::{Allowed, Finding, RouteSettings, Settings},
     tokens::Tokens,
 };
@@ -134,6 +135,8 @@ pub struct Router {
     /// Who says in requests whom they are for.
     proxies: Arc<Proxies>,
     access: Arc<AccessLog>,
+    /// Whoever records what comes.
+    recorder: Option<Recorder>,
 }
 
 impl Routes {
@@ -531,7 +534,13 @@ impl Router {
             current: Arc::new(RwLock::new(Arc::new(routes))),
             proxies: Arc::new(proxies),
             access: Arc::default(),
+            recorder: None,
         }
+    }
+
+    /// Records what comes from here on.
+    pub fn record_with(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
     }
 
     /// Its access log.
@@ -685,6 +694,9 @@ impl Service for Router {
     }
 
     fn on_close(&mut self, turn: &mut Turn<'_>, id: ConnId, visitor: Visitor, cause: &CloseCause) {
+        if let Some(recorder) = &self.recorder {
+            recorder.closed(id);
+        }
         let Some(kept) = visitor.kept else {
             return;
         };
@@ -708,6 +720,9 @@ impl Service for Router {
 
     #[inline]
     fn on_open(&mut self, conn: &mut Conn<'_, Visitor>) {
+        if let Some(recorder) = &self.recorder {
+            recorder.opened(conn.id());
+        }
         if conn.state().kept.is_some() {
             with_listener(conn, |listener, conn| listener.open(conn));
         }
@@ -715,6 +730,9 @@ impl Service for Router {
 
     #[inline]
     fn on_message(&mut self, conn: &mut Conn<'_, Visitor>, message: Message<'_>) {
+        if let Some(recorder) = &self.recorder {
+            recorder.came(conn.id(), &message);
+        }
         if conn.state().meter.is_some() && !allows(conn, &message) {
             let _ = conn.close(CloseCode::POLICY_VIOLATION, TOO_MUCH);
             return;

@@ -30,6 +30,9 @@ const OF_RINGS: &[&str] = &[
     "trace_stages",
 ];
 
+/// Settings that are for what passes on shards.
+const OF_SHARDS: &[&str] = &["record"];
+
 /// Everything that is wrong, and then everything that is unwise.
 pub fn check(settings: &Settings) -> Vec<Finding> {
     let faults = settings.config.faults();
@@ -103,7 +106,17 @@ fn of_engine(settings: &Settings) -> Vec<Finding> {
         );
         Finding::error(settings.place(key), sentence)
     });
-    findings.collect()
+    let mut findings: Vec<_> = findings.collect();
+    let of_shards = OF_SHARDS.iter().filter(|key| settings.is_given(key));
+    findings.extend(of_shards.map(|key| {
+        let sentence = format!(
+            "{} is for shards: with {} async nothing would be recorded",
+            settings.name(key),
+            settings.name("engine")
+        );
+        Finding::error(settings.place(key), sentence)
+    }));
+    findings
 }
 
 /// The addresses of a setting as they were written, each with what that is called.

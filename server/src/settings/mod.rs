@@ -59,6 +59,10 @@ pub struct Settings {
     pub log_format: String,
     /// A line for every connection's end.
     pub access_log: bool,
+    /// The file that what clients send is recorded in, without payloads; empty: none.
+    pub record: String,
+    /// How long it may become.
+    pub record_bytes_max: u64,
     /// Addresses of the admin side.
     pub admin_listen: Vec<String>,
     /// The file of tokens that its clients show; empty: they need none.
@@ -138,6 +142,8 @@ impl Default for Settings {
             log: "info".to_owned(),
             log_format: "text".to_owned(),
             access_log: false,
+            record: String::new(),
+            record_bytes_max: 64 << 20,
             admin_listen: Vec::new(),
             admin_token_file: String::new(),
             unix_mode: String::new(),

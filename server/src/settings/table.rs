@@ -319,6 +319,14 @@ fn of_binary() -> Vec<Setting> {
             "Write a line when a connection ends, at the level info: who it was, what was asked \
              for and answered, how much went both ways, for how long, and why it ended. It costs \
              some memory for each connection";
+        record: Kind::Text, "FILE", Operation, fixed, at!(Text, record), to!(Text, record),
+            "Record here when connections open and close, and when messages of which kind and size \
+             come, for 'loadgen replay'; never what is in them. The file is written anew with each \
+             start. Nobody waits for it: what cannot be recorded is counted";
+        record_bytes_max: Kind::Bytes(1 << 10, 1 << 40), "BYTES", Operation, fixed,
+            at!(Number, record_bytes_max), to!(Number, record_bytes_max),
+            "How long the file of record may become: a message takes about four bytes. What comes \
+             after that is counted";
         admin_listen: Kind::List, "ADDRESS", Operation, fixed, at!(List, admin_listen),
             to!(List, admin_listen),
             "Have an admin side here: metrics, health, connections, reload, drain. A loopback \

@@ -29,6 +29,7 @@ mod examples;
 mod limits;
 mod logging;
 mod proxied;
+mod recorded;
 mod routes;
 mod serve;
 mod sessions;
