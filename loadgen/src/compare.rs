@@ -223,7 +223,7 @@ fn lay_out(run: &Run) -> statistics::Run {
         .filter(|slice| !slice.is_warmup && !slice.is_partial)
         .map(|slice| statistics::Slice {
             seconds,
-            messages: if run.scenario == Scenario::Ingest {
+            messages: if matches!(run.scenario, Scenario::Ingest | Scenario::Replay) {
                 slice.sent
             } else {
                 slice.received

@@ -356,6 +356,11 @@ impl Default for Index {
 }
 
 impl Index {
+    /// Of this place.
+    pub const fn of(place: u32) -> Self {
+        Self(place)
+    }
+
     /// The place; of none, one that there is not.
     pub const fn place(self) -> usize {
         self.0 as usize
@@ -512,7 +517,7 @@ impl Hub {
 
 /// Whether a server closed a connection by the book and for no error of its own or of ours: it may
 /// do so whenever it likes.
-fn is_orderly(cause: &CloseCause) -> bool {
+pub(crate) fn is_orderly(cause: &CloseCause) -> bool {
     match cause {
         CloseCause::Peer { code: None, .. } => true,
         // Done, going away, restarting, try again later, and what applications mean by theirs

@@ -273,7 +273,9 @@ impl Figure {
             Self::Rate => match (&run.search, run.scenario) {
                 (Some(search), _) => Some(search.rate_per_s.unwrap_or(0.0)),
                 _ if seconds <= 0.0 => None,
-                (_, Scenario::Ingest) => Some(run.messages.sent as f64 / seconds),
+                (_, Scenario::Ingest | Scenario::Replay) => {
+                    Some(run.messages.sent as f64 / seconds)
+                }
                 _ => Some(run.messages.received as f64 / seconds),
             },
         }
@@ -293,7 +295,10 @@ impl Figure {
 impl FailIf {
     /// Why a run of this scenario cannot have the figure, if it cannot.
     pub fn refuses(&self, scenario: Scenario, has_pid: bool) -> Option<String> {
-        let has_latency = !matches!(scenario, Scenario::Idle | Scenario::Ingest);
+        let has_latency = !matches!(
+            scenario,
+            Scenario::Idle | Scenario::Ingest | Scenario::Replay
+        );
         let option = format!("--fail-if '{}'", self.text);
         match self.figure {
             Figure::Cpu | Figure::Memory if !has_pid => Some(format!(

@@ -15,6 +15,7 @@
 //! | [`schedule`] | when messages are due | clocks, connections |
 //! | [`verify`] | what messages are made of, and what came back | connections, clocks |
 //! | [`script`] | what is said and expected, step by step | connections, clocks |
+//! | [`recording`] | what a server has recorded | connections, clocks |
 //! | [`histogram`] | how precise, how long | what is measured |
 //! | [`driver`] | one thread's loop on a [`ringwire::client::Client`] | what a reply means |
 //! | [`scenario`] | what is sent, what a reply means | threads |
@@ -40,6 +41,7 @@ pub mod merge;
 pub mod moment;
 pub mod plan;
 pub mod raw;
+pub mod recording;
 pub mod redact;
 pub mod report;
 pub mod result;

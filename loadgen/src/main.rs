@@ -6,7 +6,7 @@ use std::{
     io::{self, Write},
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -14,7 +14,7 @@ use std::{
 use clap::Parser;
 use loadgen::{
     cli, compare, merge,
-    plan::{Cli, Command, Plan, PlanError, RunArgs},
+    plan::{Cli, Command, Plan, PlanError, ReplayArgs, RunArgs},
     report::{self, progress::Live},
     result::{Progress, Run, Scenario},
     run::Context,
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
             measure(&args.run, args.plan(), &search)
         }
         Command::Talk(args) => measure(&args.run, args.plan(), &scenario::talk::run),
+        Command::Replay(args) => replay(args),
         Command::Check(args) => check(args),
         Command::Compare(args) => compare::run(args),
         Command::Merge(args) => merge::run(args, std::env::args().collect()),
@@ -58,6 +59,22 @@ fn main() -> ExitCode {
         Command::Man { command } => print(|out| cli::man(command.as_deref(), out)),
     };
     ExitCode::from(status)
+}
+
+/// A recording is read before there is a plan: it says for how many connections.
+fn replay(args: &ReplayArgs) -> u8 {
+    let (plan, recording) = match scenario::replay::plan(args) {
+        Ok(planned) => planned,
+        Err(sentence) => return fail_run(&args.run, Scenario::Replay, &sentence),
+    };
+    // It is taken once: a run is carried out once.
+    let recording = Mutex::new(Some(recording));
+    let offer = |plan: &Arc<Plan>, context: &mut Context<'_>| {
+        let recording = recording.lock().ok().and_then(|mut it| it.take());
+        let recording = recording.ok_or("the recording was offered already")?;
+        scenario::replay::run(plan, recording, context)
+    };
+    measure(Scenario::Replay, &args.run, Ok(plan), &offer)
 }
 
 /// Prints what is made in memory, so that a reader who has seen enough is no failure.

@@ -83,12 +83,16 @@ pub fn merge(runs: &[(String, Run)]) -> Result<Run, String> {
     let [(first_name, first), others @ ..] = runs else {
         return Err("there is nothing to merge".to_owned());
     };
-    if matches!(first.scenario, Scenario::Fanout | Scenario::Saturate) {
+    if matches!(
+        first.scenario,
+        Scenario::Fanout | Scenario::Saturate | Scenario::Replay
+    ) {
         return Err(format!(
             "runs of {} cannot be added: {}",
             scenario_name(first.scenario),
             match first.scenario {
                 Scenario::Fanout => "each knows of its own publishers alone",
+                Scenario::Replay => "each offers all of a recording",
                 _ => "each searched for a rate of its own",
             }
         ));

@@ -39,7 +39,7 @@ use crate::{
 pub const CONNECTIONS_MAX: usize = (1 << 24) - 1;
 
 /// The longest payload that can be asked for.
-const SIZE_MAX_BYTES: usize = 1 << 30;
+pub(crate) const SIZE_MAX_BYTES: usize = 1 << 30;
 
 /// How full the range of local ports may get before another source address is used: the kernel
 /// searches long when it is nearly full.
@@ -82,6 +82,8 @@ pub enum Command {
     /// Says on each connection what a script says, and measures how long the answers take that it
     /// expects
     Talk(TalkArgs),
+    /// Offers again what 'ringwire serve --record FILE' has recorded, with filler of the same sizes
+    Replay(ReplayArgs),
     /// Probes whether a server keeps to RFC 6455, and what its limits are
     Check(CheckArgs),
     /// Puts two runs side by side; exits with 1 when the second is worse
@@ -578,6 +580,27 @@ pub struct TalkArgs {
     /// properly, and opened anew
     #[arg(long, value_name = "TIME", value_parser = parse_life, help_heading = "Load")]
     pub churn: Option<u64>,
+    /// The rest.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// `replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// What 'ringwire serve --record' has written
+    pub file: PathBuf,
+    /// Where.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// How much faster than it was recorded
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = parse_speed,
+          help_heading = "Load")]
+    pub speed: f64,
+    /// How long to wait at the end for messages that could not be sent in time
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration_ms,
+          help_heading = "Load")]
+    pub reply_timeout: u64,
     /// The rest.
     #[command(flatten)]
     pub run: RunArgs,
@@ -1480,6 +1503,28 @@ impl TalkArgs {
     }
 }
 
+impl ReplayArgs {
+    /// The plan for a recording of so many connections that lasts for so long.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about the first argument that is wrong.
+    pub fn plan(&self, connections: usize, length_ms: u64) -> Result<Plan, PlanError> {
+        let numbers = Numbers {
+            connections,
+            ports: connections as f64,
+            warmup_ms: 0,
+            duration_ms: length_ms.max(1),
+            reply_timeout_ms: self.reply_timeout,
+        };
+        let mut plan = plan(self.target.place(1)?, &numbers, &self.run, None)?;
+        plan.figures.file = Some(file_name(&self.file));
+        plan.figures.speed = Some(self.speed);
+        plan.figures.reply_timeout_ms = Some(self.reply_timeout);
+        Ok(plan)
+    }
+}
+
 /// The last part of a path, by which a report names it.
 fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
@@ -1585,6 +1630,7 @@ impl Command {
             Self::Ingest(_) => Some(Scenario::Ingest),
             Self::Saturate(_) => Some(Scenario::Saturate),
             Self::Talk(_) => Some(Scenario::Talk),
+            Self::Replay(_) => Some(Scenario::Replay),
             Self::Check(_)
             | Self::Compare(_)
             | Self::Merge(_)
@@ -1645,6 +1691,13 @@ fn parse_life(text: &str) -> Result<u64, String> {
         )),
         ms => Ok(ms),
     }
+}
+
+fn parse_speed(text: &str) -> Result<f64, String> {
+    let speed: Option<f64> = text.trim_end_matches('x').parse().ok();
+    speed
+        .filter(|speed| (0.001..=100_000.0).contains(speed))
+        .ok_or_else(|| format!("'{text}' is not a speed from 0.001 to 100000: 2 is twice as fast"))
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {

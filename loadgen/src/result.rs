@@ -62,6 +62,9 @@ pub struct Run {
     /// What became of a script. Scenario `talk`.
     #[serde(default)]
     pub talk: Option<TalkFigures>,
+    /// What was offered again. Scenario `replay`.
+    #[serde(default)]
+    pub replay: Option<ReplayFigures>,
     /// The search. Scenario `saturate`; the rest of the run is then its best point's.
     pub search: Option<Search>,
     /// What compression did, warm-up included, when it was asked for.
@@ -94,6 +97,8 @@ pub enum Scenario {
     Idle,
     /// Sends as fast as the server reads.
     Ingest,
+    /// Offers again what a server has recorded.
+    Replay,
     /// Searches for the highest rate that meets an objective.
     Saturate,
     /// Goes through a script on each connection.
@@ -165,9 +170,12 @@ pub struct PlanFigures {
     /// Lines of a file that connections take their headers from in turn (`--headers-from`).
     #[serde(default)]
     pub header_lines: Option<usize>,
-    /// The file of a script (`talk --script`).
+    /// The file of a script (`talk --script`), or of what was recorded (`replay`).
     #[serde(default)]
     pub file: Option<String>,
+    /// How much faster than it was recorded it is offered again (`replay --speed`).
+    #[serde(default)]
+    pub speed: Option<f64>,
     /// Publishers of `fanout`; all other connections subscribe.
     pub publishers: Option<usize>,
     /// The objective of `saturate`, as given: `p99.9=1ms`.
@@ -602,6 +610,23 @@ pub struct TalkMismatch {
     pub came: String,
     /// How often.
     pub count: u64,
+}
+
+/// What a server had recorded, and how true to its schedule it was offered again. How late messages
+/// were sent is in `client.lateness_ns`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReplayFigures {
+    /// Connections in the file.
+    pub recorded_connections: u64,
+    /// Messages in the file.
+    pub recorded_messages: u64,
+    /// How long the recording is, in milliseconds.
+    pub recorded_ms: f64,
+    /// What the server could not record, because its thread was behind or the file was full.
+    /// `None`: the file is cut short, and nobody knows.
+    pub unrecorded: Option<u64>,
+    /// Messages that were not sent, because their connection did not open or had ended.
+    pub unsent: u64,
 }
 
 /// The search of `saturate`.

@@ -472,7 +472,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
                 self.since.received += slice.received;
                 self.since.sent += slice.sent;
                 self.since.payload_bytes += match self.scenario {
-                    Scenario::Ingest => slice.payload_bytes_sent,
+                    Scenario::Ingest | Scenario::Replay => slice.payload_bytes_sent,
                     _ => slice.payload_bytes_received,
                 };
                 self.count_open(slice.index, slice.open);
@@ -547,7 +547,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             }
         };
         let counted = match self.scenario {
-            Scenario::Ingest => since.sent,
+            Scenario::Ingest | Scenario::Replay => since.sent,
             _ => since.received,
         };
         let percentile = |percent| {
@@ -569,7 +569,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             errors: self.errors + self.failed,
             nothing_came: self.sent > 0
                 && self.received == 0
-                && self.scenario != Scenario::Ingest
+                && !matches!(self.scenario, Scenario::Ingest | Scenario::Replay)
                 && now_ns.saturating_sub(from_ns) > SILENCE_NS,
             client_busy_share,
         });
@@ -835,6 +835,7 @@ impl<'a, 'c, T> Coordinator<'a, 'c, T> {
             fanout: None,
             ingest: None,
             talk: None,
+            replay: None,
             search: None,
             compression: plan.place.compress_level.map(|_| total.compression),
             verdict: Verdict {

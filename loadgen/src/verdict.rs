@@ -17,6 +17,9 @@ const WAITED_SHARE: f64 = 0.2;
 /// Lateness up to here is a timer's, and no generator that sleeps is without it, in nanoseconds.
 const LATENESS_ALLOWED_NS: u64 = 100_000;
 
+/// A recording whose messages are sent later than this was not offered as it was, in nanoseconds.
+const REPLAY_LATE_NS: u64 = 1_000_000;
+
 /// The part of the measured latency that may be the generator's own lateness.
 const LATENESS_SHARE: f64 = 0.5;
 
@@ -94,6 +97,20 @@ fn bounds(run: &Run) -> Vec<String> {
     let mut reasons = Vec::new();
     // Nothing is asked of the generator that it could be too slow for.
     if run.scenario == Scenario::Idle {
+        return reasons;
+    }
+    if run.scenario == Scenario::Replay {
+        let late_ns = run
+            .client
+            .lateness_ns
+            .value_at_percentile(LATENESS_PERCENTILE);
+        if late_ns > REPLAY_LATE_NS {
+            reasons.push(format!(
+                "at p99 messages were sent {} after their time: the machine, or the server that \
+                 did not read, did not let the generator keep to the recording",
+                milliseconds(late_ns)
+            ));
+        }
         return reasons;
     }
     let client = &run.client;
@@ -339,6 +356,12 @@ fn nothing_sent(run: &Run) -> String {
         _ => "message",
     };
     let due = run.messages.scheduled;
+    if run.scenario == Scenario::Replay {
+        return format!(
+            "of the {} of the recording none was sent, as no connection was open when one was due",
+            units::plural(due, noun)
+        );
+    }
     match run.plan.rate_per_s {
         Some(rate) if due == 0 => format!(
             "nothing was due in the measured part, which is shorter than the gap between two \
@@ -462,6 +485,7 @@ mod tests {
             fanout: None,
             ingest: None,
             talk: None,
+            replay: None,
             search: None,
             compression: None,
             verdict: Verdict {

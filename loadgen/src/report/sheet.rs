@@ -82,6 +82,7 @@ impl Sheet {
         grids.extend(fanout(run));
         grids.extend(ingest(run));
         grids.extend(talk(run));
+        grids.extend(replay(run));
         grids.extend(latency(run, &mut notes));
         grids.extend(memory(run));
         grids.extend(processes(run));
@@ -115,6 +116,7 @@ pub fn scenario_name(scenario: Scenario) -> &'static str {
         Scenario::Fanout => "fanout",
         Scenario::Idle => "idle",
         Scenario::Ingest => "ingest",
+        Scenario::Replay => "replay",
         Scenario::Saturate => "saturate",
         Scenario::Talk => "talk",
     }
@@ -264,8 +266,12 @@ fn load(scenario: Scenario, plan: &PlanFigures) -> String {
         let lines = units::plural(lines as u64, "line");
         load.push_str(&format!(", headers from {lines} of a file"));
     }
-    if let Some(file) = &plan.file {
-        load.push_str(&format!(", script {file}"));
+    match (scenario, &plan.file, plan.speed) {
+        (Scenario::Talk, Some(file), _) => load.push_str(&format!(", script {file}")),
+        (_, Some(file), Some(speed)) => {
+            load.push_str(&format!(", {file} at {speed} times its speed"));
+        }
+        _ => {}
     }
     if let Some(objective) = &plan.objective {
         load.push_str(&format!(", objective {objective}"));
@@ -615,7 +621,7 @@ fn processes(run: &Run) -> Option<Grid> {
         "forced",
     ]);
     let client = &run.client;
-    let messages = if run.scenario == Scenario::Ingest {
+    let messages = if matches!(run.scenario, Scenario::Ingest | Scenario::Replay) {
         run.messages.sent
     } else {
         run.messages.received
@@ -801,6 +807,38 @@ fn talk(run: &Run) -> Option<Grid> {
     row("conversations", talk.conversations);
     row("broken off", talk.broken_off);
     row("unexpected messages", talk.unexpected);
+    Some(grid)
+}
+
+/// How true to its schedule a recording was offered again.
+fn replay(run: &Run) -> Option<Grid> {
+    let replay = run.replay.as_ref()?;
+    let lateness = &run.client.lateness_ns;
+    let mut grid = Grid::new(&["recording", "figure"]);
+    grid.row([
+        "connections".to_owned(),
+        units::count(replay.recorded_connections),
+    ]);
+    grid.row([
+        "messages".to_owned(),
+        units::count(replay.recorded_messages),
+    ]);
+    grid.row(["length".to_owned(), units::milliseconds(replay.recorded_ms)]);
+    if let Some(count) = replay.unrecorded.filter(|&count| count > 0) {
+        grid.row(["not recorded".to_owned(), units::count(count)]);
+    }
+    if replay.unsent > 0 {
+        grid.row(["not sent".to_owned(), units::count(replay.unsent)]);
+    }
+    if !lateness.is_empty() {
+        for (name, quantile) in [("late at p50", 0.5), ("late at p99", 0.99)] {
+            grid.row([
+                name.to_owned(),
+                units::latency(lateness.value_at_quantile(quantile)),
+            ]);
+        }
+        grid.row(["late at worst".to_owned(), units::latency(lateness.max())]);
+    }
     Some(grid)
 }
 

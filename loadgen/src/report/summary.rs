@@ -47,7 +47,7 @@ pub fn render(run: &Run) -> String {
 fn figures(run: &Run) -> Vec<(String, String)> {
     let seconds = run.times.measured_ms / 1e3;
     let counted = match run.scenario {
-        Scenario::Ingest => run.messages.sent,
+        Scenario::Ingest | Scenario::Replay => run.messages.sent,
         _ => run.messages.received,
     };
     let mut figures = Vec::new();

@@ -269,7 +269,8 @@ pub fn rate_over_time(run: &Run, size: Size) -> Option<String> {
     if groups.len() < 2 || run.scenario == Scenario::Idle {
         return None;
     }
-    let is_ingest = run.scenario == Scenario::Ingest;
+    // Nothing that comes back is counted.
+    let is_ingest = matches!(run.scenario, Scenario::Ingest | Scenario::Replay);
     let rate = move |group: &Group| {
         let count = if is_ingest {
             group.sent
@@ -286,7 +287,7 @@ pub fn rate_over_time(run: &Run, size: Size) -> Option<String> {
     let mean = counted as f64 / (run.times.measured_ms / 1e3);
     let name = match run.scenario {
         Scenario::Connect => "opened",
-        Scenario::Ingest => "sent",
+        Scenario::Ingest | Scenario::Replay => "sent",
         _ => "received",
     };
     let lines = vec![Line {

@@ -6,5 +6,6 @@ pub mod echo;
 pub mod fanout;
 pub mod idle;
 pub mod ingest;
+pub mod replay;
 pub mod saturate;
 pub mod talk;

@@ -6,6 +6,7 @@ mod authority;
 mod echo;
 mod input;
 mod people;
+mod replayed;
 mod scenarios;
 mod servers;
 mod talks;
@@ -49,6 +50,10 @@ fn watched_run(words: &[&str], progress: &mut dyn FnMut(&Progress)) -> Result<Ru
         Command::Ingest(args) => scenario::ingest::run(&shared(args.plan())?, &mut context),
         Command::Saturate(args) => scenario::saturate::run(args, &mut context),
         Command::Talk(args) => scenario::talk::run(&shared(args.plan())?, &mut context),
+        Command::Replay(args) => {
+            let (plan, recording) = scenario::replay::plan(args)?;
+            scenario::replay::run(&plan.shared(), recording, &mut context)
+        }
         _ => Err("not a run".to_owned()),
     }
 }

@@ -242,6 +242,7 @@ fn finish(
         fanout: None,
         ingest: None,
         talk: None,
+        replay: None,
         search: None,
         compression: Some(CompressionFigures {
             connections: 64,
