@@ -13,6 +13,7 @@ use clap::ArgMatches;
 
 use crate::{
     router::Routes,
+    sandbox::Identity,
     serve::WRONG_USAGE,
     settings::{self, Finding, Settings},
 };
@@ -31,6 +32,7 @@ pub fn run(matches: &ArgMatches, out: &mut impl Write) -> io::Result<ExitCode> {
     }
     if !findings.iter().any(Finding::is_error) {
         findings.extend(of_certificates(&settings));
+        findings.extend(of_user(&settings));
         findings.extend(Routes::new(&settings).err().unwrap_or_default());
     }
     if !findings.iter().any(Finding::is_error) {
@@ -73,6 +75,14 @@ fn of_certificates(settings: &Settings) -> Option<Finding> {
 #[cfg(not(feature = "tls"))]
 fn of_certificates(_: &Settings) -> Option<Finding> {
     None
+}
+
+/// A user that this host does not have.
+fn of_user(settings: &Settings) -> Option<Finding> {
+    let user = Some(&settings.user).filter(|user| !user.is_empty())?;
+    let why = Identity::find(user).err()?;
+    let sentence = format!("{} is '{user}', but {why}", settings.name("user"));
+    Some(Finding::error(settings.place("user"), sentence))
 }
 
 /// Files of secrets that are not kept as such.

@@ -2,7 +2,7 @@
 //!
 //! Knows: what both engines have in common for a command line. Refuses to know: how they differ.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 #[cfg(feature = "aio")]
 use ringwire::aio;
@@ -13,7 +13,7 @@ use ringwire::{
     topics::{Recalled, Since, TopicError, TopicOptions},
 };
 
-use crate::{router::Router, settings::Settings};
+use crate::{router::Router, sandbox::Sandbox, settings::Settings};
 
 /// A server that is to be.
 pub enum Building {
@@ -123,14 +123,19 @@ impl Building {
         }
     }
 
-    pub fn start(self, service: Router) -> Result<Serving, StartError> {
-        match self {
-            Self::Shard(builder) => {
-                let server = builder.start(move |_shard| service.clone())?;
-                Ok(Serving::Shard(server))
+    /// Starts it. Each of its threads is confined when it has its ring, and before it serves.
+    pub fn start(self, service: Router, sandbox: Arc<Sandbox>) -> Result<Serving, StartError> {
+        let confined = move |_thread| {
+            if let Err(sentence) = sandbox.confine_this_thread() {
+                // Where it starts, nobody is there yet whom it could serve.
+                panic!("{sentence}");
             }
+            service.clone()
+        };
+        match self {
+            Self::Shard(builder) => Ok(Serving::Shard(builder.start(confined)?)),
             #[cfg(feature = "aio")]
-            Self::Async(builder) => Ok(Serving::Async(builder.start(service)?)),
+            Self::Async(builder) => Ok(Serving::Async(builder.start_each(confined)?)),
         }
     }
 }

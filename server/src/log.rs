@@ -42,13 +42,17 @@ const KEPT_BYTES_MAX: usize = 64 << 10;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way into the log. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Log {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+type Out = Box<dyn AsFd + Send>;
+
+#[derive(Default)]
 struct Shared {
+    /// Where to, as long as nobody writes there.
+    out: Mutex<Option<Out>>,
     queue: Mutex<Queue>,
     /// There is something to write.
     filled: Condvar,
@@ -99,25 +103,38 @@ pub fn of_level(name: &str) -> Targets {
 }
 
 impl Log {
-    /// A log on this descriptor, with a thread that writes to it until the process ends.
+    /// A log on this descriptor. Lines wait until it [begins](Self::begin).
+    pub fn on(out: impl AsFd + Send + 'static) -> Self {
+        let shared = Shared {
+            out: Mutex::new(Some(Box::new(out))),
+            ..Shared::default()
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Starts the thread that writes until the process ends, if it is not there yet. It may do what
+    /// the thread may do that calls this, and no more.
     ///
     /// # Errors
     ///
     /// When there is no thread to be had.
-    pub fn start(out: impl AsFd + Send + 'static) -> io::Result<Self> {
-        let log = Self {
-            shared: Arc::default(),
+    pub fn begin(&self) -> io::Result<()> {
+        let out = self.shared.out.lock();
+        let Some(out) = out.unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
         };
         let writer = Writer {
             out,
-            log: log.clone(),
+            log: self.clone(),
             lost: 0,
             is_torn: false,
         };
         thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || writer.run())?;
-        Ok(log)
+        Ok(())
     }
 
     /// Puts whole lines into the queue, or counts them as dropped.
@@ -145,6 +162,11 @@ impl Log {
 
     /// Waits until everything is written that was put here, if somebody reads it: a second at most.
     pub fn flush(&self) {
+        if let Err(error) = self.begin() {
+            // Nothing serves that could be kept waiting.
+            let _ = writeln!(io::stderr(), "ringwire: cannot start a thread: {error}");
+            return;
+        }
         let is_busy = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
         let queue = self.queue();
         // Whether it was or not, the process goes on to its end.
@@ -211,7 +233,6 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 /// Writes into a [`Log`], at once and without an error.
-#[derive(Debug)]
 pub struct LineWriter<'a>(&'a Log);
 
 impl Write for LineWriter<'_> {
@@ -226,8 +247,8 @@ impl Write for LineWriter<'_> {
 }
 
 /// The log's thread.
-struct Writer<W> {
-    out: W,
+struct Writer {
+    out: Out,
     log: Log,
     /// Lines that were dropped since somebody was told.
     lost: u64,
@@ -235,7 +256,7 @@ struct Writer<W> {
     is_torn: bool,
 }
 
-impl<W: AsFd> Writer<W> {
+impl Writer {
     fn run(mut self) {
         let mut lines = Vec::new();
         loop {
@@ -344,6 +365,12 @@ mod tests {
         (BufReader::new(reader.into()), writer)
     }
 
+    fn begun(out: OwnedFd) -> Log {
+        let log = Log::on(out);
+        log.begin().unwrap();
+        log
+    }
+
     fn line(number: usize) -> String {
         format!("{number} {}\n", "x".repeat(200))
     }
@@ -369,7 +396,7 @@ mod tests {
         for is_nonblocking in [false, true] {
             let (mut reader, writer) = narrow_pipe();
             rustix::io::ioctl_fionbio(&writer, is_nonblocking).unwrap();
-            let log = Log::start(writer).unwrap();
+            let log = begun(writer);
             const COUNT: usize = 20_000;
             for number in 0..COUNT {
                 log.put(line(number).as_bytes());
@@ -401,7 +428,7 @@ mod tests {
     #[test]
     fn what_is_queued_is_written_before_the_end() {
         let (mut reader, writer) = narrow_pipe();
-        let log = Log::start(writer).unwrap();
+        let log = begun(writer);
         for number in 0..1000 {
             log.put(line(number).as_bytes());
         }
@@ -421,7 +448,7 @@ mod tests {
         let (reader, gone) = narrow_pipe();
         drop(reader);
         for out in [full.into(), gone] {
-            let log = Log::start(out).unwrap();
+            let log = begun(out);
             for number in 0..100 {
                 log.put(line(number).as_bytes());
                 log.flush();
@@ -436,7 +463,7 @@ mod tests {
         let path = folder.path().join("log");
         let out = File::create(&path).unwrap();
         let mut writer = Writer {
-            out,
+            out: Box::new(out),
             log: Log {
                 shared: Arc::default(),
             },

@@ -16,6 +16,7 @@ mod log;
 mod recording;
 mod reload;
 mod router;
+mod sandbox;
 mod serve;
 mod settings;
 #[cfg(feature = "tls")]

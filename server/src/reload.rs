@@ -28,6 +28,7 @@ use crate::{
     control::{Operations, SetLevel},
     log,
     router::{Router, Routes},
+    sandbox::Sandbox,
     settings::{self, Settings},
     tokens::Tokens,
 };
@@ -42,6 +43,8 @@ pub struct Reloading {
     pub router: Router,
     /// The log.
     pub set_level: Arc<SetLevel>,
+    /// What can be read.
+    pub sandbox: Arc<Sandbox>,
     /// The server's certificates.
     #[cfg(feature = "tls")]
     pub tls: Option<ServerTls>,
@@ -50,10 +53,14 @@ pub struct Reloading {
 /// What came of it, in sentences: what changed, or what is wrong.
 pub type Outcome = Result<Vec<String>, Vec<String>>;
 
+/// What the kernel says of a file that may not be read, in the words that errors have for it.
+const FORBIDDEN: &str = "Permission denied";
+
 /// What is said of it, to the log and to whoever has asked.
 struct Report {
     by: &'static str,
     lines: Vec<String>,
+    sandbox: Arc<Sandbox>,
 }
 
 impl Report {
@@ -75,6 +82,12 @@ impl Report {
     /// It is wrong, and this is what follows from that.
     fn refused(mut self, line: impl Display) -> Outcome {
         self.error(line);
+        let is_forbidden = |line: &String| line.contains(FORBIDDEN);
+        if self.lines.iter().any(is_forbidden)
+            && let Some(sentence) = self.sandbox.said()
+        {
+            self.error(sentence);
+        }
         Err(self.lines)
     }
 }
@@ -85,6 +98,7 @@ impl Reloading {
         let mut report = Report {
             by,
             lines: Vec::new(),
+            sandbox: self.sandbox.clone(),
         };
         // Tokens and keys are read again although no setting is another one.
         let loaded = settings::load(&self.matches).and_then(|(settings, warnings)| {

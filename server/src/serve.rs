@@ -37,6 +37,7 @@ use crate::{
     recording::Recording,
     reload::{Reloader, Reloading, admin_tokens},
     router::{Router, Routes},
+    sandbox::Sandbox,
     settings::{self, Finding, Settings},
 };
 
@@ -53,14 +54,7 @@ pub const WRONG_USAGE: u8 = 2;
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub fn run(matches: &ArgMatches) -> ExitCode {
-    let log = match Log::start(io::stderr()) {
-        Ok(log) => log,
-        Err(error) => {
-            // Nothing runs yet that could be kept waiting.
-            let _ = writeln!(io::stderr(), "ringwire: cannot start a thread: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let log = Log::on(io::stderr());
     let (settings, warnings) = match settings::load(matches) {
         Ok(loaded) => loaded,
         Err(findings) => {
@@ -110,25 +104,51 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
     };
     let code = match serve(matches, settings, routes, &log, Arc::new(set_level)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(sentence) => {
+        Err(Failure { sentence, status }) => {
             log.put(format!("ringwire: {sentence}\n").as_bytes());
-            ExitCode::FAILURE
+            ExitCode::from(status)
         }
     };
     log.flush();
     code
 }
 
+/// Why nothing is served.
+struct Failure {
+    sentence: String,
+    status: u8,
+}
+
+impl From<String> for Failure {
+    /// This host cannot do it, now.
+    fn from(sentence: String) -> Self {
+        Self {
+            sentence,
+            status: 1,
+        }
+    }
+}
+
+impl Failure {
+    /// It cannot be done anywhere with these settings, or with the files that they name.
+    const fn of_settings(sentence: String) -> Self {
+        Self {
+            sentence,
+            status: WRONG_USAGE,
+        }
+    }
+}
+
 /// # Errors
 ///
-/// A sentence about what went wrong.
+/// What went wrong.
 fn serve(
     matches: &ArgMatches,
     settings: Settings,
     routes: Routes,
     log: &Log,
     set_level: Arc<SetLevel>,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     keep_memory_small();
     raise_open_file_limit();
     // Before anything listens: whoever can reach the server can also be told goodbye.
@@ -141,7 +161,7 @@ fn serve(
     let mut certificates = None;
     #[cfg(feature = "tls")]
     if !settings.tls.listen.is_empty() {
-        let tls = tls::load(&settings.tls)?;
+        let tls = tls::load(&settings.tls).map_err(Failure::of_settings)?;
         for text in &settings.tls.listen {
             for address in settings::addresses(text)? {
                 builder = builder.listen_tls(address.to_string(), &tls);
@@ -150,7 +170,9 @@ fn serve(
         certificates = Some(tls);
     }
     let handed = Handed::take()?;
-    for text in plain_addresses(&settings, &handed) {
+    let plain = plain_addresses(&settings, &handed);
+    let sandbox = Sandbox::new(&settings, settings::file_of(matches).as_deref(), &plain);
+    for text in plain {
         for address in settings::addresses(text)? {
             builder = builder.listen(address.to_string());
         }
@@ -172,19 +194,28 @@ fn serve(
     // Before anything is served: whoever runs the server is to reach it.
     let mut admin = Admin::bind(&settings.admin_listen)?;
     let admin_addresses = admin.addresses();
-    let tokens = admin_tokens(&settings)?;
+    let tokens = admin_tokens(&settings).map_err(Failure::of_settings)?;
     let mut admin_places = admin_addresses.iter().chain(&handed.admin_addresses);
     let is_open = admin_places.any(settings::is_open);
     if is_open && tokens.is_none() {
         // Those of settings were looked at already.
-        return Err(
+        return Err(Failure::of_settings(
             "others reach the socket of the service manager's that is named admin, and can stop \
              the server: have it on loopback or a Unix path, or set admin_token_file"
                 .to_owned(),
-        );
+        ));
     }
-    let server = builder.start(router.clone());
+    let sandbox = Arc::new(sandbox.map_err(Failure::of_settings)?);
+    let warnings = sandbox.restrict_files()?;
+    let server = builder.start(router.clone(), sandbox.clone());
     let server = server.map_err(|error| error.to_string())?;
+    let addresses = server.addresses().iter().chain(server.tls_addresses());
+    sandbox.give_paths(addresses.chain(&admin_addresses));
+    sandbox.confine_this_thread()?;
+    log.begin().map_err(no_thread)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let operations = Arc::new(Operations::new(
         server.operator(),
         server.names(),
@@ -199,6 +230,7 @@ fn serve(
         operations: operations.clone(),
         router,
         set_level,
+        sandbox,
         #[cfg(feature = "tls")]
         tls: certificates,
     });
@@ -217,7 +249,7 @@ fn serve(
     let _ = greeted.recv_timeout(GREETING_TIMEOUT);
     // Until here it says that the server is stopping.
     drop(admin);
-    ended
+    Ok(ended?)
 }
 
 /// An address of TLS alone says that nothing is to be plain.

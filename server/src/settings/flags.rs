@@ -89,6 +89,24 @@ fn in_flags(meaning: &str) -> String {
     words + rest
 }
 
+/// The file of settings that a command line or the environment names.
+pub fn file_of(matches: &ArgMatches) -> Option<String> {
+    let file = matches.get_one::<String>(CONFIG).cloned();
+    file.or_else(|| env::var(CONFIG_VARIABLE).ok())
+}
+
+/// The settings as they were given, and what is wrong with each by itself.
+fn read(matches: &ArgMatches) -> (Settings, Vec<Finding>) {
+    let mut settings = Settings::default();
+    let mut findings = Vec::new();
+    if let Some(path) = file_of(matches) {
+        load_file(&path, &mut settings, &mut findings);
+    }
+    load_variables(&mut settings, &mut findings);
+    load_flags(matches, &mut settings, &mut findings);
+    (settings, findings)
+}
+
 /// The settings of a command line, of the environment and of the file that they name, and what is
 /// wrong or unwise about them.
 ///
@@ -96,14 +114,7 @@ fn in_flags(meaning: &str) -> String {
 ///
 /// Findings, some of which are errors.
 pub fn load(matches: &ArgMatches) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
-    let mut settings = Settings::default();
-    let mut findings = Vec::new();
-    let file = matches.get_one::<String>(CONFIG).cloned();
-    if let Some(path) = file.or_else(|| env::var(CONFIG_VARIABLE).ok()) {
-        load_file(&path, &mut settings, &mut findings);
-    }
-    load_variables(&mut settings, &mut findings);
-    load_flags(matches, &mut settings, &mut findings);
+    let (settings, mut findings) = read(matches);
     // What follows from several is looked at when each of them is right.
     if findings.iter().all(|finding| !finding.is_error()) {
         findings.extend(check(&settings));
@@ -121,14 +132,7 @@ pub fn load(matches: &ArgMatches) -> Result<(Settings, Vec<Finding>), Vec<Findin
 ///
 /// All that is wrong, when an admin side is not among what could be read.
 pub fn load_unchecked(matches: &ArgMatches) -> Result<Settings, Vec<Finding>> {
-    let mut settings = Settings::default();
-    let mut findings = Vec::new();
-    let file = matches.get_one::<String>(CONFIG).cloned();
-    if let Some(path) = file.or_else(|| env::var(CONFIG_VARIABLE).ok()) {
-        load_file(&path, &mut settings, &mut findings);
-    }
-    load_variables(&mut settings, &mut findings);
-    load_flags(matches, &mut settings, &mut findings);
+    let (settings, findings) = read(matches);
     match settings.admin_listen.is_empty() && findings.iter().any(Finding::is_error) {
         true => Err(findings),
         false => Ok(settings),

@@ -32,7 +32,7 @@ pub use allowed::Allowed;
 pub use check::{check, is_open};
 use file::ROUTE;
 pub use finding::{Finding, Place};
-pub use flags::{arguments, load, load_file, load_unchecked};
+pub use flags::{arguments, file_of, load, load_file, load_unchecked};
 pub use reference::{in_force, reference, schema};
 pub use route::RouteSettings;
 use table::{Setting, settings};
@@ -53,6 +53,10 @@ pub struct Settings {
     pub shards: u64,
     /// Each stays on a processor.
     pub pin: bool,
+    /// Whether the server gives up what it does not need.
+    pub sandbox: String,
+    /// The user that the server becomes; empty: it stays who it is.
+    pub user: String,
     /// What is logged.
     pub log: String,
     /// How lines of the log are written.
@@ -139,6 +143,8 @@ impl Default for Settings {
             ring: "auto".to_owned(),
             shards: 0,
             pin: true,
+            sandbox: "off".to_owned(),
+            user: String::new(),
             log: "info".to_owned(),
             log_format: "text".to_owned(),
             access_log: false,
@@ -179,6 +185,11 @@ impl Settings {
     pub fn unix_mode(&self) -> Option<u32> {
         let mode = u32::from_str_radix(&self.unix_mode, 8).ok();
         mode.filter(|&mode| mode <= 0o777)
+    }
+
+    /// Whether the server gives up what it does not need.
+    pub fn is_sandboxed(&self) -> bool {
+        self.sandbox == "on"
     }
 
     /// The proxies that say whom they speak for.

@@ -307,6 +307,18 @@ fn of_binary() -> Vec<Setting> {
             fixed, at!(Text, forwarded_header), to!(Text, forwarded_header),
             "The header that the proxies of forwarded_from write. Only this one is read: a proxy \
              passes the other one on as a client has written it";
+        user: Kind::Text, "USER[:GROUP]", Operation, fixed, at!(Text, user), to!(Text, user),
+            "Become this user once the addresses are bound and everything is read, when root has \
+             started it. Without a group it gets all of the user's. Unix paths become the user's; \
+             it has to be able to read certificates, keys and tokens, or a reload is refused, and \
+             to write to the folders of Unix paths, or these stay behind at the end";
+        sandbox: Kind::Choice(&["off", "on"]), "WHEN", Operation, fixed,
+            at!(Text, sandbox), to!(Text, sandbox),
+            "on: give up what serving does not take. No new privileges; system calls of a list \
+             alone (seccomp), where others fail with EPERM; and files that a reload reads again, \
+             in the folders that they lie in at the start, with the folders of Unix paths \
+             (Landlock): no other file, no program, no TCP connection to anywhere. Where the \
+             kernel has less, a warning says what is missing";
         log: Kind::Choice(LEVELS), "LEVEL", Operation, live, at!(Text, log), to!(Text, log),
             "What to write to standard error. Nothing waits for it: lines that are not read in \
              time, or cannot be written, are dropped and counted";

@@ -31,6 +31,7 @@ mod logging;
 mod proxied;
 mod recorded;
 mod routes;
+mod sandbox;
 mod serve;
 mod sessions;
 mod settings;

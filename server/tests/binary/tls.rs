@@ -142,11 +142,11 @@ fn what_the_command_cannot_do_with_certificates_it_says_in_one_sentence() {
         };
         let other_certificate = other.certificate.to_str().unwrap();
         for (pair, more, code, expected) in [
-            (&mixed, &[][..], 1, "is not for the key in"),
+            (&mixed, &[][..], 2, "is not for the key in"),
             (
                 &missing,
                 &[],
-                1,
+                2,
                 "cannot read '/nowhere/at/all.pem': No such file",
             ),
             (
