@@ -31,6 +31,14 @@ pub fn command() -> Command {
              is wrong with them and all stays as it was, with 2 when nobody could be asked",
         )
         .args(settings::arguments());
+    #[cfg(feature = "top")]
+    let top = Command::new("top")
+        .about("Show a running server in this terminal: rates, turns, memory, connections")
+        .arg(Arg::new("url").value_name("URL").help(
+            "Its admin side: http://127.0.0.1:9002, or unix:/run/ringwire/admin.sock; without \
+             one, as the settings have it (--config FILE)",
+        ))
+        .args(settings::arguments());
     let completions = Command::new("completions")
         .about(
             "Print what a shell completes: 'ringwire completions bash > \
@@ -53,7 +61,7 @@ pub fn command() -> Command {
         Command::new("doctor")
             .about("Look at this host: can it run ringwire, and what would make it better"),
     );
-    Command::new("ringwire")
+    let command = Command::new("ringwire")
         .version(env!("CARGO_PKG_VERSION"))
         .about(
             "A WebSocket server on io_uring, or on epoll. Without a subcommand it serves with the \
@@ -61,7 +69,10 @@ pub fn command() -> Command {
         )
         .args_conflicts_with_subcommands(true)
         .args(settings::arguments())
-        .subcommands([serve, check, config, reload, doctor, completions, man])
+        .subcommands([serve, check, config, reload, doctor, completions, man]);
+    #[cfg(feature = "top")]
+    let command = command.subcommand(top);
+    command
 }
 
 /// Writes what this shell completes.

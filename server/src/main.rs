@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::FromArgMatches as _;
 
@@ -22,13 +22,15 @@ mod settings;
 #[cfg(feature = "tls")]
 mod tls;
 mod tokens;
+#[cfg(feature = "top")]
+mod top;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let matches = cli::command().get_matches();
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     match matches.subcommand() {
         Some(("doctor", matches)) => match doctor::Args::from_arg_matches(matches) {
             Ok(args) => doctor::run(&args, &mut out).unwrap_or(ExitCode::FAILURE),
@@ -53,6 +55,11 @@ fn main() -> ExitCode {
         }
         Some(("reload", matches)) => {
             control::ask::reload(matches, &mut out).unwrap_or(ExitCode::FAILURE)
+        }
+        #[cfg(feature = "top")]
+        Some(("top", matches)) => {
+            drop(out);
+            top::run(matches, &mut io::stderr()).unwrap_or(ExitCode::FAILURE)
         }
         Some(("config", matches)) => check::explain(matches, &mut out).unwrap_or(ExitCode::FAILURE),
         Some((_, matches)) => {

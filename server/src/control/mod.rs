@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod ask;
+pub mod client;
 mod life;
 mod metrics;
 mod operations;

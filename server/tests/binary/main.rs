@@ -39,4 +39,6 @@ mod stopped;
 #[cfg(feature = "tls")]
 mod tls;
 mod tokens;
+#[cfg(feature = "top")]
+mod top;
 mod topics;
