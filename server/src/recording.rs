@@ -110,17 +110,21 @@ impl Recorder {
 
 /// A file that is being written.
 pub struct Recording {
-    thread: JoinHandle<()>,
+    /// Until it has begun.
+    writer: Option<Writer>,
+    thread: Option<JoinHandle<()>>,
     is_over: Arc<AtomicBool>,
 }
 
 impl Recording {
-    /// Begins a file of at most so many bytes, in place of what has its name.
+    /// Opens a file of at most so many bytes, in place of what has its name. Nothing is written to it
+    /// before [`begin`](Self::begin): a thread that is started later has given up what the server
+    /// gives up.
     ///
     /// # Errors
     ///
     /// A sentence with the file.
-    pub fn start(path: &Path, bytes_max: u64) -> Result<(Recorder, Self), String> {
+    pub fn open(path: &Path, bytes_max: u64) -> Result<(Recorder, Self), String> {
         let failed = |error: io::Error| {
             format!(
                 "the recording {} cannot be written: {error}",
@@ -148,19 +152,35 @@ impl Recording {
             written,
             path: path.to_owned(),
         };
-        let thread = thread::Builder::new()
-            .name("recording".to_owned())
-            .spawn(move || writer.run())
-            .map_err(failed)?;
-        Ok((recorder, Self { thread, is_over }))
+        let recording = Self {
+            writer: Some(writer),
+            thread: None,
+            is_over,
+        };
+        Ok((recorder, recording))
+    }
+
+    /// Starts the thread that writes.
+    ///
+    /// # Errors
+    ///
+    /// When there is no thread to be had.
+    pub fn begin(&mut self) -> io::Result<()> {
+        if let Some(writer) = self.writer.take() {
+            let thread = thread::Builder::new().name("recording".to_owned());
+            self.thread = Some(thread.spawn(move || writer.run())?);
+        }
+        Ok(())
     }
 
     /// Writes what is left, when nobody puts anything there any more.
     pub fn finish(self) {
         self.is_over.store(true, Ordering::Release);
-        self.thread.thread().unpark();
-        // A thread that panicked has said so.
-        let _ = self.thread.join();
+        if let Some(thread) = self.thread {
+            thread.thread().unpark();
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
     }
 }
 

@@ -186,9 +186,9 @@ fn serve(
     let mut recording = None;
     if !settings.record.is_empty() {
         let path = Path::new(&settings.record);
-        let (recorder, started) = Recording::start(path, settings.record_bytes_max)?;
+        let (recorder, opened) = Recording::open(path, settings.record_bytes_max)?;
         router.record_with(recorder);
-        recording = Some(started);
+        recording = Some(opened);
     }
     router.access().set(settings.access_log);
     // Before anything is served: whoever runs the server is to reach it.
@@ -213,6 +213,9 @@ fn serve(
     sandbox.give_paths(addresses.chain(&admin_addresses));
     sandbox.confine_this_thread()?;
     log.begin().map_err(no_thread)?;
+    if let Some(recording) = &mut recording {
+        recording.begin().map_err(no_thread)?;
+    }
     for warning in warnings {
         tracing::warn!("{warning}");
     }

@@ -58,10 +58,16 @@ fn serves_and_reloads_and_every_thread_is_confined(engine: &str, ring: &str, fol
         fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o644)).unwrap();
     };
     write("tokens", "a\n");
+    // Only shards record.
+    let is_recording = engine == "shard";
+    let record = match is_recording {
+        true => format!("record = '{}'\n", path("recording")),
+        false => String::new(),
+    };
     let settings = |more: &str| {
         format!(
             "engine = '{engine}'\nring = '{ring}'\nshards = 2\nsandbox = 'on'\n\
-             listen = ['127.0.0.1:0', 'unix:{}']\nadmin_listen = 'unix:{}'\n{more}\n\
+             listen = ['127.0.0.1:0', 'unix:{}']\nadmin_listen = 'unix:{}'\n{record}{more}\n\
              [[route]]\npath = '/'\n",
             path("socket"),
             path("admin")
@@ -86,7 +92,8 @@ fn serves_and_reloads_and_every_thread_is_confined(engine: &str, ring: &str, fol
     let counts = metrics(&ringwire.admin[0]);
     assert!(counts["process_open_fds"] > 0.0 && counts["process_resident_memory_bytes"] > 0.0);
     let threads = threads(ringwire.pid());
-    for name in [
+    let recording = is_recording.then_some("recording");
+    let names = [
         "ringwire",
         "log",
         "ringwire-0",
@@ -94,7 +101,8 @@ fn serves_and_reloads_and_every_thread_is_confined(engine: &str, ring: &str, fol
         "control",
         "signals",
         "reload",
-    ] {
+    ];
+    for name in names.into_iter().chain(recording) {
         assert!(
             threads.iter().any(|(it, _)| it == name),
             "{name}: {threads:?}"
