@@ -9,8 +9,8 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ringwire::{
-    Conn, Message, Outgoing, PublishError, SubscribeError, Turn,
-    topics::{Position, Published, Resumed, Since, name},
+    CloseCode, Conn, Message, Outgoing, PublishError, SendError, SubscribeError, Turn,
+    topics::{Position, Published, Resumed, Since, TopicError, name},
 };
 use serde_json::{Map, Value, json};
 
@@ -18,6 +18,9 @@ use super::topics::{Forbidden, PRESENCE, Rights};
 
 /// What it is called in `Sec-WebSocket-Protocol`.
 pub const PROTOCOL: &str = "ringwire.topics.v1";
+
+/// Why a client is closed that has more said to it than it reads.
+const TOO_SLOW: &str = "answers come faster than they are read";
 
 /// The longest text that a client may choose for an `id`, in bytes.
 const ID_BYTES_MAX: usize = 64;
@@ -163,6 +166,10 @@ impl Session {
             return Ok(());
         }
         let topic = wish.text("topic")?;
+        if topic.len() > name::NAME_BYTES_MAX {
+            // It is not repeated in an answer.
+            return Err(SubscribeError::from(TopicError::TooLong).into());
+        }
         match op {
             "subscribe" => {
                 let sees = wish.fields.get("presence") == Some(&Value::Bool(true));
@@ -191,12 +198,13 @@ impl Session {
                 tell(conn, "presence", id, told);
                 Ok(())
             }
-            other => Err(wrong(
-                "bad-request",
-                format!(
+            other => {
+                let other: String = other.chars().take(20).collect();
+                let sentence = format!(
                     "op is {other}, and has to be subscribe, unsubscribe, publish, presence or ping"
-                ),
-            )),
+                );
+                Err(wrong("bad-request", sentence))
+            }
         }
     }
 
@@ -215,16 +223,19 @@ impl Session {
         // With numbers from the first message on, wherever there are some.
         let is_name = name::check_name(topic.as_bytes()).is_ok();
         let since = since.or((self.rights.has_history() && is_name).then_some(Since::Now));
-        let is_new = match since {
-            Some(since) => {
-                conn.subscribe_since(&topic, since)?;
-                !self.seen_at.iter().any(|it| **it == *topic)
-            }
-            None => conn.subscribe(&topic)?,
+        let presence = format!("{PRESENCE}{topic}");
+        let sees_anew = sees && conn.subscribe(&presence)?;
+        let subscribed = match since {
+            Some(since) => conn
+                .subscribe_since(&topic, since)
+                .map(|()| !self.seen_at.iter().any(|it| **it == *topic)),
+            None => conn.subscribe(&topic),
         };
-        if sees {
-            conn.subscribe(format!("{PRESENCE}{topic}"))?;
-        }
+        let is_new = subscribed.inspect_err(|_| {
+            if sees_anew {
+                conn.unsubscribe(&presence);
+            }
+        })?;
         if is_new {
             self.comes(&mut conn.turn(), &topic);
         }
@@ -312,8 +323,10 @@ fn tell<T>(conn: &mut Conn<'_, T>, op: &str, id: &Value, mut told: Value) {
             told.insert("id".to_owned(), id.clone());
         }
     }
-    // A client that reads nothing is closed for that by its queue.
-    let _ = conn.send(told.to_string());
+    if conn.send(told.to_string()) == Err(SendError::QueueFull) {
+        // It would wait for this answer for ever.
+        let _ = conn.close(CloseCode::TRY_AGAIN_LATER, TOO_SLOW);
+    }
 }
 
 fn refuse<T>(conn: &mut Conn<'_, T>, id: &Value, wrong: &Wrong) {

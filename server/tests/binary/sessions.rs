@@ -168,6 +168,15 @@ fn whatever_is_said_is_answered() {
             );
             assert_eq!(told["code"], code, "{said}: {told}");
         }
+        // Nobody has much said to it by saying much.
+        let much = "\u{1}".repeat(100_000);
+        for said in [
+            json!({ "op": "unsubscribe", "topic": much }),
+            json!({ "op": much, "topic": "many.a" }),
+        ] {
+            say(&mut peer, &said);
+            assert!(heard(&mut peer).to_string().len() < 400);
+        }
         for said in ["", "{", "5", "[]", "{\"id\": {}}", "\"text\""] {
             peer.send(TEXT, said.as_bytes());
             assert_eq!(heard(&mut peer)["code"], "bad-request", "{said}");
