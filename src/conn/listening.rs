@@ -10,8 +10,28 @@ use bytes::Bytes;
 pub struct Listening {
     /// Messages come as the service puts them.
     pub has_envelopes: bool,
-    /// The topics whose earlier messages are on their way, and for which wish they are.
-    awaited: Vec<(Bytes, u32)>,
+    /// The topics whose earlier messages are on their way.
+    awaited: Vec<Awaited>,
+}
+
+#[derive(Debug)]
+struct Awaited {
+    topic: Bytes,
+    /// For which wish they are.
+    ticket: u32,
+    /// The first of them are here.
+    has_begun: bool,
+}
+
+/// What an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The first one to the newest wish.
+    First,
+    /// Another one.
+    Next,
+    /// None to a wish that still counts.
+    Stale,
 }
 
 impl Listening {
@@ -24,31 +44,43 @@ impl Listening {
     /// this connection. A newer wish takes the place of an older one.
     pub fn await_topic(&mut self, topic: Bytes, ticket: u32) {
         self.forget(&topic);
-        self.awaited.push((topic, ticket));
+        self.awaited.push(Awaited {
+            topic,
+            ticket,
+            has_begun: false,
+        });
     }
 
     /// Whether earlier messages of this topic are on their way.
     pub fn awaits(&self, topic: &[u8]) -> bool {
-        self.awaited.iter().any(|(awaited, _)| awaited == topic)
+        self.awaited.iter().any(|it| it.topic == topic)
     }
 
     /// Nobody waits for them any more.
     pub fn forget(&mut self, topic: &[u8]) {
-        self.awaited.retain(|(awaited, _)| awaited != topic);
+        self.awaited.retain(|it| it.topic != topic);
     }
 
-    /// An answer is here. Returns whether it is to the newest wish.
-    pub fn take(&mut self, topic: &[u8], ticket: u32) -> bool {
-        let before = self.awaited.len();
-        self.awaited
-            .retain(|(awaited, its)| awaited != topic || *its != ticket);
-        self.awaited.len() < before
+    /// An answer is here, the last one to its wish or not.
+    pub fn take(&mut self, topic: &[u8], ticket: u32, is_last: bool) -> Part {
+        let is_it = |it: &Awaited| it.topic == topic && it.ticket == ticket;
+        let Some(index) = self.awaited.iter().position(is_it) else {
+            return Part::Stale;
+        };
+        let has_begun = std::mem::replace(&mut self.awaited[index].has_begun, true);
+        if is_last {
+            self.awaited.swap_remove(index);
+        }
+        match has_begun {
+            false => Part::First,
+            true => Part::Next,
+        }
     }
 
     /// Bytes of memory that it takes beside itself.
     pub fn held_bytes(&self) -> usize {
-        let names: usize = self.awaited.iter().map(|(topic, _)| topic.len()).sum();
-        self.awaited.capacity() * size_of::<(Bytes, u32)>() + names
+        let names: usize = self.awaited.iter().map(|it| it.topic.len()).sum();
+        self.awaited.capacity() * size_of::<Awaited>() + names
     }
 }
 
@@ -62,9 +94,12 @@ mod tests {
         listening.await_topic(Bytes::from("a"), 1);
         listening.await_topic(Bytes::from("b"), 2);
         listening.await_topic(Bytes::from("a"), 3);
-        assert!(!listening.take(b"a", 1) && listening.awaits(b"a"));
-        assert!(listening.take(b"a", 3) && !listening.awaits(b"a"));
-        assert!(!listening.take(b"a", 3));
+        assert_eq!(listening.take(b"a", 1, true), Part::Stale);
+        assert_eq!(listening.take(b"a", 3, false), Part::First);
+        assert!(listening.awaits(b"a"));
+        assert_eq!(listening.take(b"a", 3, true), Part::Next);
+        assert!(!listening.awaits(b"a"));
+        assert_eq!(listening.take(b"a", 3, true), Part::Stale);
         listening.forget(b"b");
         assert!(listening.is_empty());
     }

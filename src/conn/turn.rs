@@ -183,6 +183,12 @@ impl Asked {
         waiting + wanted + histories + self.table.sum_bytes()
     }
 
+    /// Something more is asked of topics, of which there is not much.
+    pub fn push(&mut self, wanted: Wanted) {
+        let bytes = wanted.held_bytes();
+        self.wanted.push(wanted, bytes);
+    }
+
     /// The next thing that is to be done to a connection.
     pub fn pop_effect(&mut self) -> Option<Effect> {
         self.effects.pop(Effect::held_bytes)
@@ -463,8 +469,7 @@ impl Shared {
             since,
             asker: Asker::Connection(id, self.asked.tickets),
         });
-        let bytes = wanted.held_bytes();
-        self.asked.wanted.push(wanted, bytes);
+        self.asked.push(wanted);
         Ok(self.asked.tickets)
     }
 

@@ -10,7 +10,9 @@
 //! ```
 //!
 //! An answer and the messages behind it take the same way in the same order. So whoever waits for
-//! an answer is left out until it has come, and misses nothing and gets nothing twice.
+//! an answer is left out until it has come, and misses nothing and gets nothing twice. A long
+//! answer comes in pages, each of which is asked for when the one before has come, so that nobody
+//! waits for all of them.
 
 use std::{
     mem,
@@ -29,11 +31,12 @@ use crate::{
     conn::{
         Connection, Stage,
         ledger::Pressure,
+        listening::Part,
         mistake::Mistake,
         wanted::{Asker, Publication, Request, Wanted},
     },
     ring::Ring,
-    topics::{Recalled, SlowPolicy, TopicOptions},
+    topics::{Recalled, SlowPolicy, TopicOptions, history::Page},
 };
 
 impl<R: Ring, S: Service> Shard<R, S> {
@@ -161,10 +164,17 @@ impl<R: Ring, S: Service> Shard<R, S> {
         } = request;
         let options = asked.rules.of(&topic);
         let now = self.now;
-        let recalled = asked.histories.recall(&topic, since, &options, now, epoch);
+        let page = match asker {
+            Asker::Connection(..) => self.distribution.page,
+            Asker::Outside(_) => Page::WHOLE,
+        };
+        let asked_for = (since, page);
+        let recalled = asked
+            .histories
+            .recall(&topic, asked_for, &options, now, epoch);
         self.shrink_histories();
-        self.budget
-            .charge(recalled.resumed().messages * cost::DELIVERY_NS);
+        let told = recalled.messages().count() as u64;
+        self.budget.charge(told * cost::DELIVERY_NS);
         match asker {
             Asker::Connection(to, ticket) => {
                 let answer = Answer {
@@ -189,38 +199,66 @@ impl<R: Ring, S: Service> Shard<R, S> {
         }
     }
 
-    /// Gives a connection the earlier messages for which it waits.
+    /// Gives a connection the earlier messages for which it waits, or the next page of them.
     pub(super) fn hand_out(&mut self, answer: Answer) {
         let key = answer.to.key();
-        let connection = self.slab.get_mut(key);
-        let awaits = connection.is_some_and(|Connection { link, .. }| {
-            let is_open = matches!(link.stage, Stage::Open);
-            let is_listening = link.rare.listening().is_some();
-            let (topic, ticket) = (&answer.topic, answer.ticket);
-            is_open && is_listening && link.rare.listen(|it| it.take(topic, ticket))
-        });
-        if !awaits {
-            return;
-        }
+        let rest = answer.recalled.rest();
+        let part = match self.slab.get_mut(key) {
+            Some(Connection { link, .. })
+                if matches!(link.stage, Stage::Open)
+                    && !link.endpoint.is_close_sent()
+                    && link.rare.listening().is_some() =>
+            {
+                let (topic, ticket) = (&answer.topic, answer.ticket);
+                let is_last = rest.is_none();
+                link.rare.listen(|it| it.take(topic, ticket, is_last))
+            }
+            _ => Part::Stale,
+        };
         let resumed = answer.recalled.resumed();
-        let counts = &mut self.shared.counts;
-        if resumed.is_whole {
-            counts.topic_resumed += 1;
-        } else {
-            counts.topic_resumed_with_gap += 1;
-        }
         let topic = &answer.topic;
-        self.with_conn(key, |service, conn| {
-            service.on_subscribed(conn, topic, &resumed);
-        });
+        let is_told = match part {
+            Part::Stale => return,
+            Part::First => true,
+            // What it was told is not so any more: some were forgotten meanwhile.
+            Part::Next => !resumed.is_whole,
+        };
+        if is_told {
+            let counts = &mut self.shared.counts;
+            if resumed.is_whole {
+                counts.topic_resumed += 1;
+            } else {
+                counts.topic_resumed_with_gap += 1;
+            }
+            // What waits for it already goes out before what its service says of the rest.
+            if let Some(Connection { link, .. }) = self.slab.get_mut(key) {
+                link.load_whole_backlog(&mut self.shared.arena);
+            }
+            self.with_conn(key, |service, conn| {
+                service.on_subscribed(conn, topic, &resumed);
+            });
+        }
+        if let Some(since) = rest {
+            // Behind what others have asked for by now. Until it is here, later messages are not
+            // for this connection: they are among those that are still to come.
+            let asker = Asker::Connection(answer.to, answer.ticket);
+            let topic = topic.clone();
+            self.shared.asked.push(Wanted::Recall(Request {
+                topic,
+                since,
+                asker,
+            }));
+        }
         if self.shared.errs(Mistake::ForgetsRecalled) && resumed.messages > 1 {
             return;
         }
         // They are within what the topic may keep, and no slow reader's backlog.
-        let mut options = TopicOptions::default();
-        options.slow = SlowPolicy::Disconnect;
-        options.backlog_messages_max = usize::MAX;
-        options.backlog_bytes_max = usize::MAX;
+        let options = TopicOptions {
+            slow: SlowPolicy::Disconnect,
+            backlog_messages_max: usize::MAX,
+            backlog_bytes_max: usize::MAX,
+            ..TopicOptions::default()
+        };
         let mut run = Vec::new();
         let mut bytes = 0;
         let mut frames = answer.recalled.into_frames().peekable();

@@ -48,11 +48,11 @@ use crate::{
         message::{Frame, Outgoing},
     },
     ring::{Common, Ring},
-    topics::{Published, SlowPolicy, TopicOptions},
+    topics::{Published, SlowPolicy, TopicOptions, history::Page},
 };
 
 /// What a shard has to do with the others.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Distribution {
     pub(super) exchange: Option<Arc<Exchange>>,
     shard: u16,
@@ -78,6 +78,36 @@ pub(super) struct Distribution {
     later_done: u64,
     /// What keys of messages are compared by.
     keys: RandomState,
+    /// How much of a history one answer has.
+    pub(super) page: Page,
+}
+
+/// About as long to be handed out as a few messages of other kinds.
+const PAGE: Page = Page {
+    messages_max: 256,
+    bytes_max: 256 << 10,
+};
+
+impl Default for Distribution {
+    fn default() -> Self {
+        Self {
+            exchange: None,
+            shard: 0,
+            arrived: Waiting::default(),
+            for_home: Waiting::default(),
+            leaving: Vec::new(),
+            leaving_bytes: 0,
+            homing: Vec::new(),
+            homing_bytes: 0,
+            is_held_up: false,
+            is_home_held_up: false,
+            later: VecDeque::new(),
+            #[cfg(feature = "sim")]
+            later_done: 0,
+            keys: RandomState::new(),
+            page: PAGE,
+        }
+    }
 }
 
 impl Distribution {
@@ -183,6 +213,8 @@ struct Delivery {
 /// The same messages as they are for different subscribers.
 struct Forms<'a> {
     run: &'a [Publication],
+    /// They were kept, and are for one who waits for them.
+    are_kept: bool,
     plain: Delivery,
     /// Made for the first one who wants it.
     enveloped: Option<Delivery>,
@@ -223,6 +255,12 @@ impl<R: Ring, S: Service> Shard<R, S> {
         asked.all_interests = exchange.all_interests();
         self.distribution.exchange = Some(exchange);
         self.distribution.shard = self.id;
+    }
+
+    /// Sets up a simulation: of how many messages an answer to who was away consists.
+    #[cfg(feature = "sim")]
+    pub const fn answer_by(&mut self, messages_max: usize) {
+        self.distribution.page.messages_max = messages_max;
     }
 
     /// Whether something was asked for, here or by another shard.
@@ -272,8 +310,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
             self.keep_pace(pace);
             is_over |= self.budget.is_time_up();
         }
-        self.hand_over();
+        // Of homes that are gone something goes to the others.
         self.hand_home();
+        self.hand_over();
         // What has come meanwhile was told of once, and nobody tells again.
         self.take_inbox();
         let distribution = &self.distribution;
@@ -461,6 +500,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut forms = Forms {
             plain: self.delivery(first, run, run.iter().map(|it| it.frame.clone())),
             enveloped: None,
+            are_kept: false,
             run,
         };
         if self.shared.errs(Mistake::ReversesRuns) {
@@ -518,6 +558,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let mut forms = Forms {
             plain: self.delivery(first, run, run.iter().map(|it| it.frame.clone())),
             enveloped: None,
+            are_kept: true,
             run,
         };
         forms.plain.options = options;
@@ -622,7 +663,8 @@ impl<R: Ring, S: Service> Shard<R, S> {
             return Queued::default();
         };
         // They will be among those for which it waits, or behind them.
-        let is_early = first.position.is_some() && listening.awaits(&first.topic);
+        let is_early =
+            !forms.are_kept && first.position.is_some() && listening.awaits(&first.topic);
         let has_envelopes = listening.has_envelopes;
         if is_early && !self.shared.errs(Mistake::DeliversBeforeRecalled) {
             return Queued::default();

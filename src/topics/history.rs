@@ -111,7 +111,26 @@ pub struct Resumed {
 #[derive(Clone, Debug)]
 pub struct Recalled {
     resumed: Resumed,
+    /// The number of the first one of these.
+    first: u64,
     frames: Vec<Frame>,
+}
+
+/// How much of a history is told at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// So many messages at most.
+    pub messages_max: usize,
+    /// So many bytes of them, or one message.
+    pub bytes_max: usize,
+}
+
+impl Page {
+    /// All of it.
+    pub const WHOLE: Self = Self {
+        messages_max: usize::MAX,
+        bytes_max: usize::MAX,
+    };
 }
 
 impl Recalled {
@@ -122,20 +141,24 @@ impl Recalled {
 
     /// The messages with their numbers, the oldest one first.
     pub fn messages(&self) -> impl Iterator<Item = (u64, Message<'_>)> {
-        let first = self.first_number();
+        let first = self.first;
         let messages = self.frames.iter().map(Frame::message);
         messages
             .enumerate()
             .map(move |(index, message)| (first + index as u64, message))
     }
 
-    const fn first_number(&self) -> u64 {
-        self.resumed.newest.number + 1 - self.frames.len() as u64
+    /// Behind the last one of these, where more follow that are kept.
+    pub(crate) fn rest(&self) -> Option<Since> {
+        let epoch = self.resumed.newest.epoch;
+        let number = self.first + self.frames.len() as u64 - 1;
+        let is_rest = number < self.resumed.newest.number && !self.frames.is_empty();
+        is_rest.then_some(Since::After(Position { epoch, number }))
     }
 
     /// The messages with their positions.
     pub(crate) fn into_frames(self) -> impl Iterator<Item = (Position, Frame)> {
-        let (first, epoch) = (self.first_number(), self.resumed.newest.epoch);
+        let (first, epoch) = (self.first, self.resumed.newest.epoch);
         self.frames
             .into_iter()
             .enumerate()
@@ -156,6 +179,7 @@ impl Recalled {
                 messages: 0,
                 is_whole: false,
             },
+            first: 1,
             frames: Vec::new(),
         }
     }
@@ -225,7 +249,7 @@ impl History {
         }
     }
 
-    fn recall(&self, since: Since) -> Recalled {
+    fn recall(&self, since: Since, page: Page) -> Recalled {
         let kept = self.kept.len() as u64;
         let newest = self.newest;
         // How many there would have to be.
@@ -238,14 +262,22 @@ impl History {
             Since::After(_) => None,
         };
         let messages = wanted.unwrap_or(kept).min(kept);
-        let frames = self.kept.iter().skip((kept - messages) as usize);
+        let mut bytes = 0;
+        let those = self.kept.iter().skip((kept - messages) as usize);
+        let those = those.take(page.messages_max.max(1)).take_while(|kept| {
+            let is_first = bytes == 0;
+            bytes += kept.held_bytes();
+            is_first || bytes <= page.bytes_max
+        });
+        let frames = those.map(|kept| kept.frame.clone());
         Recalled {
+            first: newest.number + 1 - messages,
             resumed: Resumed {
                 newest,
                 messages,
                 is_whole: wanted.is_some_and(|wanted| wanted <= kept),
             },
-            frames: frames.map(|kept| kept.frame.clone()).collect(),
+            frames: frames.collect(),
         }
     }
 }
@@ -296,19 +328,19 @@ impl Histories {
         })
     }
 
-    /// What was asked for. A topic that has no history yet begins one: its position is worth
-    /// something to whoever comes back with it.
+    /// What was asked for, or as much of it as is told at once. A topic that has no history yet
+    /// begins one: its position is worth something to whoever comes back with it.
     pub fn recall(
         &mut self,
         topic: &Bytes,
-        since: Since,
+        (since, page): (Since, Page),
         options: &TopicOptions,
         now: Time,
         epoch: impl FnOnce() -> u64,
     ) -> Recalled {
         self.change(topic, epoch, |history| {
             history.trim(options, now);
-            history.recall(since)
+            history.recall(since, page)
         })
     }
 
@@ -381,7 +413,8 @@ mod tests {
 
     fn recall(histories: &mut Histories, since: Since) -> (Vec<String>, Resumed) {
         let now = Time::from_ns(0);
-        let recalled = histories.recall(&"a".into(), since, &options(3), now, || 7);
+        let asked = (since, Page::WHOLE);
+        let recalled = histories.recall(&"a".into(), asked, &options(3), now, || 7);
         let text =
             |(number, message): (u64, Message<'_>)| format!("{number} {}", message.text().unwrap());
         (recalled.messages().map(text).collect(), recalled.resumed())
@@ -435,7 +468,8 @@ mod tests {
         let mut kept_at = |ms: u64| {
             let now = Time::from_ns(ms * 1_000_000);
             histories.record(&topic, frame(), &options, now, || 7);
-            let recalled = histories.recall(&topic, Since::Last(100), &options, now, || 8);
+            let asked = (Since::Last(100), Page::WHOLE);
+            let recalled = histories.recall(&topic, asked, &options, now, || 8);
             recalled.resumed().messages
         };
         assert_eq!([0, 400, 800, 900].map(&mut kept_at), [1, 2, 3, 3]);
@@ -443,6 +477,53 @@ mod tests {
         assert_eq!(kept_at(1500), 3);
         assert_eq!(kept_at(5000), 1);
         assert_eq!(histories.held_bytes(), histories.sum_bytes());
+    }
+
+    #[test]
+    fn much_is_told_page_by_page() {
+        let mut histories = Histories::default();
+        let options = options(100);
+        let now = Time::from_ns(0);
+        let topic = Bytes::from("a");
+        for number in 1..=10 {
+            let frame = Frame::new(&format!("{number}").into());
+            histories.record(&topic, frame, &options, now, || 7);
+        }
+        let each = size_of::<Kept>() + 3;
+        for page in [
+            Page {
+                messages_max: 3,
+                ..Page::WHOLE
+            },
+            Page {
+                // The last of them has two digits.
+                bytes_max: 3 * each + 1,
+                ..Page::WHOLE
+            },
+        ] {
+            let mut since = Some(Since::After(at(1)));
+            let mut numbers = Vec::new();
+            let mut pages = Vec::new();
+            while let Some(asked) = since {
+                let recalled = histories.recall(&topic, (asked, page), &options, now, || 7);
+                assert!(recalled.resumed().is_whole);
+                let before = numbers.len();
+                numbers.extend(recalled.messages().map(|(number, _)| number));
+                pages.push(numbers.len() - before);
+                since = recalled.rest();
+            }
+            assert_eq!(numbers, [2, 3, 4, 5, 6, 7, 8, 9, 10]);
+            assert_eq!(pages, [3, 3, 3]);
+        }
+        // One message is told however long it is.
+        let page = Page {
+            messages_max: 0,
+            bytes_max: 0,
+        };
+        let asked = (Since::Last(5), page);
+        let recalled = histories.recall(&topic, asked, &options, now, || 7);
+        assert_eq!(recalled.messages().count(), 1);
+        assert_eq!(recalled.resumed().messages, 5);
     }
 
     #[test]

@@ -533,6 +533,7 @@ impl World {
         config.topic_history_bytes_max = [3000, 64 << 20][prng.below(2) as usize];
         model.borrow_mut().keeps_all = kept == 1000 && config.topic_history_bytes_max > 3000;
         let exchange = Arc::new(Exchange::new(2, rules, config.clone(), 1));
+        let page = [1, 2, 256][prng.below(3) as usize];
         let slowness = [1, 1, 50, 1000][prng.below(4) as usize];
         let shards = (0..2).map(|id| {
             let ring = kernel.ring(&SimOptions::default()).expect("memory");
@@ -541,6 +542,7 @@ impl World {
             };
             let mut shard = Shard::new(id, ring, hub, config.clone(), [id as u8; 32]);
             shard.slow_down(slowness);
+            shard.answer_by(page);
             shard.share_exchange(exchange.clone());
             shard.listen(kernel.listen(&address(id.into())));
             if let Some(mistake) = mistake {
