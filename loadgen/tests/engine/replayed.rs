@@ -183,10 +183,8 @@ fn a_recording_that_is_cut_short_or_none_is_told_of() {
     let (file, url) = (path.display(), &server.url);
     let run = run(&words(&format!("replay {file} {url} --shards 1")));
     assert_eq!(run.replay.unwrap().unrecorded, None);
-    assert_eq!(
-        run.messages.received, 1,
-        "an echo answers, and nobody cares"
-    );
+    // Whatever an echo answers, and whether that comes before the end.
+    assert_eq!((run.messages.sent, run.messages.lost), (1, 0));
     assert!(unfolded(&run).contains("The recording is cut short"));
     let said = try_run(&words(&format!("replay {file} ws://127.0.0.1:1/"))).unwrap_err();
     assert!(said.contains("Connection refused"), "{said}");

@@ -156,7 +156,7 @@ fn misbehaving() -> [Row; 20] {
         ),
         (
             "answers too late",
-            || Scripted::slow_echo(Duration::from_millis(700)).into(),
+            || Scripted::slow_echo(Duration::from_millis(1500)).into(),
             "echo --reply-timeout 200ms",
             Faulty,
             &["lost: no answer came within --reply-timeout 200 ms"],
@@ -182,8 +182,8 @@ fn misbehaving() -> [Row; 20] {
         ),
         (
             "counts less than it was sent",
-            || Running::start(|_| Sink { forgets_every: 10 }).into(),
-            "ingest -c 1 -d 50ms --warmup 0s -s 100k --shards 1",
+            || Running::start(|_| Sink { forgets_every: 1 }).into(),
+            "ingest -c 1 -d 200ms --warmup 0s -s 10k --shards 1",
             Faulty,
             &["missing in the server's own count"],
         ),
@@ -363,7 +363,7 @@ fn good() -> [Row; 20] {
         (
             "closes properly, as it goes away",
             || opened(|socket| socket.echo_after(Duration::from_millis(5), 3)),
-            "echo",
+            "echo --in-flight 1",
             NotAsAsked,
             &[IN_ORDER, "closed it with 1001"],
         ),
@@ -376,14 +376,14 @@ fn good() -> [Row; 20] {
                 };
                 Scripted::start(move |asked, _| after_one(asked, end)).into()
             },
-            "echo",
+            "echo --in-flight 1",
             NotAsAsked,
             &[IN_ORDER, "closed it without a status"],
         ),
         (
             "closes with a code of its own",
             || Scripted::start(|asked, _| after_one(asked, |mut it| it.close(4000))).into(),
-            "echo",
+            "echo --in-flight 1",
             NotAsAsked,
             &[IN_ORDER, "closed it with 4000"],
         ),
@@ -476,7 +476,7 @@ fn good() -> [Row; 20] {
         (
             "counts what it reads",
             || Running::start(|_| Sink::default()).into(),
-            "ingest -c 1 -d 50ms --warmup 0s -s 100k --shards 1",
+            "ingest -c 1 -d 200ms --warmup 0s -s 10k --shards 1",
             Sound,
             &[],
         ),
