@@ -27,17 +27,14 @@ pub fn run(matches: &ArgMatches, out: &mut impl Write) -> io::Result<ExitCode> {
     let path: &String = matches.get_one("file").ok_or(io::ErrorKind::InvalidInput)?;
     let (mut settings, mut findings) = (Settings::default(), Vec::new());
     settings::load_file(path, &mut settings, &mut findings);
-    if findings.is_empty() {
-        findings.extend(settings::check(&settings));
-    }
-    if !findings.iter().any(Finding::is_error) {
-        findings.extend(of_certificates(&settings));
-        findings.extend(of_user(&settings));
-        findings.extend(Routes::new(&settings).err().unwrap_or_default());
-    }
-    if !findings.iter().any(Finding::is_error) {
-        findings.extend(of_secrets(&settings));
-    }
+    add(&mut findings, &settings, settings::check(&settings));
+    let of_files = of_certificates(&settings)
+        .into_iter()
+        .chain(of_user(&settings));
+    add(&mut findings, &settings, of_files);
+    let of_routes = Routes::new(&settings).err().unwrap_or_default();
+    add(&mut findings, &settings, of_routes);
+    add(&mut findings, &settings, of_secrets(&settings));
     for finding in &findings {
         writeln!(out, "{finding}")?;
     }
@@ -61,14 +58,42 @@ pub fn run(matches: &ArgMatches, out: &mut impl Write) -> io::Result<ExitCode> {
     })
 }
 
+/// Adds what was found later, but for what only follows from what is wrong already.
+fn add(findings: &mut Vec<Finding>, settings: &Settings, later: impl IntoIterator<Item = Finding>) {
+    let errors: Vec<_> = findings
+        .iter()
+        .filter(|it| it.is_error())
+        .cloned()
+        .collect();
+    let is_new = |it: &Finding| !errors.iter().any(|error| follows(settings, error, it));
+    findings.extend(later.into_iter().filter(is_new));
+}
+
+/// Whether one finding may be there for another one alone: it is of the same place or route, or
+/// speaks of the same setting.
+fn follows(settings: &Settings, error: &Finding, later: &Finding) -> bool {
+    let route_of = |finding: &Finding| {
+        let line = finding.place.line();
+        settings.routes.iter().rposition(|it| it.line() <= line)
+    };
+    let route = route_of(later);
+    error.place == later.place
+        || route.is_some() && route == route_of(error)
+        || settings::named_in(&error.sentence)
+            .iter()
+            .any(|key| settings::named_in(&later.sentence).contains(key))
+}
+
 /// What is wrong about certificates and their keys.
 #[cfg(feature = "tls")]
 fn of_certificates(settings: &Settings) -> Option<Finding> {
-    if settings.tls.listen.is_empty() {
+    let tls = &settings.tls;
+    // What is missing was said.
+    let is_whole = !tls.cert.is_empty() && tls.cert.len() == tls.key.len();
+    if tls.listen.is_empty() || !is_whole || tls.client_auth != "off" && tls.client_ca.is_empty() {
         return None;
     }
-    let failed = crate::tls::load(&settings.tls).err();
-    failed.map(|error| Finding::error(settings.place("tls_cert"), error))
+    crate::tls::load(settings).err()
 }
 
 /// Without TLS there are none.

@@ -198,7 +198,11 @@ impl Reloading {
 pub fn admin_tokens(settings: &Settings) -> Result<Option<Arc<Tokens>>, String> {
     match settings.admin_token_file.as_str() {
         "" => Ok(None),
-        path => Ok(Some(Arc::new(Tokens::read(Path::new(path))?))),
+        path => {
+            let named = |why| format!("{}: {why}", settings.name("admin_token_file"));
+            let tokens = Tokens::read(Path::new(path)).map_err(named)?;
+            Ok(Some(Arc::new(tokens)))
+        }
     }
 }
 

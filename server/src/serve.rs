@@ -5,8 +5,9 @@
 use std::{
     env,
     fmt::Write as _,
+    fs,
     io::{self, IsTerminal, Write},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::FileTypeExt as _},
     path::Path,
     process::{self, ExitCode},
     sync::{Arc, RwLock, mpsc},
@@ -16,7 +17,7 @@ use std::{
 
 use clap::ArgMatches;
 use listenfd::ListenFd;
-use ringwire::{Address, Listener};
+use ringwire::{Address, Listener, StartError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
@@ -38,7 +39,7 @@ use crate::{
     reload::{Reloader, Reloading, admin_tokens},
     router::{Router, Routes},
     sandbox::Sandbox,
-    settings::{self, Finding, Settings},
+    settings::{self, Finding, RouteSettings, Settings},
 };
 
 /// How long the end of the process waits until somebody has taken the words at its start.
@@ -161,7 +162,8 @@ fn serve(
     let mut certificates = None;
     #[cfg(feature = "tls")]
     if !settings.tls.listen.is_empty() {
-        let tls = tls::load(&settings.tls).map_err(Failure::of_settings)?;
+        let tls = tls::load(&settings);
+        let tls = tls.map_err(|finding| Failure::of_settings(finding.to_string()))?;
         for text in &settings.tls.listen {
             for address in settings::addresses(text)? {
                 builder = builder.listen_tls(address.to_string(), &tls);
@@ -208,7 +210,10 @@ fn serve(
     let sandbox = Arc::new(sandbox.map_err(Failure::of_settings)?);
     let warnings = sandbox.restrict_files()?;
     let server = builder.start(router.clone(), sandbox.clone());
-    let server = server.map_err(|error| error.to_string())?;
+    let server = server.map_err(|error| match &error {
+        StartError::Bind { address, .. } => in_the_way(address).unwrap_or(error.to_string()),
+        _ => error.to_string(),
+    })?;
     let addresses = server.addresses().iter().chain(server.tls_addresses());
     sandbox.give_paths(addresses.chain(&admin_addresses));
     sandbox.confine_this_thread()?;
@@ -241,7 +246,8 @@ fn serve(
     obey(signals, operations.clone()).map_err(no_thread)?;
     let sockets = admin.take_sockets().into_iter().chain(handed.admin);
     control::start(operations.clone(), sockets.collect()).map_err(no_thread)?;
-    let greeted = greet(&server, &admin_addresses).map_err(no_thread)?;
+    let served = operations.with_settings(|settings| served(&settings.routes));
+    let greeted = greet(greeting(&server, &admin_addresses, &served)).map_err(no_thread)?;
     operations.supervisor.ready("serving");
     let ended = server.join().map_err(|error| error.to_string());
     // Nobody is there any more who could say something.
@@ -318,6 +324,20 @@ impl Handed {
     }
 }
 
+/// What to do about a path where nobody can listen because something else than a socket is there.
+pub fn in_the_way(address: &Address) -> Option<String> {
+    let Address::Unix(path) = address else {
+        return None;
+    };
+    let there = fs::symlink_metadata(path).ok()?.file_type();
+    (!there.is_socket()).then(|| {
+        format!(
+            "cannot listen on {address}: there is something else than a socket at that path; \
+             remove it, or choose another path"
+        )
+    })
+}
+
 /// All findings as one sentence each.
 fn in_words(findings: &[Finding]) -> String {
     let said = findings.iter().map(Finding::to_string);
@@ -358,8 +378,7 @@ fn obey(mut signals: Signals, operations: Arc<Operations>) -> io::Result<()> {
 
 /// Says where the server is and what to try next, on a thread of its own: whoever is to read it may
 /// not do so, and the server goes on. The thread drops its end of the channel when it is done.
-fn greet(server: &Serving, admin: &[Address]) -> io::Result<mpsc::Receiver<()>> {
-    let words = greeting(server, admin);
+fn greet(words: String) -> io::Result<mpsc::Receiver<()>> {
     let (done, greeted) = mpsc::channel();
     let body = move || {
         let mut out = io::stdout().lock();
@@ -373,10 +392,26 @@ fn greet(server: &Serving, admin: &[Address]) -> io::Result<mpsc::Receiver<()>> 
     Ok(greeted)
 }
 
-fn greeting(server: &Serving, admin: &[Address]) -> String {
+/// What is served, in a word, and the path of a page that a browser can open there.
+type Served = (String, Option<String>);
+
+fn served(routes: &[RouteSettings]) -> Served {
+    let words = match routes.len() {
+        0 => return ("echoes".to_owned(), Some("/".to_owned())),
+        1 => "serves 1 route".to_owned(),
+        count => format!("serves {count} routes"),
+    };
+    // A path with holes, and one of some hosts alone, is nothing to open.
+    let is_open = |it: &&RouteSettings| it.host.is_empty() && !it.path.contains('{');
+    let mut pages = routes.iter().filter(|it| it.application == "page");
+    let page = pages.find(is_open).map(|it| it.path.clone());
+    (words, page)
+}
+
+fn greeting(server: &Serving, admin: &[Address], (served, path): &Served) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let threads = server.threads();
-    let mut words = format!("ringwire {version} echoes at, on {threads}:\n");
+    let mut words = format!("ringwire {version} {served} at, on {threads}:\n");
     let mut page = None;
     let plain = server.addresses().iter().map(|address| (address, ""));
     let secure = server.tls_addresses().iter().map(|address| (address, "s"));
@@ -384,7 +419,9 @@ fn greeting(server: &Serving, admin: &[Address]) -> String {
         // Writing to a text does not fail.
         let _ = match address {
             Address::Inet(inet) => {
-                page.get_or_insert(format!("http{s}://{inet}/"));
+                if let Some(path) = path {
+                    page.get_or_insert(format!("http{s}://{inet}{path}"));
+                }
                 writeln!(words, "  ws{s}://{inet}/")
             }
             Address::Unix(path) if s.is_empty() => {
@@ -400,8 +437,9 @@ fn greeting(server: &Serving, admin: &[Address]) -> String {
         };
     }
     if let Some(page) = page {
-        words += &format!("Open {page} in a browser to talk to it. Ctrl-C stops it.\n");
+        words += &format!("Open {page} in a browser to talk to it. ");
     }
+    words += "Ctrl-C stops it.\n";
     words + "ringwire doctor looks at this host; ringwire serve --help has the limits.\n"
 }
 

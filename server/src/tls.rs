@@ -6,14 +6,15 @@ use std::path::PathBuf;
 
 use ringwire::tls::{ClientAuth, MinVersion, ServerTls};
 
-use crate::settings::TlsSettings;
+use crate::settings::{Finding, Settings};
 
 /// Reads the certificates that settings, which were checked, name.
 ///
 /// # Errors
 ///
-/// A sentence about the files.
-pub fn load(settings: &TlsSettings) -> Result<ServerTls, String> {
+/// What is wrong about the files.
+pub fn load(all: &Settings) -> Result<ServerTls, Finding> {
+    let settings = &all.tls;
     let client_ca = || PathBuf::from(&settings.client_ca);
     let client_auth = match settings.client_auth.as_str() {
         "optional" => ClientAuth::Optional(client_ca()),
@@ -30,5 +31,12 @@ pub fn load(settings: &TlsSettings) -> Result<ServerTls, String> {
     for (certificate, key) in settings.cert.iter().zip(&settings.key) {
         builder = builder.certificate(certificate, key);
     }
-    builder.load().map_err(|error| error.to_string())
+    builder.load().map_err(|error| {
+        let cert = all.name("tls_cert");
+        let sentence = format!(
+            "{cert} and what belongs to it cannot be used: {error}; name other files, or make \
+             these readable and right"
+        );
+        Finding::error(all.place("tls_cert"), sentence)
+    })
 }

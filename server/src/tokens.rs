@@ -23,7 +23,10 @@ impl Tokens {
         let tokens = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
         let tokens: Vec<_> = tokens.map(str::to_owned).collect();
         match tokens.is_empty() {
-            true => Err(format!("there is no token in '{}'", path.display())),
+            true => Err(format!(
+                "there is no token in '{}': write one a line",
+                path.display()
+            )),
             false => Ok(Self(tokens)),
         }
     }

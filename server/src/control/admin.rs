@@ -55,7 +55,7 @@ use super::{
     operations::Operations,
     publishing::{self, Stopped, topic_of},
 };
-use crate::{log, settings};
+use crate::{log, serve::in_the_way, settings};
 
 /// Connections that are served at once: a few people and a few programs.
 const CONNECTIONS_MAX: usize = 64;
@@ -114,7 +114,12 @@ impl Admin {
                 // Only for the user that it runs as, and root.
                 let bound = Listener::bind(&address, 1, BACKLOG, Some(0o600));
                 let listener = bound.map_err(|errno| {
-                    format!("the admin side cannot listen on {address}: {errno}")
+                    in_the_way(&address).unwrap_or_else(|| {
+                        format!(
+                            "the admin side cannot listen on {address}: {errno}; choose another \
+                             address for admin_listen"
+                        )
+                    })
                 })?;
                 listeners.push(listener);
             }

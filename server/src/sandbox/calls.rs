@@ -3,12 +3,12 @@
 //! Knows: what a server that serves calls, on every ring and engine. Refuses to know: when it
 //! begins to serve.
 //!
-//! What is not on the list fails with `EPERM`, and nothing is killed. A list can be too short: a new
-//! C library calls something else, and the server would lose all of its connections for it. So it
-//! goes on, what needed the call says in the log that it was not permitted, and whoever has broken
-//! in cannot make the call either way. `clone3` alone fails as on a kernel that has none: what it
-//! starts, a thread or a process, stands in memory that a filter cannot read, and the C library
-//! asks with `clone` then.
+//! What is not on the list fails with `EPERM`, and nothing is killed. A list can be too short: a
+//! new C library calls something else, and the server would lose all of its connections for it. So
+//! it goes on, what needed the call says in the log that it was not permitted, and whoever has
+//! broken in cannot make the call either way. `clone3` alone fails as on a kernel that has none:
+//! what it starts, a thread or a process, stands in memory that a filter cannot read, and the C
+//! library asks with `clone` then.
 //!
 //! A ring takes orders past every filter; files, ports and users are out of their reach as well by
 //! what [`files`](super::files) and [`user`](super::user) do. No further ring can be set up.
@@ -139,8 +139,9 @@ const OF_OLD: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OF_OLD: &[c_long] = &[];
 
-/// What a descriptor is asked by `ioctl`: not to block, and how much waits in it both ways.
-const ASKED: &[u64] = &[libc::FIONBIO, libc::FIONREAD, libc::TIOCOUTQ];
+/// What a descriptor is asked by `ioctl`: not to block (`FIONBIO`), and how much waits in it both
+/// ways (`FIONREAD`, `TIOCOUTQ`). C libraries have them in different types.
+const ASKED: &[u64] = &[0x5421, 0x541b, 0x5411];
 
 /// What a thread says of itself by `prctl`, its name and those of its memory, and asks for: what
 /// the kernel has told the process at its start (`PR_GET_AUXV`).

@@ -162,7 +162,10 @@ pub fn load_file(path: &str, settings: &mut Settings, findings: &mut Vec<Finding
         },
         Err(error) => findings.push(Finding::error(
             Place::Flag("--config".to_owned()),
-            format!("cannot read the settings in '{path}': {error}"),
+            format!(
+                "cannot read the settings in '{path}': {error}; write them, or name another file \
+                 with --config"
+            ),
         )),
     }
 }

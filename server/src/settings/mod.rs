@@ -35,6 +35,7 @@ pub use finding::{Finding, Place};
 pub use flags::{arguments, file_of, load, load_file, load_unchecked};
 pub use reference::{in_force, reference, schema};
 pub use route::RouteSettings;
+pub use table::named_in;
 use table::{Setting, settings};
 use value::{Kind, Value, Written};
 

@@ -214,6 +214,11 @@ impl RouteSettings {
         self.given.get(key).unwrap_or(&self.place).clone()
     }
 
+    /// The line of the file at which it begins; 0: it stands in none.
+    pub const fn line(&self) -> usize {
+        self.place.line()
+    }
+
     /// Whether there is such a key.
     pub fn is_known(key: &str) -> bool {
         KEYS.iter().any(|known| known.key == key)

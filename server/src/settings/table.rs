@@ -417,6 +417,18 @@ pub fn guess(key: &str) -> String {
     format!("{guess} 'ringwire config reference' has them all")
 }
 
+/// The settings that a sentence speaks of, by their keys or flags. Keys of one word are words of
+/// the language as well.
+pub fn named_in(sentence: &str) -> Vec<&'static str> {
+    let is_key = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let words = sentence.split(|c| !is_key(c));
+    let keys = words.map(|word| word.trim_start_matches('-').replace('-', "_"));
+    keys.filter(|key| key.contains('_'))
+        .filter_map(|key| setting(&key))
+        .map(|it| it.key)
+        .collect()
+}
+
 /// The setting of this key.
 pub fn setting(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)

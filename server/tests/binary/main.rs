@@ -42,3 +42,5 @@ mod tokens;
 #[cfg(feature = "top")]
 mod top;
 mod topics;
+#[cfg(all(feature = "jwt", feature = "tls"))]
+mod wrong;

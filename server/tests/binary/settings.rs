@@ -141,7 +141,7 @@ fn wrong_settings_end_with_status_2_in_the_words_that_were_written() {
             (
                 &["--config", "/nowhere/at/all.toml"],
                 "ringwire: error: cannot read the settings in '/nowhere/at/all.toml': No such file \
-                 or directory (os error 2)\n",
+                 or directory (os error 2); write them, or name another file with --config\n",
             ),
             (
                 &["--set", "idel_timeout_ms=3"],
