@@ -299,7 +299,7 @@ impl Histories {
     }
 
     /// The same as [`held_bytes`](Self::held_bytes), from walking over everything.
-    #[cfg(feature = "sim")]
+    #[cfg(any(feature = "sim", test))]
     pub fn sum_bytes(&self) -> usize {
         let of = |(topic, history): (&Bytes, &History)| {
             let kept: usize = history.kept.iter().map(Kept::held_bytes).sum();
