@@ -117,9 +117,9 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Opens a file of at most so many bytes, in place of what has its name. Nothing is written to it
-    /// before [`begin`](Self::begin): a thread that is started later has given up what the server
-    /// gives up.
+    /// Opens a file of at most so many bytes, in place of what has its name. Nothing is written to
+    /// it before [`begin`](Self::begin): a thread that is started later has given up what the
+    /// server gives up.
     ///
     /// # Errors
     ///
