@@ -33,11 +33,14 @@ install_packages() {
     as_root=(sudo)
   fi
   echo "installing $*" >&2
+  mkdir -p "$ROOT/.cache"
+  # Scripts run beside each other: apt-get itself waits for nobody.
   {
-    "${as_root[@]}" apt-get update -qq &&
-      DEBIAN_FRONTEND=noninteractive \
-        "${as_root[@]}" apt-get install -y -qq --no-install-recommends "$@"
-  } >"$SCRATCH/apt.log" 2>&1 || {
+    flock 9 &&
+      "${as_root[@]}" apt-get update -qq &&
+      DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq \
+        -o DPkg::Lock::Timeout=120 --no-install-recommends "$@"
+  } >"$SCRATCH/apt.log" 2>&1 9>"$ROOT/.cache/apt.lock" || {
     tail -n 20 "$SCRATCH/apt.log" >&2
     die "apt-get install $* failed; its last lines stand above."
   }
