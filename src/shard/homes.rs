@@ -149,7 +149,9 @@ impl<R: Ring, S: Service> Shard<R, S> {
             true => most.min(self.shared.asked.histories.held_bytes() / 2),
             false => most,
         };
-        self.shared.asked.histories.shrink_to(bytes_max);
+        let histories = &mut self.shared.asked.histories;
+        histories.shrink_to(bytes_max);
+        self.shared.counts.topic_history_bytes = histories.held_bytes() as u64;
     }
 
     /// Answers a wish, behind all messages that have got a number.

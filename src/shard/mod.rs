@@ -389,8 +389,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
         self.measure_turn();
         let subscriptions = self.shared.asked.table.subscriptions();
         self.shared.counts.topic_subscriptions = subscriptions as u64;
-        let history_bytes = self.shared.asked.histories.held_bytes();
-        self.shared.counts.topic_history_bytes = history_bytes as u64;
         self.shared.stats.publish(
             &self.shared.counts,
             self.slab.len(),

@@ -278,9 +278,18 @@ impl<R: Ring, S: Service> Shard<R, S> {
     pub(super) fn has_asked(&self) -> bool {
         let asked = &self.shared.asked;
         let distribution = &self.distribution;
-        let can_ask = !asked.wanted.is_empty() && !distribution.holds_up_publishers();
+        let is_idle = asked.wanted.is_empty() && distribution.for_home.is_empty();
+        let can_go_on = !is_idle && self.can_go_on();
+        can_go_on || !asked.effects.is_empty() || !distribution.arrived.is_empty()
+    }
+
+    /// Whether what waits can be done, and does not wait for others.
+    #[inline(never)]
+    fn can_go_on(&self) -> bool {
+        let distribution = &self.distribution;
+        let can_ask = !self.shared.asked.wanted.is_empty() && !distribution.holds_up_publishers();
         let can_serve = !distribution.for_home.is_empty() && !distribution.is_held_up;
-        can_ask || can_serve || !asked.effects.is_empty() || !distribution.arrived.is_empty()
+        can_ask || can_serve
     }
 
     /// Whether something that was published did not reach all yet.
