@@ -13,7 +13,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -36,8 +36,8 @@ pub struct Exchange {
     members: Vec<Member>,
     rules: Arc<Rules>,
     config: Config,
-    /// What the next history is called.
-    epoch: AtomicU64,
+    /// What the first history of each shard is called.
+    epoch: u64,
 }
 
 /// What came of handing something over.
@@ -107,7 +107,7 @@ impl Exchange {
     /// are called by numbers from `epoch` on, which no server before this one has used.
     pub fn new(shards: usize, rules: Rules, config: Config, epoch: u64) -> Self {
         Self {
-            epoch: AtomicU64::new(epoch),
+            epoch,
             members: (0..shards).map(|_| Member::default()).collect(),
             rules: Arc::new(rules),
             config,
@@ -242,9 +242,10 @@ impl Exchange {
         self.members.get(home).filter(is_there).map(|_| home as u16)
     }
 
-    /// What a new history is called: as none before.
-    pub fn next_epoch(&self) -> u64 {
-        self.epoch.fetch_add(1, Ordering::Relaxed)
+    /// What the first history of each shard is called: as none of a server before. A topic is
+    /// always kept by the same one.
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// How many connections subscribe to exactly this name or pattern, on all shards.

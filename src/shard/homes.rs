@@ -124,8 +124,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Gives messages of one topic their numbers, and keeps them.
     fn number(&mut self, mut run: Vec<Publication>) -> Vec<Publication> {
-        let exchange = self.distribution.exchange.as_ref();
-        let epoch = || exchange.map_or(0, |exchange| exchange.next_epoch());
         let asked = &mut self.shared.asked;
         let Some(first) = run.first() else {
             return run;
@@ -133,9 +131,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         let options = asked.rules.of(&first.topic);
         for publication in &mut run {
             let (topic, frame) = (&publication.topic, publication.frame.clone());
-            let position = asked
-                .histories
-                .record(topic, frame, &options, self.now, epoch);
+            let position = asked.histories.record(topic, frame, &options, self.now);
             publication.position = Some(position);
         }
         self.shrink_histories();
@@ -156,8 +152,6 @@ impl<R: Ring, S: Service> Shard<R, S> {
 
     /// Answers a wish, behind all messages that have got a number.
     fn answer(&mut self, request: Request) {
-        let exchange = self.distribution.exchange.as_ref();
-        let epoch = || exchange.map_or(0, |exchange| exchange.next_epoch());
         let asked = &mut self.shared.asked;
         let Request {
             topic,
@@ -171,9 +165,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
             Asker::Outside(_) => Page::WHOLE,
         };
         let asked_for = (since, page);
-        let recalled = asked
-            .histories
-            .recall(&topic, asked_for, &options, now, epoch);
+        let recalled = asked.histories.recall(&topic, asked_for, &options, now);
         self.shrink_histories();
         let told = recalled.messages().count() as u64;
         self.budget.charge(told * cost::DELIVERY_NS);

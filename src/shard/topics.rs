@@ -253,6 +253,7 @@ impl<R: Ring, S: Service> Shard<R, S> {
         asked.rules = exchange.rules();
         asked.interest = exchange.interest(self.id);
         asked.all_interests = exchange.all_interests();
+        asked.histories.begin_at(exchange.epoch());
         self.distribution.exchange = Some(exchange);
         self.distribution.shard = self.id;
     }

@@ -202,6 +202,8 @@ pub struct Histories {
     by_use: BTreeMap<u64, Bytes>,
     uses: u64,
     bytes: usize,
+    /// Of the next history that begins.
+    next_epoch: u64,
 }
 
 #[derive(Debug)]
@@ -283,6 +285,11 @@ impl History {
 }
 
 impl Histories {
+    /// Has the epochs of histories count from here on.
+    pub const fn begin_at(&mut self, epoch: u64) {
+        self.next_epoch = epoch;
+    }
+
     /// Bytes of memory that they take.
     pub const fn held_bytes(&self) -> usize {
         self.bytes
@@ -308,17 +315,15 @@ impl Histories {
         self.topics.iter().map(of).sum()
     }
 
-    /// Gives a message the next number of its topic and keeps it. A topic that has no history yet
-    /// begins the epoch that `epoch` tells.
+    /// Gives a message the next number of its topic and keeps it.
     pub fn record(
         &mut self,
         topic: &Bytes,
         frame: Frame,
         options: &TopicOptions,
         now: Time,
-        epoch: impl FnOnce() -> u64,
     ) -> Position {
-        self.change(topic, epoch, |history| {
+        self.change(topic, |history| {
             history.newest.number += 1;
             let kept = Kept { frame, at: now };
             history.bytes += kept.held_bytes();
@@ -336,27 +341,22 @@ impl Histories {
         (since, page): (Since, Page),
         options: &TopicOptions,
         now: Time,
-        epoch: impl FnOnce() -> u64,
     ) -> Recalled {
-        self.change(topic, epoch, |history| {
+        self.change(topic, |history| {
             history.trim(options, now);
             history.recall(since, page)
         })
     }
 
-    fn change<T>(
-        &mut self,
-        topic: &Bytes,
-        epoch: impl FnOnce() -> u64,
-        change: impl FnOnce(&mut History) -> T,
-    ) -> T {
+    fn change<T>(&mut self, topic: &Bytes, change: impl FnOnce(&mut History) -> T) -> T {
         self.uses += 1;
         let uses = self.uses;
         let history = self.topics.entry(topic.clone()).or_insert_with(|| {
             self.bytes += topic_bytes(topic);
+            self.next_epoch = self.next_epoch.wrapping_add(1);
             History {
                 newest: Position {
-                    epoch: epoch(),
+                    epoch: self.next_epoch.wrapping_sub(1),
                     number: 0,
                 },
                 kept: VecDeque::new(),
@@ -384,6 +384,7 @@ impl Histories {
         if self.topics.is_empty() {
             *self = Self {
                 uses: self.uses,
+                next_epoch: self.next_epoch,
                 ..Self::default()
             };
         }
@@ -405,16 +406,22 @@ mod tests {
         }
     }
 
+    fn histories() -> Histories {
+        let mut histories = Histories::default();
+        histories.begin_at(7);
+        histories
+    }
+
     fn record(histories: &mut Histories, topic: &'static str, text: &str) -> Position {
         let frame = Frame::new(&text.into());
         let now = Time::from_ns(0);
-        histories.record(&topic.into(), frame, &options(3), now, || 7)
+        histories.record(&topic.into(), frame, &options(3), now)
     }
 
     fn recall(histories: &mut Histories, since: Since) -> (Vec<String>, Resumed) {
         let now = Time::from_ns(0);
         let asked = (since, Page::WHOLE);
-        let recalled = histories.recall(&"a".into(), asked, &options(3), now, || 7);
+        let recalled = histories.recall(&"a".into(), asked, &options(3), now);
         let text =
             |(number, message): (u64, Message<'_>)| format!("{number} {}", message.text().unwrap());
         (recalled.messages().map(text).collect(), recalled.resumed())
@@ -426,7 +433,7 @@ mod tests {
 
     #[test]
     fn who_was_away_gets_what_it_missed_or_is_told_of_a_gap() {
-        let mut histories = Histories::default();
+        let mut histories = histories();
         let (nothing, resumed) = recall(&mut histories, Since::After(at(0)));
         assert!(nothing.is_empty() && resumed.is_whole);
         for text in ["one", "two", "three", "four"] {
@@ -459,7 +466,7 @@ mod tests {
 
     #[test]
     fn what_is_old_or_too_much_is_left_out() {
-        let mut histories = Histories::default();
+        let mut histories = histories();
         let mut options = options(100);
         options.history_ms_max = 1000;
         options.history_bytes_max = 3 * (size_of::<Kept>() + 102);
@@ -467,9 +474,9 @@ mod tests {
         let topic = Bytes::from("a");
         let mut kept_at = |ms: u64| {
             let now = Time::from_ns(ms * 1_000_000);
-            histories.record(&topic, frame(), &options, now, || 7);
+            histories.record(&topic, frame(), &options, now);
             let asked = (Since::Last(100), Page::WHOLE);
-            let recalled = histories.recall(&topic, asked, &options, now, || 8);
+            let recalled = histories.recall(&topic, asked, &options, now);
             recalled.resumed().messages
         };
         assert_eq!([0, 400, 800, 900].map(&mut kept_at), [1, 2, 3, 3]);
@@ -481,13 +488,13 @@ mod tests {
 
     #[test]
     fn much_is_told_page_by_page() {
-        let mut histories = Histories::default();
+        let mut histories = histories();
         let options = options(100);
         let now = Time::from_ns(0);
         let topic = Bytes::from("a");
         for number in 1..=10 {
             let frame = Frame::new(&format!("{number}").into());
-            histories.record(&topic, frame, &options, now, || 7);
+            histories.record(&topic, frame, &options, now);
         }
         let each = size_of::<Kept>() + 3;
         for page in [
@@ -505,7 +512,7 @@ mod tests {
             let mut numbers = Vec::new();
             let mut pages = Vec::new();
             while let Some(asked) = since {
-                let recalled = histories.recall(&topic, (asked, page), &options, now, || 7);
+                let recalled = histories.recall(&topic, (asked, page), &options, now);
                 assert!(recalled.resumed().is_whole);
                 let before = numbers.len();
                 numbers.extend(recalled.messages().map(|(number, _)| number));
@@ -521,14 +528,14 @@ mod tests {
             bytes_max: 0,
         };
         let asked = (Since::Last(5), page);
-        let recalled = histories.recall(&topic, asked, &options, now, || 7);
+        let recalled = histories.recall(&topic, asked, &options, now);
         assert_eq!(recalled.messages().count(), 1);
         assert_eq!(recalled.resumed().messages, 5);
     }
 
     #[test]
     fn the_topic_that_was_not_used_for_longest_goes_first() {
-        let mut histories = Histories::default();
+        let mut histories = histories();
         for topic in ["a", "b", "c"] {
             record(&mut histories, topic, "text");
         }
@@ -541,7 +548,8 @@ mod tests {
         let now = Time::from_ns(0);
         let frame = Frame::new(&"text".into());
         let options = options(3);
-        let position = histories.record(&"b".into(), frame, &options, now, || 9);
+        histories.begin_at(9);
+        let position = histories.record(&"b".into(), frame, &options, now);
         assert_eq!(
             position,
             Position {
