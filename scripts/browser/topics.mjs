@@ -42,6 +42,50 @@ async function breakConnections() {
   return connections.length;
 }
 
+// A connection whose server is the test: it keeps what it is asked.
+class Scripted {
+  static last = null;
+  asked = [];
+  constructor() {
+    Scripted.last = this;
+  }
+  send(text) {
+    this.asked.push(JSON.parse(text));
+  }
+  close() {}
+  says(...all) {
+    for (const told of all) this.onmessage({ data: JSON.stringify(told) });
+  }
+}
+
+check('what comes before an answer and in it is given once', async () => {
+  const script = await (await fetch(`${url}topics/topics.js`)).text();
+  const { Topics } = await import(`data:text/javascript,${encodeURIComponent(script)}`);
+  const topics = new Topics('ws://test/news', { WebSocket: Scripted, firstDelay: 0 });
+  const got = [];
+  const seen = [];
+  topics.subscribe('news', ({ data }) => got.push(data), { last: 1 });
+  topics.subscribe('>', ({ data }) => seen.push(data));
+  const message = (seq) => ({ op: 'message', topic: 'news', epoch: 'e', seq, data: seq });
+  const subscribed = (id, seq, messages) =>
+    ({ op: 'subscribed', topic: 'news', id, epoch: 'e', seq, messages, gap: false });
+  Scripted.last.onopen();
+  // The path of the connection subscribes as well: 1 comes before the answer that it is in.
+  Scripted.last.says(message(1), subscribed(1, 1, 1), message(1), message(2));
+  assert.deepEqual(got, [1, 2]);
+  const broken = Scripted.last;
+  broken.onclose();
+  await until('it connects again', () => Scripted.last !== broken);
+  Scripted.last.onopen();
+  const { id, since } = Scripted.last.asked.find(({ topic }) => topic === 'news');
+  assert.deepEqual(since, { epoch: 'e', seq: 2 });
+  Scripted.last.says(message(4), subscribed(id, 4, 2), message(3), message(4), message(5));
+  assert.deepEqual(got, [1, 2, 3, 4, 5]);
+  // A pattern has no earlier messages, whoever else asks for some.
+  assert.deepEqual(seen, [1, 2, 4, 5]);
+  topics.close();
+});
+
 check('the page of a topic subscribes to it', async () => {
   const response = await page.goto(`${url}topics/news`);
   assert.match(response.headers()['content-security-policy'], /default-src 'none'/);

@@ -10,6 +10,9 @@
 // subscription goes on behind the last message that it got. Where the server has not kept what was
 // missed, 'gap' is dispatched: the page has to load anew what it shows.
 //
+// A path that names a topic subscribes as the connection opens. What comes of it before the wish of
+// its listener is answered would come twice: the listener begins with the answer.
+//
 // Events: 'state' (connecting, open, waiting, closed), 'gap' ({ topic }), 'error' (a subscription was
 // refused, and why), 'first' (the server has subscribed the connection to what its path names).
 
@@ -86,6 +89,10 @@ export class Topics extends EventTarget {
     const subscription = {
       topic,
       position: options.since ?? null,
+      // Whether the server has still to tell where the messages begin, and the number of the last
+      // one that is an answer and not news.
+      waits: false,
+      answer: null,
       leave: () => {
         if (this.#subscriptions.get(topic) !== subscription) return;
         this.#subscriptions.delete(topic);
@@ -193,11 +200,15 @@ export class Topics extends EventTarget {
     if (position) wish.since = position;
     else if (last !== undefined) wish.last = last;
     if (presence) wish.presence = true;
+    subscription.waits = true;
+    subscription.answer = null;
     const answered = (told) => {
+      subscription.waits = false;
       if (told.op === 'error') return;
       // Behind those that follow now.
       if (told.epoch !== undefined) {
         subscription.position = { epoch: told.epoch, seq: told.seq - told.messages };
+        subscription.answer = { epoch: told.epoch, seq: told.seq };
       }
       if (told.gap && position) {
         this.dispatchEvent(new CustomEvent('gap', { detail: { topic } }));
@@ -254,10 +265,15 @@ export class Topics extends EventTarget {
 
   #message({ topic, seq, epoch, data, base64 }) {
     const message = { topic, seq, epoch, data: data ?? fromBase64(base64) };
+    const { answer } = this.#subscriptions.get(topic) ?? {};
+    const isAnswer = answer?.epoch === epoch && seq <= answer?.seq;
     for (const subscription of this.#subscriptions.values()) {
       if (subscription.topic === topic) {
-        if (seq !== undefined) subscription.position = { epoch, seq };
-      } else if (!matches(subscription.topic, topic)) {
+        if (seq !== undefined) {
+          if (subscription.waits) continue;
+          subscription.position = { epoch, seq };
+        }
+      } else if (isAnswer || !matches(subscription.topic, topic)) {
         continue;
       }
       subscription.hidden.listener(message);
