@@ -89,9 +89,8 @@ export class Topics extends EventTarget {
     const subscription = {
       topic,
       position: options.since ?? null,
-      // Whether the server has still to tell where the messages begin, and the number of the last
-      // one that is an answer and not news.
-      waits: false,
+      // Which message was the newest as the server answered: null until it has, and of nothing
+      // where there are no numbers. All up to that one are an answer, and no news.
       answer: null,
       leave: () => {
         if (this.#subscriptions.get(topic) !== subscription) return;
@@ -200,15 +199,13 @@ export class Topics extends EventTarget {
     if (position) wish.since = position;
     else if (last !== undefined) wish.last = last;
     if (presence) wish.presence = true;
-    subscription.waits = true;
     subscription.answer = null;
     const answered = (told) => {
-      subscription.waits = false;
       if (told.op === 'error') return;
+      subscription.answer = { epoch: told.epoch, seq: told.seq };
       // Behind those that follow now.
       if (told.epoch !== undefined) {
         subscription.position = { epoch: told.epoch, seq: told.seq - told.messages };
-        subscription.answer = { epoch: told.epoch, seq: told.seq };
       }
       if (told.gap && position) {
         this.dispatchEvent(new CustomEvent('gap', { detail: { topic } }));
@@ -270,7 +267,7 @@ export class Topics extends EventTarget {
     for (const subscription of this.#subscriptions.values()) {
       if (subscription.topic === topic) {
         if (seq !== undefined) {
-          if (subscription.waits) continue;
+          if (!subscription.answer) continue;
           subscription.position = { epoch, seq };
         }
       } else if (isAnswer || !matches(subscription.topic, topic)) {
